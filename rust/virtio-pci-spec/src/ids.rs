@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! PCI and virtio identifiers ("PCI Device Discovery", "Device Types").
+
+/// PCI vendor ID of every virtio device.
+pub const VENDOR: u16 = 0x1af4;
+/// First modern PCI device ID; the virtio device ID is added to it.
+pub const MODERN_DEVICE_BASE: u16 = 0x1040;
+/// Last modern PCI device ID.
+pub const MODERN_DEVICE_LAST: u16 = 0x107f;
+/// Revision ID of a transitional device.
+pub const TRANSITIONAL_REVISION: u8 = 0;
+
+/// The device types that have a transitional PCI device ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DeviceType {
+    /// Network card.
+    Net,
+    /// Block device.
+    Block,
+    /// Console.
+    Console,
+    /// Entropy source.
+    Entropy,
+    /// Traditional memory balloon.
+    Balloon,
+    /// SCSI host.
+    Scsi,
+    /// 9P transport.
+    P9,
+}
+
+impl DeviceType {
+    /// All transitional types, in order of virtio device ID.
+    pub const ALL: [DeviceType; 7] = [
+        DeviceType::Net,
+        DeviceType::Block,
+        DeviceType::Console,
+        DeviceType::Entropy,
+        DeviceType::Balloon,
+        DeviceType::Scsi,
+        DeviceType::P9,
+    ];
+
+    /// The type with this virtio device ID, if it has a transitional form.
+    pub const fn from_virtio_id(id: u16) -> Option<Self> {
+        Some(match id {
+            1 => Self::Net,
+            2 => Self::Block,
+            3 => Self::Console,
+            4 => Self::Entropy,
+            5 => Self::Balloon,
+            8 => Self::Scsi,
+            9 => Self::P9,
+            _ => return None,
+        })
+    }
+
+    /// The type behind a PCI device ID, modern (0x1040 + ID) or transitional.
+    pub fn from_pci_id(device: u16) -> Option<Self> {
+        if (MODERN_DEVICE_BASE..=MODERN_DEVICE_LAST).contains(&device) {
+            return Self::from_virtio_id(device - MODERN_DEVICE_BASE);
+        }
+        Self::ALL
+            .into_iter()
+            .find(|t| t.transitional_pci_id() == device)
+    }
+
+    /// The virtio device ID; also the subsystem device ID of a transitional device.
+    pub const fn virtio_id(self) -> u16 {
+        match self {
+            Self::Net => 1,
+            Self::Block => 2,
+            Self::Console => 3,
+            Self::Entropy => 4,
+            Self::Balloon => 5,
+            Self::Scsi => 8,
+            Self::P9 => 9,
+        }
+    }
+
+    /// The modern PCI device ID.
+    pub const fn modern_pci_id(self) -> u16 {
+        MODERN_DEVICE_BASE + self.virtio_id()
+    }
+
+    /// The transitional PCI device ID.
+    pub const fn transitional_pci_id(self) -> u16 {
+        match self {
+            Self::Net => 0x1000,
+            Self::Block => 0x1001,
+            Self::Balloon => 0x1002,
+            Self::Console => 0x1003,
+            Self::Scsi => 0x1004,
+            Self::Entropy => 0x1005,
+            Self::P9 => 0x1009,
+        }
+    }
+
+    /// PCI class and subclass that QEMU's transitional devices of this type show (the
+    /// specification sets none).
+    pub const fn pci_class(self) -> u16 {
+        match self {
+            Self::Net => 0x0200,
+            Self::Block | Self::Scsi => 0x0100,
+            Self::Console => 0x0780,
+            Self::Entropy | Self::Balloon => 0x00ff,
+            Self::P9 => 0x0002,
+        }
+    }
+
+    /// Short lower-case name, as used on command lines and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Block => "blk",
+            Self::Console => "console",
+            Self::Entropy => "rng",
+            Self::Balloon => "balloon",
+            Self::Scsi => "scsi",
+            Self::P9 => "9p",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Covers: PCI-01, PCI-02
+    #[test]
+    fn every_type_is_found_by_each_of_its_ids() {
+        for t in DeviceType::ALL {
+            assert_eq!(DeviceType::from_virtio_id(t.virtio_id()), Some(t));
+            assert_eq!(DeviceType::from_pci_id(t.modern_pci_id()), Some(t));
+            assert_eq!(DeviceType::from_pci_id(t.transitional_pci_id()), Some(t));
+            assert!((0x1000..0x1040).contains(&t.transitional_pci_id()));
+        }
+        assert_eq!(DeviceType::from_pci_id(0x1006), None);
+        assert_eq!(DeviceType::from_pci_id(0x1040), None);
+        assert_eq!(DeviceType::from_pci_id(0x1059), None);
+        assert_eq!(DeviceType::from_virtio_id(26), None);
+    }
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! The legacy register map of I/O BAR0 ("Legacy Interfaces: A Note on PCI Device Layout").
+
+/// How the driver may use a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessKind {
+    /// Read-only for the driver; writes are ignored.
+    ReadOnly,
+    /// Readable and writable.
+    ReadWrite,
+}
+
+/// A field of the legacy header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Register {
+    /// Device features, bits 0 to 31.
+    DeviceFeatures,
+    /// Driver features, bits 0 to 31.
+    DriverFeatures,
+    /// Queue address / 4096 of the selected queue.
+    QueueAddress,
+    /// Size of the selected queue; 0 if it does not exist.
+    QueueSize,
+    /// Queue selector.
+    QueueSelect,
+    /// Queue notify: a write of a queue index is the notification.
+    QueueNotify,
+    /// Device status; writing 0 resets.
+    DeviceStatus,
+    /// ISR status; reading clears it.
+    IsrStatus,
+    /// Configuration change vector (only while MSI-X is enabled).
+    ConfigVector,
+    /// Vector of the selected queue (only while MSI-X is enabled).
+    QueueVector,
+}
+
+/// A field of the header: where it lies, how wide it is and who may write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Which register.
+    pub register: Register,
+    /// Byte offset in BAR0 and in LEGACY_COMMON_CFG commands.
+    pub offset: u8,
+    /// Width in bytes.
+    pub size: u8,
+    /// Driver access.
+    pub access: AccessKind,
+}
+
+const fn field(register: Register, offset: u8, size: u8, access: AccessKind) -> Field {
+    Field {
+        register,
+        offset,
+        size,
+        access,
+    }
+}
+
+/// Every field of the header in ascending order; the last two exist only with MSI-X enabled.
+pub const HEADER: [Field; 10] = [
+    field(Register::DeviceFeatures, 0, 4, AccessKind::ReadOnly),
+    field(Register::DriverFeatures, 4, 4, AccessKind::ReadWrite),
+    field(Register::QueueAddress, 8, 4, AccessKind::ReadWrite),
+    field(Register::QueueSize, 12, 2, AccessKind::ReadOnly),
+    field(Register::QueueSelect, 14, 2, AccessKind::ReadWrite),
+    field(Register::QueueNotify, 16, 2, AccessKind::ReadWrite),
+    field(Register::DeviceStatus, 18, 1, AccessKind::ReadWrite),
+    field(Register::IsrStatus, 19, 1, AccessKind::ReadOnly),
+    field(Register::ConfigVector, 20, 2, AccessKind::ReadWrite),
+    field(Register::QueueVector, 22, 2, AccessKind::ReadWrite),
+];
+
+/// Length of the header while MSI-X is disabled.
+pub const HEADER_LEN: u8 = 20;
+/// Length of the header while MSI-X is enabled.
+pub const HEADER_LEN_MSIX: u8 = 24;
+
+/// A queue's ring must be aligned to this; the queue address register counts in this unit.
+pub const QUEUE_ALIGN: u64 = 4096;
+
+/// Length of the header, and so the offset of the device configuration.
+pub const fn header_len(msix: bool) -> u8 {
+    if msix {
+        HEADER_LEN_MSIX
+    } else {
+        HEADER_LEN
+    }
+}
+
+/// The fields that exist in the given MSI-X state.
+pub fn header(msix: bool) -> &'static [Field] {
+    if msix {
+        &HEADER
+    } else {
+        HEADER.split_at(8).0
+    }
+}
+
+/// The field that contains byte `offset`, if it belongs to the header in this MSI-X state.
+pub fn field_at(offset: u8, msix: bool) -> Option<Field> {
+    header(msix)
+        .iter()
+        .copied()
+        .find(|f| offset >= f.offset && offset < f.offset + f.size)
+}
+
+/// The field a register occupies.
+pub fn field_of(register: Register) -> Field {
+    let mut i = 0;
+    while i + 1 < HEADER.len() && HEADER[i].register != register {
+        i += 1;
+    }
+    HEADER[i]
+}
+
+/// Size of the virtual I/O BAR0 for a device configuration of `config_len` bytes: the next power
+/// of two that holds the MSI-X header and the configuration.
+pub const fn bar0_size(config_len: u32) -> u32 {
+    (HEADER_LEN_MSIX as u32)
+        .saturating_add(config_len)
+        .next_power_of_two()
+}
+
+const _: () = {
+    let mut next = 0;
+    let mut i = 0;
+    while i < HEADER.len() {
+        assert!(HEADER[i].offset == next, "the header has no gaps");
+        next += HEADER[i].size;
+        if i == 7 {
+            assert!(next == HEADER_LEN);
+        }
+        i += 1;
+    }
+    assert!(next == HEADER_LEN_MSIX);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Covers: LIO-01, LIO-02
+    #[test]
+    fn vectors_exist_only_with_msix() {
+        assert_eq!(field_at(20, false), None);
+        assert_eq!(
+            field_at(20, true).map(|f| f.register),
+            Some(Register::ConfigVector)
+        );
+        assert_eq!(
+            field_at(23, true).map(|f| f.register),
+            Some(Register::QueueVector)
+        );
+        assert_eq!(field_at(24, true), None);
+        assert_eq!(
+            field_at(19, false).map(|f| f.register),
+            Some(Register::IsrStatus)
+        );
+        for f in HEADER {
+            assert_eq!(field_of(f.register), f);
+        }
+    }
+
+    // Covers: LIO-10
+    #[test]
+    fn bar0_sizes_of_all_types() {
+        for (len, size) in [
+            (28, 64),
+            (96, 128),
+            (12, 64),
+            (0, 32),
+            (16, 64),
+            (36, 64),
+            (40, 64),
+            (41, 128),
+        ] {
+            assert_eq!(bar0_size(len), size);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! The few PCI and PCI Express facts that this project needs.
+
+#![allow(missing_docs)]
+
+/// Offsets in the type 0 configuration header.
+pub mod header {
+    pub const VENDOR_ID: usize = 0x00;
+    pub const DEVICE_ID: usize = 0x02;
+    pub const COMMAND: usize = 0x04;
+    pub const STATUS: usize = 0x06;
+    pub const REVISION_ID: usize = 0x08;
+    pub const CLASS_PROG: usize = 0x09;
+    pub const CLASS_DEVICE: usize = 0x0a;
+    pub const HEADER_TYPE: usize = 0x0e;
+    pub const BAR0: usize = 0x10;
+    pub const SUBSYSTEM_VENDOR_ID: usize = 0x2c;
+    pub const SUBSYSTEM_ID: usize = 0x2e;
+    pub const ROM_ADDRESS: usize = 0x30;
+    pub const CAPABILITY_LIST: usize = 0x34;
+    pub const INTERRUPT_LINE: usize = 0x3c;
+    pub const INTERRUPT_PIN: usize = 0x3d;
+}
+
+pub const COMMAND_IO: u16 = 1;
+pub const COMMAND_MEMORY: u16 = 2;
+pub const COMMAND_MASTER: u16 = 4;
+pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
+pub const STATUS_INTERRUPT: u16 = 1 << 3;
+pub const STATUS_CAP_LIST: u16 = 1 << 4;
+
+pub const CAP_ID_VENDOR: u8 = 0x09;
+pub const CAP_ID_EXPRESS: u8 = 0x10;
+pub const CAP_ID_MSIX: u8 = 0x11;
+
+/// MSI-X capability, relative to its start.
+pub mod msix {
+    pub const CONTROL: usize = 2;
+    pub const TABLE: usize = 4;
+    pub const PBA: usize = 8;
+    pub const LEN: usize = 12;
+    pub const CONTROL_ENABLE: u16 = 1 << 15;
+    pub const CONTROL_MASK_ALL: u16 = 1 << 14;
+    pub const CONTROL_SIZE_MASK: u16 = 0x7ff;
+    /// Bytes of a table entry.
+    pub const ENTRY_LEN: usize = 16;
+}
+
+/// PCI Express capability, relative to its start.
+pub mod express {
+    pub const FLAGS: usize = 2;
+    pub const DEVCAP: usize = 4;
+    pub const DEVCTL: usize = 8;
+    pub const DEVCAP_FLR: u32 = 1 << 28;
+    pub const DEVCTL_FLR: u16 = 1 << 15;
+}
+
+/// PCI Express extended capabilities start here.
+pub const EXT_CAP_START: usize = 0x100;
+pub const EXT_CAP_ID_DSN: u16 = 0x0003;
+pub const EXT_CAP_ID_SRIOV: u16 = 0x0010;
+
+/// SR-IOV extended capability, relative to its start.
+pub mod sriov {
+    pub const CAP: usize = 0x04;
+    pub const CONTROL: usize = 0x08;
+    pub const STATUS: usize = 0x0a;
+    pub const INITIAL_VFS: usize = 0x0c;
+    pub const TOTAL_VFS: usize = 0x0e;
+    pub const NUM_VFS: usize = 0x10;
+    pub const FUNC_LINK: usize = 0x12;
+    pub const VF_OFFSET: usize = 0x14;
+    pub const VF_STRIDE: usize = 0x16;
+    pub const VF_DEVICE_ID: usize = 0x1a;
+    pub const SUPPORTED_PAGE_SIZE: usize = 0x1c;
+    pub const SYSTEM_PAGE_SIZE: usize = 0x20;
+    pub const VF_BAR0: usize = 0x24;
+    pub const LEN: usize = 0x40;
+    pub const CONTROL_VF_ENABLE: u16 = 1;
+    pub const CONTROL_VF_MSE: u16 = 1 << 3;
+    pub const CONTROL_ARI: u16 = 1 << 4;
+}
