@@ -1,2 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! legacy_vf_proto.
+//! The messages of the socket between a virtio-legacy-vf device and the helper that owns the PF:
+//! encode, decode, limits, errors, and a client state machine. Bytes only: no sockets, no clocks,
+//! no allocation.
+//!
+//! One message is one packet of a `SOCK_SEQPACKET` socket; integers are little-endian. The
+//! normative description is `docs/interop/legacy-vf-helper.md`; its examples are checked against
+//! this crate.
+//!
+//! Neither side trusts the other: decoding accepts any bytes and answers with a message or with a
+//! [`DecodeError`] that says which error code the peer gets and whether the connection can go on.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod client;
+mod codec;
+pub mod error;
+pub mod header;
+pub mod limits;
+pub mod message;
+pub mod text;
+
+pub use codec::{decode_incoming, decode_reply, decode_request, Incoming};
+pub use error::{DecodeError, ErrorCode, Reason};
+pub use header::{Header, MessageType};
+pub use limits::{HEADER_LEN, MAX_MESSAGE, VERSION};
+pub use message::{
+    ErrorReply, Event, EventKind, Hello, HelloReply, NotifyKind, Open, OpenReply, Proof, QueryKind,
+    Reply, Request, Space,
+};
+pub use text::{Name, Printable};
+
+/// A buffer that any message fits in.
+pub type MessageBuf = [u8; MAX_MESSAGE];
