@@ -1,3 +1,174 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! xtask.
-fn main() {}
+//! The project's build and test steps: `cargo xtask <subcommand>`.
+//!
+//! This file is the command line only; each subcommand is a module. To add one:
+//!
+//! 1. write `src/name.rs` with a `pub(crate) fn run(project: &Project, ...) -> anyhow::Result<()>`,
+//! 2. add a variant with its options to [`Command`] and its call to [`dispatch`].
+//!
+//! What a subcommand has at hand: [`project::Project`] (the tree and the cache), [`steps::Steps`]
+//! (named steps with progress, elapsed time and a log), [`run::Cmd`] (commands into a step's log),
+//! [`packages::ensure`] (Debian packages), [`qemu::ensure`] (QEMU with the overlay),
+//! [`programs::build`] (helper and simulator), [`lock::Lock`]. Steps report on standard error;
+//! standard output is for a subcommand's result.
+
+mod digest;
+mod lock;
+mod packages;
+mod programs;
+mod project;
+mod qemu;
+mod run;
+mod steps;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::programs::Profile;
+use crate::project::Project;
+use crate::steps::Steps;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Build and test steps of the project"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Get QEMU's source, lay the overlay over it and build it.
+    Qemu {
+        /// Only print where the built program is.
+        #[arg(long, conflicts_with = "check")]
+        print_path: bool,
+        /// Only verify that the built program is current.
+        #[arg(long)]
+        check: bool,
+        /// Use this QEMU source tree (and change it) instead of the one in the cache.
+        #[arg(long, value_name = "DIR", requires = "build_dir", conflicts_with_all = ["check", "print_path"])]
+        source: Option<PathBuf>,
+        /// Build in this directory; without --source it must be a configured build of QEMU.
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "print_path"])]
+        build_dir: Option<PathBuf>,
+    },
+    /// Lay the overlay (patches and crates) over a QEMU source tree, without building it.
+    Overlay {
+        /// The QEMU source tree; it is changed.
+        #[arg(long, value_name = "DIR")]
+        qemu_source: PathBuf,
+    },
+    /// Build the helper, the simulated PF and QEMU with the overlay.
+    Build {
+        /// Without QEMU: only what cargo builds.
+        #[arg(long)]
+        no_qemu: bool,
+        /// Copy the helper and the simulator there.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Build without optimization.
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Run the checks and tests.
+    Test {
+        /// Only these suites (repeat the option for several).
+        #[arg(long = "suite", value_enum)]
+        suites: Vec<test::Suite>,
+    },
+    /// Remove what was built.
+    Clean {
+        /// Only this checkout's builds of QEMU.
+        #[arg(long)]
+        qemu: bool,
+        /// The whole cache as well, with downloads and the builds of other checkouts.
+        #[arg(long, conflicts_with = "qemu")]
+        all: bool,
+    },
+}
+
+fn dispatch(args: Args) -> Result<()> {
+    let project = Project::find()?;
+    match args.command {
+        Command::Qemu {
+            print_path: true, ..
+        } => {
+            println!("{}", qemu::program(&project)?.display());
+            Ok(())
+        }
+        Command::Qemu { check: true, .. } => {
+            println!("{} is current", qemu::check(&project)?.display());
+            Ok(())
+        }
+        Command::Qemu {
+            source, build_dir, ..
+        } => {
+            let steps = &mut Steps::new(&project, "qemu")?;
+            let program = match (source, build_dir) {
+                (Some(source), Some(dir)) => qemu::build_tree(&project, steps, &source, &dir)?,
+                (None, Some(dir)) => qemu::rebuild(&project, steps, &dir)?,
+                (_, None) => qemu::ensure(&project, steps)?,
+            };
+            steps.finish("QEMU is ready");
+            println!("{}", program.display());
+            Ok(())
+        }
+        Command::Overlay { qemu_source } => {
+            let steps = &mut Steps::new(&project, "overlay")?;
+            qemu::overlay_tree(&project, steps, &qemu_source)
+        }
+        Command::Build {
+            no_qemu,
+            out,
+            debug,
+        } => {
+            let profile = if debug {
+                Profile::Debug
+            } else {
+                Profile::Release
+            };
+            let steps = &mut Steps::new(&project, "build")?;
+            let mut built = programs::build(&project, steps, profile, out.as_deref())?;
+            if !no_qemu {
+                built.push(qemu::ensure(&project, steps)?);
+            }
+            steps.finish("everything is built");
+            for program in built {
+                println!("{}", program.display());
+            }
+            Ok(())
+        }
+        Command::Test { suites } => test::run(&project, &suites),
+        Command::Clean { qemu: true, .. } => qemu::clean(&project),
+        Command::Clean { all, .. } => programs::clean(&project, all),
+    }
+}
+
+fn main() -> ExitCode {
+    match dispatch(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+}

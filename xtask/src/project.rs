@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Where things are: the project's tree and the cache outside of it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::digest::Digest;
+
+/// Name of the directory below the user's cache directory.
+const CACHE_NAME: &str = "virtio-legacy-vf";
+
+/// The checkout this program was started for.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    root: PathBuf,
+    cache: PathBuf,
+}
+
+impl Project {
+    /// Finds the tree (from cargo's environment) and the cache (from the user's).
+    ///
+    /// # Errors
+    /// When neither `VLVF_CACHE`, `XDG_CACHE_HOME` nor `HOME` is set, or the tree is gone.
+    pub(crate) fn find() -> Result<Self> {
+        // At run time cargo tells the directory; the one known at compile time serves when the
+        // binary is started directly.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest
+            .parent()
+            .context("the xtask crate has no parent directory")?
+            .canonicalize()
+            .with_context(|| format!("project tree of {} not found", manifest.display()))?;
+        let cache = cache_root(|name| env::var_os(name)).context(
+            "no place for the cache: set VLVF_CACHE to a directory (or set HOME or XDG_CACHE_HOME)",
+        )?;
+        // Absolute, because commands run in other directories.
+        let cache = std::path::absolute(cache)?;
+        Ok(Self { root, cache })
+    }
+
+    /// The top of the project's tree.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The cache directory; everything downloaded or built outside cargo's target directory is
+    /// below it.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// A directory in the cache, created if missing.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub(crate) fn cache_dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.cache.join(name);
+        fs::create_dir_all(&dir).with_context(|| {
+            format!(
+                "cannot create {}; set VLVF_CACHE to a directory that can be written",
+                dir.display()
+            )
+        })?;
+        Ok(dir)
+    }
+
+    /// A short name of this checkout, different for each place it can be in: two checkouts share
+    /// downloads but never a build directory.
+    pub(crate) fn checkout_key(&self) -> String {
+        let mut digest = Digest::new();
+        digest.field("checkout", self.root.as_os_str().as_encoded_bytes());
+        digest.short()
+    }
+
+    /// Directory for the logs of one subcommand.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub(crate) fn log_dir(&self, command: &str) -> Result<PathBuf> {
+        self.cache_dir(&format!("logs/{}/{command}", self.checkout_key()))
+    }
+}
+
+/// `${VLVF_CACHE:-${XDG_CACHE_HOME:-~/.cache}/virtio-legacy-vf}`; empty counts as unset.
+fn cache_root(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| {
+        var(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    set("VLVF_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join(CACHE_NAME)))
+        .or_else(|| set("HOME").map(|dir| dir.join(".cache").join(CACHE_NAME)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(vars: &'static [(&'static str, &'static str)]) -> Option<PathBuf> {
+        cache_root(|name| {
+            vars.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn cache_place_follows_the_environment() {
+        assert_eq!(
+            with(&[
+                ("VLVF_CACHE", "/c"),
+                ("XDG_CACHE_HOME", "/x"),
+                ("HOME", "/h")
+            ]),
+            Some("/c".into())
+        );
+        assert_eq!(
+            with(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            Some("/x/virtio-legacy-vf".into())
+        );
+        assert_eq!(
+            with(&[("VLVF_CACHE", ""), ("XDG_CACHE_HOME", ""), ("HOME", "/h")]),
+            Some("/h/.cache/virtio-legacy-vf".into())
+        );
+        assert_eq!(with(&[]), None);
+    }
+}

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Lays the project's crates over a QEMU source tree.
+//!
+//! Every directory below `rust/` goes to the same place in QEMU's tree, except the patch series.
+//! Files that did not change are left alone, so that ninja sees only real changes; files that are
+//! gone here go there as well. A record in the tree says which files are ours; a file that is
+//! neither ours nor equal belongs to QEMU and is never overwritten.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+
+use crate::digest::{self, Digest};
+
+/// Directory in a QEMU tree for our records.
+pub(crate) const RECORD_DIR: &str = ".virtio-legacy-vf";
+const RECORD: &str = "overlay.json";
+/// Below `rust/`, not part of the overlay.
+const NOT_OVERLAID: [&str; 2] = ["qemu-series", "target"];
+
+/// Paths (relative to QEMU's top, with `/`) and SHA-256 of their content.
+pub(crate) type Hashes = BTreeMap<String, String>;
+
+/// The files to be laid over a tree.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    root: PathBuf,
+    files: Hashes,
+}
+
+/// What laying an overlay did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) written: usize,
+    pub(crate) removed: usize,
+    pub(crate) unchanged: usize,
+}
+
+impl Summary {
+    pub(crate) fn text(&self) -> String {
+        format!(
+            "{} files written, {} removed, {} unchanged",
+            self.written, self.removed, self.unchanged
+        )
+    }
+}
+
+impl Overlay {
+    /// Reads the project's `rust/` directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has what cannot be overlaid (a symbolic link, a name that is not
+    /// UTF-8).
+    pub(crate) fn collect(project_root: &Path) -> Result<Self> {
+        let mut files = Hashes::new();
+        let rust = project_root.join("rust");
+        for entry in read_dir(&rust)? {
+            let name = file_name(&entry)?;
+            if entry.is_dir() && !NOT_OVERLAID.contains(&name.as_str()) && !is_noise(&name) {
+                collect_dir(&entry, &format!("rust/{name}"), &mut files)?;
+            }
+        }
+        Ok(Self {
+            root: project_root.to_owned(),
+            files,
+        })
+    }
+
+    /// One value for the content of all files.
+    pub(crate) fn digest(&self) -> String {
+        let mut digest = Digest::new();
+        for (path, hash) in &self.files {
+            digest.field(path, hash);
+        }
+        digest.full()
+    }
+
+    /// Whether any file lies below a directory (relative to QEMU's top).
+    pub(crate) fn has_below(&self, dir: &str) -> bool {
+        self.files.keys().any(|path| path.starts_with(dir))
+    }
+
+    /// Brings a QEMU tree up to date.
+    ///
+    /// # Errors
+    /// When a file would overwrite one of QEMU's, or a file cannot be written.
+    pub(crate) fn lay(&self, tree: &Path) -> Result<Summary> {
+        if !tree.join("rust/meson.build").is_file() || !tree.join("VERSION").is_file() {
+            bail!(
+                "{} is not a QEMU source tree with Rust in it",
+                tree.display()
+            );
+        }
+        let record = tree.join(RECORD_DIR).join(RECORD);
+        let ours = read_record(&record)?;
+        let plan = Plan::make(&self.files, &ours, |path| {
+            digest::of_file(&tree.join(path)).ok()
+        });
+        if !plan.foreign.is_empty() {
+            bail!(
+                "{} has files of its own where the overlay has some: {}\n  way out: change QEMU's \
+                 files with a patch in rust/qemu-series, give the overlay's file another name, or \
+                 take a pristine tree",
+                tree.display(),
+                plan.foreign.join(" ")
+            );
+        }
+        // First the record with old and new names, so that an interrupted run knows its files.
+        let mut both = ours;
+        both.extend(self.files.clone());
+        write_record(&record, &both)?;
+        for path in &plan.write {
+            copy_atomically(&self.root.join(path), &tree.join(path))?;
+        }
+        for path in &plan.remove {
+            remove_with_empty_parents(tree, path)?;
+        }
+        write_record(&record, &self.files)?;
+        Ok(Summary {
+            written: plan.write.len(),
+            removed: plan.remove.len(),
+            unchanged: plan.unchanged,
+        })
+    }
+}
+
+/// What there is to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    write: Vec<String>,
+    remove: Vec<String>,
+    unchanged: usize,
+    /// Files there that are not ours.
+    foreign: Vec<String>,
+}
+
+impl Plan {
+    /// Compares the wanted files with the record of ours and with what is on the disk.
+    fn make(wanted: &Hashes, ours: &Hashes, on_disk: impl Fn(&str) -> Option<String>) -> Self {
+        let mut plan = Self::default();
+        for (path, hash) in wanted {
+            match on_disk(path) {
+                Some(found) if found == *hash => plan.unchanged += 1,
+                Some(_) if !ours.contains_key(path) => plan.foreign.push(path.clone()),
+                _ => plan.write.push(path.clone()),
+            }
+        }
+        plan.remove = ours
+            .keys()
+            .filter(|path| !wanted.contains_key(*path) && on_disk(path).is_some())
+            .cloned()
+            .collect();
+        plan
+    }
+}
+
+/// Names that are made by tools, not by people.
+fn is_noise(name: &str) -> bool {
+    name.starts_with('.')
+        || name == "target"
+        || name == "Cargo.lock"
+        || [".orig", ".rej", ".swp", "~"]
+            .iter()
+            .any(|end| name.ends_with(end))
+}
+
+fn collect_dir(dir: &Path, prefix: &str, files: &mut Hashes) -> Result<()> {
+    for entry in read_dir(dir)? {
+        let name = file_name(&entry)?;
+        if is_noise(&name) {
+            continue;
+        }
+        let path = format!("{prefix}/{name}");
+        let kind = fs::symlink_metadata(&entry)?.file_type();
+        if kind.is_dir() {
+            collect_dir(&entry, &path, files)?;
+        } else if kind.is_file() {
+            files.insert(path, digest::of_file(&entry)?);
+        } else {
+            bail!(
+                "{} is neither a file nor a directory, so it cannot be overlaid",
+                path
+            );
+        }
+    }
+    Ok(())
+}
+
+fn read_dir(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(dir)?
+            .map(|e| Ok(e?.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    list().with_context(|| format!("cannot read directory {}", dir.display()))
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .map(str::to_owned)
+        .with_context(|| format!("the name of {} is not UTF-8", path.display()))
+}
+
+fn read_record(path: &Path) -> Result<Hashes> {
+    if !path.exists() {
+        return Ok(Hashes::new());
+    }
+    let text = fs::read_to_string(path)?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is damaged; take a pristine QEMU tree", path.display()))
+}
+
+fn write_record(path: &Path, files: &Hashes) -> Result<()> {
+    write_atomically(path, serde_json::to_string_pretty(files)?.as_bytes())
+}
+
+/// Writes a file under another name first, so that its content is always whole.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || -> Result<()> {
+        let dir = path.parent().context("no directory")?;
+        fs::create_dir_all(dir)?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("no name")?;
+        let temporary = dir.join(format!(".{name}.{}", std::process::id()));
+        fs::write(&temporary, content)?;
+        fs::rename(&temporary, path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn copy_atomically(from: &Path, to: &Path) -> Result<()> {
+    let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    write_atomically(to, &content)
+}
+
+fn remove_with_empty_parents(tree: &Path, path: &str) -> Result<()> {
+    let file = tree.join(path);
+    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    let mut dir = Path::new(path).parent();
+    while let Some(inner) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
+        // Fails, as it should, at the first directory that still has something.
+        if fs::remove_dir(tree.join(inner)).is_err() {
+            break;
+        }
+        dir = inner.parent();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(list: &[(&str, &str)]) -> Hashes {
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn plan_covers_every_case() {
+        let wanted = hashes(&[
+            ("new", "1"),
+            ("same", "1"),
+            ("changed", "2"),
+            ("lost", "1"),
+            ("adopt", "1"),
+            ("qemus", "1"),
+        ]);
+        let ours = hashes(&[
+            ("same", "1"),
+            ("changed", "1"),
+            ("lost", "1"),
+            ("old", "1"),
+            ("gone", "1"),
+        ]);
+        let disk = hashes(&[
+            ("same", "1"),
+            ("changed", "1"),
+            ("adopt", "1"),
+            ("qemus", "9"),
+            ("old", "1"),
+        ]);
+        let plan = Plan::make(&wanted, &ours, |path| disk.get(path).cloned());
+        assert_eq!(plan.write, ["changed", "lost", "new"]);
+        assert_eq!(plan.remove, ["old"]);
+        assert_eq!(plan.unchanged, 2);
+        assert_eq!(plan.foreign, ["qemus"]);
+    }
+
+    /// A project and a QEMU tree, both small.
+    struct Trees(tempfile::TempDir);
+
+    impl Trees {
+        fn new() -> Self {
+            let trees = Self(tempfile::tempdir().unwrap());
+            for (path, text) in [
+                ("p/rust/spec/src/lib.rs", "a"),
+                ("p/rust/spec/target/x", "noise"),
+                ("p/rust/spec/Cargo.lock", "noise"),
+                ("p/rust/spec/src/lib.rs.orig", "noise"),
+                ("p/rust/hw/virtio/dev/src/lib.rs", "b"),
+                ("p/rust/qemu-series/0001.patch", "patch"),
+                ("q/rust/meson.build", "qemu"),
+                ("q/rust/hw/meson.build", "qemu"),
+                ("q/VERSION", "10.2.2"),
+            ] {
+                trees.write(path, text);
+            }
+            trees
+        }
+        fn path(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+        fn write(&self, path: &str, text: &str) {
+            let path = self.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fn lay(&self) -> Result<Summary> {
+            Overlay::collect(&self.path("p"))?.lay(&self.path("q"))
+        }
+    }
+
+    #[test]
+    fn only_changes_are_written() {
+        let trees = Trees::new();
+        let summary = |written, removed, unchanged| Summary {
+            written,
+            removed,
+            unchanged,
+        };
+        assert_eq!(trees.lay().unwrap(), summary(2, 0, 0));
+        let lib = trees.path("q/rust/spec/src/lib.rs");
+        let time = fs::metadata(&lib).unwrap().modified().unwrap();
+        assert_eq!(trees.lay().unwrap(), summary(0, 0, 2));
+        trees.write("p/rust/hw/virtio/dev/src/lib.rs", "changed");
+        assert_eq!(trees.lay().unwrap(), summary(1, 0, 1));
+        assert_eq!(fs::metadata(&lib).unwrap().modified().unwrap(), time);
+        assert!(!trees.path("q/rust/spec/Cargo.lock").exists());
+        assert!(!trees.path("q/rust/qemu-series").exists());
+    }
+
+    #[test]
+    fn what_vanished_here_vanishes_there_with_its_directory() {
+        let trees = Trees::new();
+        trees.lay().unwrap();
+        fs::remove_dir_all(trees.path("p/rust/hw")).unwrap();
+        let summary = trees.lay().unwrap();
+        assert_eq!((summary.removed, summary.unchanged), (1, 1));
+        assert!(!trees.path("q/rust/hw/virtio").exists());
+        assert!(trees.path("q/rust/hw/meson.build").exists());
+    }
+
+    #[test]
+    fn files_of_qemu_are_never_overwritten() {
+        let trees = Trees::new();
+        trees.write("p/rust/hw/meson.build", "ours");
+        let text = format!("{:#}", trees.lay().unwrap_err());
+        assert!(text.contains("rust/hw/meson.build"), "{text}");
+        assert_eq!(
+            fs::read_to_string(trees.path("q/rust/hw/meson.build")).unwrap(),
+            "qemu"
+        );
+        // Nothing was touched, not even the files without a conflict.
+        assert!(!trees.path("q/rust/spec").exists());
+    }
+
+    #[test]
+    fn an_interrupted_run_is_taken_up() {
+        let trees = Trees::new();
+        let overlay = Overlay::collect(&trees.path("p")).unwrap();
+        // As after the first record, before any copy but one that later changed.
+        write_record(
+            &trees.path("q").join(RECORD_DIR).join(RECORD),
+            &overlay.files,
+        )
+        .unwrap();
+        trees.write("q/rust/spec/src/lib.rs", "an older state");
+        assert_eq!(trees.lay().unwrap().written, 2);
+    }
+
+    #[test]
+    fn the_digest_is_of_names_and_content() {
+        let trees = Trees::new();
+        let digest = || Overlay::collect(&trees.path("p")).unwrap().digest();
+        let first = digest();
+        assert_eq!(first, digest());
+        trees.write("p/rust/spec/src/lib.rs", "z");
+        let second = digest();
+        assert_ne!(first, second);
+        fs::rename(
+            trees.path("p/rust/spec/src/lib.rs"),
+            trees.path("p/rust/spec/src/m.rs"),
+        )
+        .unwrap();
+        assert_ne!(second, digest());
+    }
+
+    #[test]
+    fn a_tree_that_is_not_qemu_is_refused() {
+        let trees = Trees::new();
+        fs::remove_file(trees.path("q/VERSION")).unwrap();
+        assert!(trees
+            .lay()
+            .unwrap_err()
+            .to_string()
+            .contains("is not a QEMU source tree"));
+    }
+}
