@@ -12,6 +12,7 @@
 //! [`programs::build`] (helper and simulator), [`lock::Lock`]. Steps report on standard error;
 //! standard output is for a subcommand's result.
 
+mod conformance;
 mod digest;
 mod lock;
 mod packages;
@@ -84,6 +85,12 @@ enum Command {
         #[arg(long = "suite", value_enum)]
         suites: Vec<test::Suite>,
     },
+    /// Write docs/conformance.md from the rows and the tests that name them.
+    Conformance {
+        /// Only verify that the page is current and that no row is without test and reason.
+        #[arg(long)]
+        check: bool,
+    },
     /// Remove what was built.
     Clean {
         /// Only this checkout's builds of QEMU.
@@ -147,6 +154,7 @@ fn dispatch(args: Args) -> Result<()> {
             Ok(())
         }
         Command::Test { suites } => test::run(&project, &suites),
+        Command::Conformance { check } => conformance::run(project.root(), check),
         Command::Clean { qemu: true, .. } => qemu::clean(&project),
         Command::Clean { all, .. } => programs::clean(&project, all),
     }
