@@ -1,2 +1,72 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! legacy_window.
+//! The legacy register window (I/O BAR0) as a state machine: guest accesses in, commands for the
+//! VF out. No I/O, no clocks, no allocation, no QEMU types.
+//!
+//! An access starts with [`Window::begin_read`] or [`Window::begin_write`]. While the answer is
+//! [`Step::Command`] or [`Step::Notify`], the caller carries it out and reports with
+//! [`Window::resume`]; [`Step::Done`] ends the access. One access is under way at a time: the
+//! caller holds a lock around it, which also keeps the guest's program order.
+//!
+//! # Decoding
+//!
+//! The header (20 bytes, 24 while MSI-X is enabled) behaves as QEMU's own legacy device does: an
+//! access acts on the field that starts at its offset, whatever its width; bytes beyond the field
+//! read as zero and are not written; a narrow write stores the value zero-extended. An offset
+//! inside a field reads as ones and ignores writes. So the neighbours of a field are never
+//! touched: a wide kick does not write the status, and no read but that of offset 19 clears the
+//! ISR. Every header command therefore carries exactly one whole field.
+//!
+//! The device configuration takes any width at any offset. An access is split at the borders of
+//! elements, ascending; a part of a scalar stays one command, arrays go byte by byte. Bytes behind
+//! the configuration read as zero and ignore writes. Nothing of the device configuration is ever
+//! remembered: legacy drivers re-read it until two reads agree.
+//!
+//! # What is remembered
+//!
+//! Writes always reach the device, except that of `queue_select`, which the window holds back until
+//! a command depends on it. Reads are answered without a command only where the value cannot have
+//! changed since it was learnt:
+//!
+//! | register | learnt from | forgotten at |
+//! |---|---|---|
+//! | device features | a read | device reset, loss of the helper |
+//! | `queue_select` | the guest's write or a read | device reset, driver reset |
+//! | queue size | a read | any reset, loss |
+//! | queue address | a read; 0 for every queue after a driver reset | a write (the device may refuse it, so the next read is real), any reset, loss |
+//! | vectors | a read; `NO_VECTOR` after a driver reset or an accepted write of it | any other write (the mapping may fail, so the next read is real), a change of MSI-X Enable, any reset, loss |
+//!
+//! "Driver reset" is 0 written to the device status and accepted. If the device still shows another
+//! status right afterwards, what was concluded from the reset is forgotten again.
+//! A write of 0 to a queue address is a reset of the whole device on some devices, so it makes the
+//! window forget as if everything could have changed. `DEVICE_NEEDS_RESET`, a deadline that passed
+//! and a refused command do the same. Status, ISR, driver features and the device configuration are
+//! never remembered.
+//!
+//! These conclusions hold for a guest that does not use the modern interface of the same function
+//! without a reset in between, which the specification does not foresee; every legacy driver
+//! starts with a reset.
+//!
+//! # Without the helper
+//!
+//! After [`Window::lost`] reads give all-ones and writes are dropped, without a command.
+//! Notifications go on, since they do not need the helper, and `queue_select` still follows the
+//! guest, since a later write of a queue address must not go to the wrong queue.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod plan;
+mod saved;
+mod shadow;
+mod step;
+mod window;
+
+pub use saved::{RestoreError, SavedState};
+pub use step::{
+    Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
+    Step,
+};
+pub use window::{Counters, Window};

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! How an access to the device configuration is cut into commands.
+
+use virtio_pci_spec::config::field_at;
+use virtio_pci_spec::DeviceType;
+
+/// Admin commands address the device configuration with one byte.
+const REACH: u16 = 256;
+
+/// What to do with the bytes from some position of the configuration on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Bytes this piece covers, at least 1.
+    pub(crate) len: u8,
+    /// What they are.
+    pub(crate) kind: PieceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PieceKind {
+    /// (Part of) one element, with its command offset.
+    Element { offset: u8, writable: bool },
+    /// Nothing there.
+    Behind,
+}
+
+/// The first piece of an access to `want` (at least 1) bytes at `pos`.
+pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> Piece {
+    let behind = Piece {
+        len: want.max(1),
+        kind: PieceKind::Behind,
+    };
+    let end = config_len.min(REACH);
+    let Ok(pos) = u16::try_from(pos) else {
+        return behind;
+    };
+    if pos >= end {
+        return behind;
+    }
+    let Ok(offset) = u8::try_from(pos) else {
+        return behind;
+    };
+    // Bytes of fields that this version does not know: one by one, which is inside a field
+    // wherever its borders are. Whether they can be written is for the device to say.
+    let (left, writable) = match field_at(device, pos) {
+        None => (1, true),
+        Some(f) => {
+            let elem = u16::from(f.elem.max(1));
+            (elem - (pos - f.offset) % elem, f.writable)
+        }
+    };
+    let len = left.min(end - pos).min(u16::from(want.max(1)));
+    Piece {
+        len: u8::try_from(len).unwrap_or(1),
+        kind: PieceKind::Element { offset, writable },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn cut(device: DeviceType, len: u16, mut pos: u32, mut want: u8) -> Vec<(u32, u8, bool)> {
+        let mut out = Vec::new();
+        while want > 0 {
+            let p = piece(device, len, pos, want);
+            assert!(p.len >= 1 && p.len <= want);
+            out.push((pos, p.len, p.kind != PieceKind::Behind));
+            pos = pos.wrapping_add(u32::from(p.len));
+            want -= p.len;
+        }
+        out
+    }
+
+    // Covers: LIO-04, LEG-12
+    #[test]
+    fn splits_at_element_borders_and_keeps_parts_of_a_scalar() {
+        use DeviceType::{Block, Net};
+        let yes = |v: &[(u32, u8)]| v.iter().map(|(a, b)| (*a, *b, true)).collect::<Vec<_>>();
+        assert_eq!(cut(Net, 28, 0, 4), yes(&[(0, 1), (1, 1), (2, 1), (3, 1)]));
+        assert_eq!(cut(Net, 28, 4, 4), yes(&[(4, 1), (5, 1), (6, 2)]));
+        assert_eq!(cut(Net, 28, 7, 4), yes(&[(7, 1), (8, 2), (10, 1)]));
+        assert_eq!(cut(Block, 96, 4, 4), yes(&[(4, 4)]));
+        assert_eq!(cut(Block, 96, 6, 4), yes(&[(6, 2), (8, 2)]));
+        assert_eq!(cut(Block, 96, 1, 2), yes(&[(1, 2)]));
+    }
+
+    // Covers: LIO-10
+    #[test]
+    fn the_configuration_ends_where_the_device_says() {
+        use DeviceType::{Entropy, Net, P9};
+        assert_eq!(
+            cut(Net, 11, 8, 4),
+            [(8, 2, true), (10, 1, true), (11, 1, false)]
+        );
+        assert_eq!(cut(Net, 28, 28, 4), [(28, 4, false)]);
+        assert_eq!(cut(Entropy, 0, 0, 2), [(0, 2, false)]);
+        assert_eq!(
+            cut(P9, 300, 254, 4),
+            [(254, 1, true), (255, 1, true), (256, 2, false)]
+        );
+        assert_eq!(cut(Net, 28, u32::MAX, 1), [(u32::MAX, 1, false)]);
+    }
+
+    #[test]
+    fn unknown_fields_go_byte_by_byte() {
+        assert_eq!(
+            cut(DeviceType::Net, 40, 26, 4),
+            [(26, 2, true), (28, 1, true), (29, 1, true)]
+        );
+    }
+}

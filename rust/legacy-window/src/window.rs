@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! The state machine.
+
+use virtio_pci_spec::bytes::{le_bytes, le_value};
+use virtio_pci_spec::legacy::{field_at, header_len, AccessKind, Field, Register};
+use virtio_pci_spec::status::DEVICE_NEEDS_RESET;
+use virtio_pci_spec::DeviceType;
+
+use crate::plan::{piece, PieceKind};
+use crate::saved::{RestoreError, SavedState};
+use crate::shadow::Shadow;
+use crate::step::{
+    Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
+    Step,
+};
+
+/// Counts over the life of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Accesses of the guest.
+    pub accesses: u64,
+    /// Commands issued.
+    pub commands: u64,
+    /// Notifications issued.
+    pub notifies: u64,
+    /// Header reads answered from memory.
+    pub remembered: u64,
+    /// Accesses that were, at least in part, the guest's fault.
+    pub rejected: u64,
+    /// Commands that failed.
+    pub failed: u64,
+    /// Accesses while the helper was lost.
+    pub lost: u64,
+}
+
+/// What an access is about.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// The header field at its offset.
+    Header { field: Field, selecting: bool },
+    /// The device configuration: position of the piece in work, bytes done, bytes of the piece.
+    Config { pos: u32, done: u8, piece: u8 },
+    /// A notification.
+    Notify,
+}
+
+/// An access under way.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    target: Target,
+    size: u8,
+    /// The value to write; `None` for reads.
+    write: Option<u64>,
+    /// What was read so far.
+    read: [u8; 8],
+    effects: Effects,
+}
+
+/// The register window of one device.
+#[derive(Clone, Debug)]
+pub struct Window {
+    device: DeviceType,
+    config_len: u16,
+    shadow: Shadow,
+    lost: bool,
+    msix: Option<bool>,
+    /// The last status seen; for reports, never given to the guest.
+    status: u8,
+    /// A reset was accepted and no status written since.
+    fresh_reset: bool,
+    access: Option<Access>,
+    counters: Counters,
+}
+
+/// All-ones of an access width.
+const fn ones(size: u8) -> u64 {
+    if size >= 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * size as u32)) - 1
+    }
+}
+
+impl Window {
+    /// The window of a device with `config_len` bytes of device configuration.
+    pub const fn new(device: DeviceType, config_len: u16) -> Self {
+        Window {
+            device,
+            config_len,
+            shadow: Shadow::new(),
+            lost: false,
+            msix: None,
+            status: 0,
+            fresh_reset: false,
+            access: None,
+            counters: Counters {
+                accesses: 0,
+                commands: 0,
+                notifies: 0,
+                remembered: 0,
+                rejected: 0,
+                failed: 0,
+                lost: 0,
+            },
+        }
+    }
+
+    /// Counts over the life of the window.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The device status last seen through the window; a report, not a register read.
+    pub const fn last_status(&self) -> u8 {
+        self.status
+    }
+
+    /// Whether accesses are answered without the helper.
+    pub const fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// The guest reads `size` bytes at `offset` of BAR0; `msix` is its MSI-X Enable bit.
+    pub fn begin_read(&mut self, offset: u32, size: u8, msix: bool) -> Step {
+        self.begin(offset, size, None, msix)
+    }
+
+    /// The guest writes the low `size` bytes of `value` at `offset` of BAR0.
+    pub fn begin_write(&mut self, offset: u32, size: u8, value: u64, msix: bool) -> Step {
+        self.begin(offset, size, Some(value & ones(size)), msix)
+    }
+
+    /// The connection to the helper is gone. An access under way is to be resumed with
+    /// [`FailKind::Lost`].
+    pub fn lost(&mut self) {
+        self.lost = true;
+        self.fresh_reset = false;
+        self.shadow.forget();
+    }
+
+    /// The connection to the helper works (again).
+    pub fn restored(&mut self) {
+        self.lost = false;
+        self.shadow.forget();
+    }
+
+    /// The device was reset from outside: system reset or function level reset.
+    pub fn device_reset(&mut self) {
+        self.shadow = Shadow::new();
+        self.status = 0;
+        self.fresh_reset = false;
+        self.access = None;
+    }
+
+    /// MSI-X Enable was switched; needed where it may go off and on between two accesses.
+    pub fn msix_switched(&mut self) {
+        self.shadow.forget_vectors();
+    }
+
+    /// The state that must travel with the device.
+    pub const fn state(&self) -> SavedState {
+        SavedState::new(
+            self.device,
+            self.config_len,
+            self.shadow.guest_select,
+            self.status,
+        )
+    }
+
+    /// Takes over a saved state.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if it is not of such a device; the window is unchanged then.
+    pub fn restore(&mut self, state: SavedState) -> Result<(), RestoreError> {
+        let (select, status) = state.check(self.device, self.config_len)?;
+        self.device_reset();
+        self.shadow.guest_select = select;
+        self.status = status;
+        Ok(())
+    }
+
+    fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
+        self.counters.accesses = self.counters.accesses.wrapping_add(1);
+        if self.msix.replace(msix).is_some_and(|was| was != msix) {
+            self.shadow.forget_vectors();
+        }
+        let mut access = Access {
+            target: Target::Notify,
+            size,
+            write,
+            read: [0; 8],
+            effects: Effects::default(),
+        };
+        if !matches!(size, 1 | 2 | 4) {
+            access.effects.rejected = Some(Rejected::Width);
+            return self.done_with(&access, ones(size));
+        }
+        let header = u32::from(header_len(msix));
+        if offset >= header {
+            access.target = Target::Config {
+                pos: offset - header,
+                done: 0,
+                piece: 0,
+            };
+            return self.config(access);
+        }
+        let field = u8::try_from(offset)
+            .ok()
+            .and_then(|o| field_at(o, msix).filter(|f| f.offset == o));
+        match field {
+            None => {
+                access.effects.rejected = Some(Rejected::InsideField);
+                self.done_with(&access, ones(size))
+            }
+            Some(field) => {
+                access.target = Target::Header {
+                    field,
+                    selecting: false,
+                };
+                match write {
+                    None => self.header_read(access, field),
+                    Some(value) => self.header_write(access, field, value),
+                }
+            }
+        }
+    }
+
+    /// Takes the outcome of the command or notification that the last step asked for.
+    pub fn resume(&mut self, outcome: Outcome) -> Step {
+        let Some(access) = self.access.take() else {
+            return Step::Done(Completion {
+                value: u64::MAX,
+                effects: Effects {
+                    failed: Some(FailKind::Mismatch),
+                    ..Effects::default()
+                },
+            });
+        };
+        if let Outcome::Failed(kind) = outcome {
+            return self.command_failed(access, kind);
+        }
+        match (access.target, access.write, outcome) {
+            (Target::Notify, _, Outcome::Written) => self.done(&access, 0),
+            (Target::Header { field, selecting }, write, Outcome::Written)
+                if selecting || write.is_some() =>
+            {
+                self.header_written(access, field, selecting)
+            }
+            (
+                Target::Header {
+                    field,
+                    selecting: false,
+                },
+                None,
+                Outcome::Data(data),
+            ) => self.header_data(&access, field, data),
+            (Target::Config { pos, done, piece }, Some(_), Outcome::Written) => {
+                self.config(config_next(access, pos, done, piece))
+            }
+            (Target::Config { pos, done, piece }, None, Outcome::Data(data)) => {
+                let mut access = config_next(access, pos, done, piece);
+                put(&mut access.read, done, &data, piece);
+                self.config(access)
+            }
+            _ => self.command_failed(access, FailKind::Mismatch),
+        }
+    }
+
+    fn command(&mut self, access: Access, command: Command) -> Step {
+        self.counters.commands = self.counters.commands.wrapping_add(1);
+        self.access = Some(access);
+        Step::Command(command)
+    }
+
+    fn done(&mut self, access: &Access, value: u64) -> Step {
+        if access.effects.rejected.is_some() {
+            self.counters.rejected = self.counters.rejected.wrapping_add(1);
+        }
+        if access.effects.lost {
+            self.counters.lost = self.counters.lost.wrapping_add(1);
+        }
+        Step::Done(Completion {
+            value,
+            effects: access.effects,
+        })
+    }
+
+    /// Ends the access; `value` counts for reads only.
+    fn done_with(&mut self, access: &Access, value: u64) -> Step {
+        let value = if access.write.is_some() { 0 } else { value };
+        self.done(access, value)
+    }
+
+    fn done_lost(&mut self, mut access: Access) -> Step {
+        access.effects.lost = true;
+        self.done_with(&access, ones(access.size))
+    }
+
+    /// A header read answered from what is known, if it is.
+    fn remembered(&self, register: Register) -> Option<u64> {
+        match register {
+            Register::DeviceFeatures => self.shadow.features.map(u64::from),
+            Register::QueueSelect => self.shadow.guest_select.map(u64::from),
+            Register::QueueSize => self.shadow.size().map(u64::from),
+            Register::QueueAddress => self.shadow.address().map(u64::from),
+            Register::ConfigVector => self.shadow.config_vector().map(u64::from),
+            Register::QueueVector => self.shadow.queue_vector().map(u64::from),
+            Register::DriverFeatures
+            | Register::QueueNotify
+            | Register::DeviceStatus
+            | Register::IsrStatus => None,
+        }
+    }
+
+    fn header_read(&mut self, access: Access, field: Field) -> Step {
+        if field.register == Register::QueueNotify {
+            // Answered here as QEMU's own device does; it is not an error.
+            return self.done_with(&access, ones(access.size));
+        }
+        if self.lost {
+            return self.done_lost(access);
+        }
+        if let Some(value) = self.remembered(field.register) {
+            self.counters.remembered = self.counters.remembered.wrapping_add(1);
+            return self.done_with(&access, value & ones(access.size));
+        }
+        self.header_command(access, field)
+    }
+
+    fn header_write(&mut self, mut access: Access, field: Field, value: u64) -> Step {
+        match field.register {
+            Register::QueueNotify => {
+                access.target = Target::Notify;
+                self.counters.notifies = self.counters.notifies.wrapping_add(1);
+                self.access = Some(access);
+                let [a, b, ..] = value.to_le_bytes();
+                return Step::Notify {
+                    queue: u16::from_le_bytes([a, b]),
+                };
+            }
+            Register::QueueSelect => {
+                let [a, b, ..] = value.to_le_bytes();
+                self.shadow.guest_select = Some(u16::from_le_bytes([a, b]));
+                access.effects.lost = self.lost;
+                return self.done(&access, 0);
+            }
+            _ if field.access == AccessKind::ReadOnly => {
+                access.effects.rejected = Some(Rejected::ReadOnly);
+                return self.done(&access, 0);
+            }
+            _ => {}
+        }
+        if self.lost {
+            return self.done_lost(access);
+        }
+        self.header_command(access, field)
+    }
+
+    /// Issues the command for a header field, after that for `queue_select` where it is needed.
+    fn header_command(&mut self, mut access: Access, field: Field) -> Step {
+        let needs_select = matches!(
+            field.register,
+            Register::QueueAddress | Register::QueueSize | Register::QueueVector
+        );
+        if let (true, Some(select)) = (needs_select, self.shadow.guest_select) {
+            if self.shadow.device_select != Some(select) {
+                access.target = Target::Header {
+                    field,
+                    selecting: true,
+                };
+                // Whatever becomes of it, the old value no longer counts.
+                self.shadow.device_select = None;
+                let f = virtio_pci_spec::legacy::field_of(Register::QueueSelect);
+                return self.command(
+                    access,
+                    Command {
+                        space: Space::Common,
+                        offset: f.offset,
+                        len: f.size,
+                        kind: CommandKind::Write(le_bytes(u64::from(select), f.size.into())),
+                    },
+                );
+            }
+        }
+        access.target = Target::Header {
+            field,
+            selecting: false,
+        };
+        let kind = match access.write {
+            None => CommandKind::Read,
+            Some(value) => CommandKind::Write(le_bytes(value, field.size.into())),
+        };
+        self.command(
+            access,
+            Command {
+                space: Space::Common,
+                offset: field.offset,
+                len: field.size,
+                kind,
+            },
+        )
+    }
+
+    fn header_data(&mut self, access: &Access, field: Field, data: [u8; 8]) -> Step {
+        let value = le_value(&le_bytes(u64::from_le_bytes(data), field.size.into()));
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        let (short, long) = (u16::from_le_bytes([a, b]), u32::from_le_bytes([a, b, c, d]));
+        match field.register {
+            Register::DeviceFeatures => self.shadow.features = Some(long),
+            Register::QueueAddress => self.shadow.learn_address(long),
+            Register::QueueSize => self.shadow.learn_size(short),
+            Register::QueueSelect => {
+                self.shadow.guest_select = Some(short);
+                self.shadow.device_select = Some(short);
+            }
+            Register::ConfigVector => self.shadow.learn_config_vector(short),
+            Register::QueueVector => self.shadow.learn_queue_vector(short),
+            Register::DeviceStatus => self.status_read(a),
+            Register::DriverFeatures | Register::QueueNotify | Register::IsrStatus => {}
+        }
+        self.done_with(access, value & ones(access.size))
+    }
+
+    fn status_read(&mut self, status: u8) {
+        self.status = status;
+        let unfinished = self.fresh_reset && status != 0;
+        if unfinished || status & DEVICE_NEEDS_RESET != 0 {
+            self.shadow.forget_queues();
+        }
+    }
+
+    fn header_written(&mut self, mut access: Access, field: Field, selecting: bool) -> Step {
+        if selecting {
+            self.shadow.device_select = self.shadow.guest_select;
+            return self.header_command(access, field);
+        }
+        let value = access.write.unwrap_or(0);
+        let [a, b, ..] = value.to_le_bytes();
+        let short = u16::from_le_bytes([a, b]);
+        match field.register {
+            Register::DeviceStatus => {
+                access.effects.status = Some(StatusChange {
+                    old: self.status,
+                    new: a,
+                });
+                self.status = a;
+                self.fresh_reset = a == 0;
+                if a == 0 {
+                    access.effects.reset = true;
+                    self.shadow.driver_reset();
+                }
+            }
+            Register::QueueAddress if value == 0 => self.shadow.forget_queues(),
+            Register::QueueAddress => self.shadow.wrote_address(),
+            Register::ConfigVector => self.shadow.wrote_config_vector(Some(short)),
+            Register::QueueVector => self.shadow.wrote_queue_vector(Some(short)),
+            Register::DeviceFeatures
+            | Register::DriverFeatures
+            | Register::QueueSize
+            | Register::QueueSelect
+            | Register::QueueNotify
+            | Register::IsrStatus => {}
+        }
+        self.done(&access, 0)
+    }
+
+    /// Goes on with an access to the device configuration from its position.
+    fn config(&mut self, mut access: Access) -> Step {
+        if self.lost {
+            return self.config_lost(access);
+        }
+        while let Target::Config { pos, done, .. } = access.target {
+            let want = access.size.saturating_sub(done);
+            if want == 0 {
+                break;
+            }
+            let next = piece(self.device, self.config_len, pos, want);
+            match (next.kind, access.write) {
+                (PieceKind::Behind, _) => {
+                    access
+                        .effects
+                        .rejected
+                        .get_or_insert(Rejected::BehindConfig);
+                }
+                (PieceKind::Element { writable, .. }, Some(_)) if !writable => {
+                    access.effects.rejected.get_or_insert(Rejected::ReadOnly);
+                }
+                (PieceKind::Element { offset, .. }, write) => {
+                    access.target = Target::Config {
+                        pos,
+                        done,
+                        piece: next.len,
+                    };
+                    let kind = match write {
+                        None => CommandKind::Read,
+                        Some(value) => CommandKind::Write(le_bytes(
+                            value.checked_shr(8 * u32::from(done)).unwrap_or(0),
+                            next.len.into(),
+                        )),
+                    };
+                    return self.command(
+                        access,
+                        Command {
+                            space: Space::Device,
+                            offset,
+                            len: next.len,
+                            kind,
+                        },
+                    );
+                }
+            }
+            access = config_next(access, pos, done, next.len);
+        }
+        self.done_with(&access, le_value(&access.read))
+    }
+
+    /// What is left of an access to the device configuration while the helper is lost.
+    fn config_lost(&mut self, mut access: Access) -> Step {
+        access.effects.lost = true;
+        if let Target::Config { done, .. } = access.target {
+            put(
+                &mut access.read,
+                done,
+                &[0xff; 8],
+                access.size.saturating_sub(done),
+            );
+        }
+        self.done_with(&access, le_value(&access.read))
+    }
+
+    fn command_failed(&mut self, mut access: Access, kind: FailKind) -> Step {
+        self.counters.failed = self.counters.failed.wrapping_add(1);
+        access.effects.failed.get_or_insert(kind);
+        if kind == FailKind::Lost {
+            self.lost();
+        }
+        match access.target {
+            Target::Notify => self.done(&access, 0),
+            Target::Header { .. } => {
+                // Whether a write took effect is not known.
+                self.fresh_reset = false;
+                self.shadow.forget_queues();
+                self.done_with(&access, ones(access.size))
+            }
+            Target::Config { pos, done, piece } => {
+                put(&mut access.read, done, &[0xff; 8], piece);
+                access = config_next(access, pos, done, piece);
+                if kind == FailKind::Refused {
+                    return self.config(access);
+                }
+                // No time, or nobody, is left for the rest.
+                if let Target::Config { done, .. } = access.target {
+                    let rest = access.size.saturating_sub(done);
+                    put(&mut access.read, done, &[0xff; 8], rest);
+                }
+                self.done_with(&access, le_value(&access.read))
+            }
+        }
+    }
+}
+
+/// The access moved on by `by` bytes.
+fn config_next(mut access: Access, pos: u32, done: u8, by: u8) -> Access {
+    access.target = Target::Config {
+        pos: pos.saturating_add(u32::from(by)),
+        done: done.saturating_add(by),
+        piece: 0,
+    };
+    access
+}
+
+/// Copies `len` bytes of `from` to position `at` of `to`.
+fn put(to: &mut [u8; 8], at: u8, from: &[u8; 8], len: u8) {
+    for (dst, src) in to
+        .iter_mut()
+        .skip(usize::from(at))
+        .zip(from.iter().take(usize::from(len)))
+    {
+        *dst = *src;
+    }
+}
