@@ -47,26 +47,9 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Get QEMU's source, lay the overlay over it and build it.
-    Qemu {
-        /// Only print where the built program is.
-        #[arg(long, conflicts_with = "check")]
-        print_path: bool,
-        /// Only verify that the built program is current.
-        #[arg(long)]
-        check: bool,
-        /// Use this QEMU source tree (and change it) instead of the one in the cache.
-        #[arg(long, value_name = "DIR", requires = "build_dir", conflicts_with_all = ["check", "print_path"])]
-        source: Option<PathBuf>,
-        /// Build in this directory; without --source it must be a configured build of QEMU.
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "print_path"])]
-        build_dir: Option<PathBuf>,
-    },
+    Qemu(qemu::command::Options),
     /// Lay the overlay (patches and crates) over a QEMU source tree, without building it.
-    Overlay {
-        /// The QEMU source tree; it is changed.
-        #[arg(long, value_name = "DIR")]
-        qemu_source: PathBuf,
-    },
+    Overlay(qemu::command::OverlayOptions),
     /// Build the helper, the simulated PF and QEMU with the overlay.
     Build {
         /// Without QEMU: only what cargo builds.
@@ -105,33 +88,8 @@ enum Command {
 fn dispatch(args: Args) -> Result<()> {
     let project = Project::find()?;
     match args.command {
-        Command::Qemu {
-            print_path: true, ..
-        } => {
-            println!("{}", qemu::program(&project)?.display());
-            Ok(())
-        }
-        Command::Qemu { check: true, .. } => {
-            println!("{} is current", qemu::check(&project)?.display());
-            Ok(())
-        }
-        Command::Qemu {
-            source, build_dir, ..
-        } => {
-            let steps = &mut Steps::new(&project, "qemu")?;
-            let program = match (source, build_dir) {
-                (Some(source), Some(dir)) => qemu::build_tree(&project, steps, &source, &dir)?,
-                (None, Some(dir)) => qemu::rebuild(&project, steps, &dir)?,
-                (_, None) => qemu::ensure(&project, steps)?,
-            };
-            steps.finish("QEMU is ready");
-            println!("{}", program.display());
-            Ok(())
-        }
-        Command::Overlay { qemu_source } => {
-            let steps = &mut Steps::new(&project, "overlay")?;
-            qemu::overlay_tree(&project, steps, &qemu_source)
-        }
+        Command::Qemu(options) => qemu::command::run(&project, &options),
+        Command::Overlay(options) => qemu::command::overlay(&project, &options),
         Command::Build {
             no_qemu,
             out,

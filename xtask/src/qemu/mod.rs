@@ -12,6 +12,7 @@
 
 mod apt;
 mod build;
+pub(crate) mod command;
 mod configure;
 mod crates;
 mod overlay;
