@@ -1,2 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! virtio_pf.
+//! Driver of a virtio PF that acts for its VFs: it brings the PF up, enables VFs, and performs
+//! accesses to the VFs' legacy registers as group administration commands on the admin queue.
+//!
+//! No threads and no event loop inside: the owner calls [`Pf::submit`] and [`Pf::poll`], waits on
+//! [`Pf::fds`] until [`Pf::next_deadline`], and hands in the time.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod pf;
+mod stats;
+mod types;
+
+pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy};
+pub use error::{OpError, PfError, SubmitError};
+pub use pf::Pf;
+pub use stats::{Counters, VfCounters};
+pub use types::{
+    Access, Completion, LegacyOp, Notified, NotifyAddress, NotifyKind, PfEvent, PfInfo, PfState,
+    Space, VfInfo,
+};

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! How a PF is to be driven.
+
+use std::time::Duration;
+
+/// What to do about VFs that are enabled already when the driver starts, as after a restart of
+/// this process: they may belong to running guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExistingVfs {
+    /// Keep them if their number is the one asked for, otherwise refuse to start.
+    #[default]
+    RequireSame,
+    /// Keep them, whatever their number.
+    Adopt,
+    /// Disable them and enable the number asked for. Guests that use them lose their device.
+    Replace,
+}
+
+/// What to do about a device that does not offer ACCESS_PLATFORM while its addresses go through
+/// an IOMMU: it might use them as physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AccessPlatform {
+    /// Refuse to start.
+    #[default]
+    Require,
+    /// Warn and go on.
+    Override,
+}
+
+/// Retries of a command that the device answered with EAGAIN, or with a qualifier that makes a
+/// retry sensible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Retries after the first attempt.
+    pub max: u32,
+    /// Wait before the first retry; doubled each time.
+    pub first_delay: Duration,
+    /// Longest wait before a retry.
+    pub max_delay: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            max: 16,
+            first_delay: Duration::from_micros(100),
+            max_delay: Duration::from_millis(50),
+        }
+    }
+}
+
+/// Recovery from a device that failed or stopped answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveryPolicy {
+    /// Commands in a row that may time out before the admin queue counts as stuck.
+    pub stuck_after: u32,
+    /// Resets in a row, with no command completed in between, before the PF is given up.
+    pub max_attempts: u32,
+    /// Wait between a failed attempt and the next one; doubled each time.
+    pub delay: Duration,
+}
+
+impl Default for RecoveryPolicy {
+    fn default() -> Self {
+        RecoveryPolicy {
+            stuck_after: 3,
+            max_attempts: 4,
+            delay: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Configuration of [`Pf`](crate::Pf).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PfConfig {
+    /// VFs to enable, at least 1.
+    pub vfs: u16,
+    /// About VFs that exist already.
+    pub existing_vfs: ExistingVfs,
+    /// Longest time from [`submit`](crate::Pf::submit) to completion, waiting and retries
+    /// included.
+    pub command_timeout: Duration,
+    /// Longest time that a reset may take until device_status reads 0.
+    pub reset_timeout: Duration,
+    /// Longest time for everything that [`start`](crate::Pf::start) does.
+    pub start_timeout: Duration,
+    /// Retries of one command.
+    pub retry: RetryPolicy,
+    /// Recovery of the PF.
+    pub recovery: RecoveryPolicy,
+    /// Largest admin queue to set up, in descriptors; a power of two from 4 on. Two descriptors
+    /// make a command in flight.
+    pub queue_size: u16,
+    /// Operations that may wait behind the one in flight, per VF.
+    pub vf_queue: usize,
+    /// About devices without ACCESS_PLATFORM.
+    pub access_platform: AccessPlatform,
+    /// Longest busy wait that [`spin_hint`](crate::Pf::spin_hint) may suggest; 0 for none.
+    pub max_spin: Duration,
+    /// Use interrupts if the function has vectors; otherwise the owner polls.
+    pub interrupts: bool,
+}
+
+impl Default for PfConfig {
+    fn default() -> Self {
+        PfConfig {
+            vfs: 1,
+            existing_vfs: ExistingVfs::default(),
+            command_timeout: Duration::from_secs(2),
+            reset_timeout: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(20),
+            retry: RetryPolicy::default(),
+            recovery: RecoveryPolicy::default(),
+            queue_size: 256,
+            vf_queue: 32,
+            access_platform: AccessPlatform::default(),
+            max_spin: Duration::from_micros(50),
+            interrupts: true,
+        }
+    }
+}
+
+impl PfConfig {
+    /// Says what is wrong with the values, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        if self.vfs == 0 {
+            return Err("the number of VFs must be at least 1".into());
+        }
+        if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
+            return Err(format!(
+                "queue size {} is not a power of two from 4 to 32768",
+                self.queue_size
+            ));
+        }
+        if self.vf_queue == 0 {
+            return Err("at least one operation per VF must be allowed".into());
+        }
+        for (name, value) in [
+            ("command timeout", self.command_timeout),
+            ("reset timeout", self.reset_timeout),
+            ("start timeout", self.start_timeout),
+        ] {
+            if value.is_zero() || value > Duration::from_secs(3600) {
+                return Err(format!("{name} {value:?} is not between 0 and an hour"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Counters of a PF driver.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Counters of one VF.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VfCounters {
+    /// Operations accepted.
+    pub submitted: u64,
+    /// Operations that ended well.
+    pub completed: u64,
+    /// Operations that the device refused.
+    pub refused: u64,
+    /// Operations that ended at their deadline.
+    pub timed_out: u64,
+    /// Attempts repeated after EAGAIN or its like.
+    pub retries: u64,
+    /// Notifications by the owner's address.
+    pub notify_address: u64,
+    /// Notifications by command.
+    pub notify_command: u64,
+}
+
+/// Distinct statuses counted one by one; a device that invents more is counted under the last.
+const MAX_STATUSES: usize = 32;
+
+/// Counters of a PF.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commands given to the device, by opcode.
+    pub commands: BTreeMap<u16, u64>,
+    /// Commands answered by the device, by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Answers with a status that is counted elsewhere because there were too many different ones.
+    pub other_statuses: u64,
+    /// Attempts repeated.
+    pub retries: u64,
+    /// Commands that ended at their deadline.
+    pub timed_out: u64,
+    /// Completions of commands that had ended at their deadline.
+    pub late: u64,
+    /// Answers shorter than the command defines.
+    pub short_replies: u64,
+    /// Notifications of the admin queue sent.
+    pub kicks: u64,
+    /// Notifications of the admin queue that the device did not want.
+    pub kicks_suppressed: u64,
+    /// Interrupts taken.
+    pub interrupts: u64,
+    /// Interrupts that announced nothing.
+    pub spurious: u64,
+    /// Resets of the PF begun in order to recover it.
+    pub recoveries: u64,
+    /// Completed commands, for the mean latency.
+    pub latency_count: u64,
+    /// Sum of the times from giving a command to the device to its completion.
+    pub latency_sum: Duration,
+    /// Per VF; index 0 is VF 1.
+    pub vfs: Vec<VfCounters>,
+}
+
+impl Counters {
+    pub(crate) fn new(vfs: u16) -> Self {
+        Counters {
+            vfs: vec![VfCounters::default(); usize::from(vfs)],
+            ..Counters::default()
+        }
+    }
+
+    pub(crate) fn vf(&mut self, member: u16) -> Option<&mut VfCounters> {
+        self.vfs.get_mut(usize::from(member.checked_sub(1)?))
+    }
+
+    pub(crate) fn count_status(&mut self, status: u16) {
+        if self.statuses.len() < MAX_STATUSES || self.statuses.contains_key(&status) {
+            *self.statuses.entry(status).or_default() += 1;
+        } else {
+            self.other_statuses += 1;
+        }
+    }
+
+    /// Mean time from giving a command to the device to its completion.
+    pub fn mean_latency(&self) -> Option<Duration> {
+        let n = u32::try_from(self.latency_count).unwrap_or(u32::MAX);
+        (n > 0).then(|| self.latency_sum / n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_cannot_make_the_counters_grow() {
+        let mut c = Counters::new(2);
+        for s in 0..=u16::MAX {
+            c.count_status(s);
+        }
+        c.count_status(3);
+        assert_eq!(c.statuses.len(), MAX_STATUSES);
+        assert_eq!(c.statuses.get(&3), Some(&2));
+        assert_eq!(c.other_statuses, 65536 - MAX_STATUSES as u64);
+        assert!(c.vf(0).is_none() && c.vf(3).is_none() && c.vf(2).is_some());
+    }
+}
