@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The simulated PF as a process: a vfio-user server in front of the model of the hardware.
+
+pub mod dma;
+pub mod hardware;
