@@ -2,23 +2,31 @@
 //! `cargo xtask test`: suites of checks and tests, and the closing line with their counts.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Result};
 use clap::ValueEnum;
 
 use crate::project::Project;
+use crate::qemu;
 use crate::run::Cmd;
 use crate::steps::Steps;
 
-/// A part of the checks that can be run alone.
+/// A part of the checks that can be run alone; in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
-    /// Formatting of the Rust sources.
+    /// Formatting of the Rust sources, those that build inside QEMU included.
     Fmt,
-    /// Clippy, warnings denied.
+    /// Clippy over the workspace, warnings denied.
     Clippy,
+    /// Rustdoc over the workspace, warnings denied.
+    Rustdoc,
     /// Unit and integration tests of the workspace.
     Unit,
+    /// QEMU builds with the overlay and knows its devices.
+    Qemu,
+    /// Clippy over the crates that build inside QEMU.
+    QemuClippy,
 }
 
 /// How many checks went well and how many did not.
@@ -66,9 +74,12 @@ pub(crate) fn run(project: &Project, suites: &[Suite]) -> Result<()> {
 
 /// Runs one suite; what fails is shown here and counted.
 fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
-    let (name, args): (&str, &[&str]) = match suite {
-        Suite::Fmt => ("formatting", &["fmt", "--all", "--check"]),
-        Suite::Clippy => (
+    let checked = match suite {
+        Suite::Unit => return unit(project, steps),
+        Suite::Fmt => fmt(project, steps),
+        Suite::Clippy => cargo(
+            project,
+            steps,
             "clippy",
             &[
                 "clippy",
@@ -80,22 +91,100 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
                 "warnings",
             ],
         ),
-        Suite::Unit => (
-            "workspace tests",
-            &["test", "--locked", "--workspace", "--no-fail-fast"],
-        ),
+        Suite::Rustdoc => steps.run("rustdoc", |step| {
+            Cmd::cargo()
+                .args([
+                    "doc",
+                    "--locked",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                ])
+                .env("RUSTDOCFLAGS", "--deny warnings")
+                .dir(project.root())
+                .run(step)
+        }),
+        Suite::Qemu => qemu::ensure(project, steps).map(|_| ()),
+        Suite::QemuClippy => qemu::clippy(project, steps),
     };
-    let mut log = None;
-    let result = steps.run(name, |step| {
-        log = Some(step.log().to_owned());
-        Cmd::cargo().args(args).dir(project.root()).run(step)
-    });
-    if let Err(error) = &result {
+    report(&checked);
+    Counts::one(checked.is_ok())
+}
+
+/// Shows why something failed, at once and not only at the end.
+fn report<T>(result: &Result<T>) {
+    if let Err(error) = result {
         eprintln!("error: {error:#}");
     }
-    if suite != Suite::Unit {
-        return Counts::one(result.is_ok());
+}
+
+fn cargo(project: &Project, steps: &mut Steps, name: &str, args: &[&str]) -> Result<()> {
+    steps.run(name, |step| {
+        Cmd::cargo().args(args).dir(project.root()).run(step)
+    })
+}
+
+/// The workspace by cargo; the crates under rust/hw are outside of it, so they are listed.
+fn fmt(project: &Project, steps: &mut Steps) -> Result<()> {
+    let hint = "cargo fmt --all; for rust/hw: rustfmt --edition 2021 FILE";
+    steps.run("formatting", |step| {
+        Cmd::cargo()
+            .args(["fmt", "--all", "--check"])
+            .dir(project.root())
+            .hint(hint)
+            .run(step)?;
+        let files = rust_files(&project.root().join("rust/hw"))?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        Cmd::new("rustfmt")
+            .args([
+                "--check",
+                "--edition",
+                "2021",
+                "--config",
+                "skip_children=true",
+            ])
+            .args(["--config-path", "rustfmt.toml"])
+            .args(files)
+            .dir(project.root())
+            .hint(hint)
+            .run(step)
+    })
+}
+
+/// Rust source files below a directory, if it exists.
+fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        if !dir.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                files.push(path);
+            }
+        }
     }
+    files.sort();
+    Ok(files)
+}
+
+/// The workspace's tests, counted one by one.
+fn unit(project: &Project, steps: &mut Steps) -> Counts {
+    let mut log = None;
+    let result = steps.run("workspace tests", |step| {
+        log = Some(step.log().to_owned());
+        Cmd::cargo()
+            .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+            .dir(project.root())
+            .run(step)
+    });
+    report(&result);
     let text = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
     let mut counts = test_counts(&String::from_utf8_lossy(&text));
     if result.is_err() && counts.failed == 0 {
@@ -129,6 +218,24 @@ fn test_counts(log: &str) -> Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rust_files_are_found_at_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/src")).unwrap();
+        for name in ["a/src/lib.rs", "a/build.rs", "a/meson.build"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let files = rust_files(dir.path()).unwrap();
+        assert_eq!(
+            files,
+            [
+                dir.path().join("a/build.rs"),
+                dir.path().join("a/src/lib.rs")
+            ]
+        );
+        assert!(rust_files(&dir.path().join("none")).unwrap().is_empty());
+    }
 
     #[test]
     fn counts_are_those_of_the_harness() {

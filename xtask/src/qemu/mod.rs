@@ -15,6 +15,7 @@ mod build;
 pub(crate) mod command;
 mod configure;
 mod crates;
+mod lint;
 mod overlay;
 mod series;
 mod source;
@@ -36,8 +37,8 @@ use crate::project::Project;
 use crate::run::Cmd;
 use crate::steps::Steps;
 
-/// The overlay's directory whose presence means that the program must know [`DEVICE`].
-const DEVICE_DIR: &str = "rust/hw/virtio/";
+/// The overlay's file whose presence means that the program must know [`DEVICE`].
+const DEVICE_BUILD: &str = "rust/hw/virtio/legacy-vf/meson.build";
 const DEVICE: &str = "virtio-legacy-vf-user";
 /// In a build's directory: the checkout it is for.
 const CHECKOUT: &str = "checkout";
@@ -99,7 +100,7 @@ impl Build {
 
     /// The device that the built program must know.
     fn device(&self) -> Option<&'static str> {
-        self.overlay.has_below(DEVICE_DIR).then_some(DEVICE)
+        self.overlay.has(DEVICE_BUILD).then_some(DEVICE)
     }
 
     fn lock(&self, project: &Project) -> Result<PathBuf> {
@@ -187,6 +188,27 @@ pub(crate) fn check(project: &Project) -> Result<PathBuf> {
         None => Ok(planned.program()),
         Some(why) => bail!("QEMU is not current: {why}\n  way out: cargo xtask qemu"),
     }
+}
+
+/// Runs clippy over the crates that only build inside QEMU, in the current build.
+///
+/// # Errors
+/// When QEMU is not built, or clippy finds something.
+pub(crate) fn clippy(project: &Project, steps: &mut Steps) -> Result<()> {
+    let planned = Build::plan(project)?;
+    if let Some(why) = planned.stale() {
+        bail!("QEMU is not current: {why}\n  way out: cargo xtask qemu");
+    }
+    let _lock = Lock::acquire(&planned.lock(project)?)?;
+    steps.run("clippy inside QEMU's build", |step| {
+        lint::clippy(
+            step,
+            &planned.source(),
+            &planned.build(),
+            &planned.tools,
+            &planned.overlay,
+        )
+    })
 }
 
 /// Puts the overlay onto a QEMU tree given by a packager: patches, crates, and QEMU's own Rust

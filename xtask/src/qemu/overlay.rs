@@ -77,9 +77,20 @@ impl Overlay {
         digest.full()
     }
 
-    /// Whether any file lies below a directory (relative to QEMU's top).
-    pub(crate) fn has_below(&self, dir: &str) -> bool {
-        self.files.keys().any(|path| path.starts_with(dir))
+    /// Whether a file (relative to QEMU's top) is in the overlay.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// Directories (relative to QEMU's top) of the crates that QEMU builds.
+    pub(crate) fn crates(&self) -> Vec<String> {
+        let dirs = self
+            .files
+            .keys()
+            .filter_map(|path| path.strip_suffix("/meson.build"));
+        dirs.filter(|dir| self.has(&format!("{dir}/src/lib.rs")))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Brings a QEMU tree up to date.
@@ -350,6 +361,17 @@ mod tests {
         assert_eq!(fs::metadata(&lib).unwrap().modified().unwrap(), time);
         assert!(!trees.path("q/rust/spec/Cargo.lock").exists());
         assert!(!trees.path("q/rust/qemu-series").exists());
+    }
+
+    #[test]
+    fn crates_are_directories_with_a_library_and_a_meson_build() {
+        let trees = Trees::new();
+        trees.write("p/rust/spec/meson.build", "");
+        trees.write("p/rust/hw/virtio/meson.build", "");
+        let overlay = Overlay::collect(&trees.path("p")).unwrap();
+        assert_eq!(overlay.crates(), ["rust/spec"]);
+        assert!(overlay.has("rust/hw/virtio/dev/src/lib.rs"));
+        assert!(!overlay.has("rust/hw/virtio/dev"));
     }
 
     #[test]

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Clippy over the crates that only build inside QEMU.
+//!
+//! Meson's `clippy` target checks every Rust crate of QEMU's build with QEMU's own list of lints. Only
+//! what it says about our crates counts here: a newer clippy than QEMU's authors had finds things in
+//! theirs.
+
+use std::path::Path;
+
+use anyhow::{bail, Result};
+
+use super::overlay::Overlay;
+use super::tools::Tools;
+use crate::run::Cmd;
+use crate::steps::Step;
+
+/// Runs clippy in a built directory.
+///
+/// # Errors
+/// When it has anything to say about a crate of the overlay, or does not run.
+pub(crate) fn clippy(
+    step: &Step,
+    source: &Path,
+    build: &Path,
+    tools: &Tools,
+    overlay: &Overlay,
+) -> Result<()> {
+    let crates = overlay.crates();
+    // The sources that meson copies are not below QEMU's clippy.toml.
+    let command = Cmd::new("ninja")
+        .arg("-C")
+        .arg(build)
+        .arg("clippy")
+        .env("PATH", tools.path())
+        .env("CLIPPY_CONF_DIR", source)
+        .bound();
+    let status = command.status(step)?;
+    let log = std::fs::read(step.log())?;
+    let log = String::from_utf8_lossy(&log);
+    let ours = findings(&log, &crates);
+    if !ours.is_empty() {
+        bail!(
+            "clippy finds {} things in the crates built inside QEMU:\n{}\n  all of it: {}",
+            ours.len(),
+            ours.join("\n"),
+            step.log().display()
+        );
+    }
+    // It fails for QEMU's own crates too, but then it has checked something.
+    if !status.success() && !log.contains("clippy-driver") {
+        bail!("clippy did not run\n  all of it: {}", step.log().display());
+    }
+    step.note(format!("{} crates of ours", crates.len()));
+    Ok(())
+}
+
+/// The diagnostics whose place is in one of the given crate directories.
+fn findings(log: &str, crates: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut message = None;
+    for line in log.lines() {
+        if line.starts_with("warning") || line.starts_with("error") {
+            message = Some(line);
+        } else if let Some(place) = line.trim_start().strip_prefix("--> ") {
+            if let Some(message) = message.take() {
+                if crates.iter().any(|dir| place.contains(&format!("/{dir}/"))) {
+                    found.push(format!("{message} ({place})"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_crates_count_and_only_the_first_place_of_a_message() {
+        let crates = ["rust/hw/pci".to_owned(), "rust/legacy-window".to_owned()];
+        let log = "warning: a\n   --> /b/rust/hw/core/libhw.rlib.p/structured/qdev.rs:4:1\n\
+            error[E0001]: b\n   --> /b/rust/hw/pci/libpci.rlib.p/structured/lib.rs:7:2\n    |\n\
+            note: c\n   --> /s/rust/legacy-window/src/lib.rs:1:1\n\
+            warning: d\n --> ../source/rust/legacy-window/src/lib.rs:3:3\n\
+            warning: 2 warnings emitted\n";
+        assert_eq!(
+            findings(log, &crates),
+            [
+                "error[E0001]: b (/b/rust/hw/pci/libpci.rlib.p/structured/lib.rs:7:2)",
+                "warning: d (../source/rust/legacy-window/src/lib.rs:3:3)",
+            ]
+        );
+    }
+}
