@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! What the window remembers never shows: sequences of accesses give what a device without a
+//! window gives, and fewer commands.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+
+mod common;
+
+use common::{run, Device, Machine};
+use legacy_window::{Command, FailKind, Outcome, Step, Window};
+use proptest::prelude::*;
+use virtio_pci_spec::DeviceType;
+
+const NET_FIELDS: &[(u16, u8, bool)] = &[(0, 6, true), (6, 22, false)];
+
+fn config() -> Vec<u8> {
+    (0..28).map(|i| i * 3 + 1).collect()
+}
+
+fn machine() -> Machine {
+    Machine {
+        window: Window::new(DeviceType::Net, 28),
+        device: Device::new(&[256, 128, 64], config()),
+        msix: true,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Access {
+        offset: u32,
+        size: u8,
+        write: Option<u64>,
+    },
+    Msix(bool),
+    /// The device changes by itself.
+    Isr(u8),
+    NeedsReset,
+    ConfigChange(u8),
+    /// From outside.
+    FunctionReset,
+    Reconnect,
+    Save,
+}
+
+fn access() -> impl Strategy<Value = Act> {
+    let offset = prop_oneof![
+        6 => prop_oneof![Just(14u32), Just(12), Just(8), Just(22), Just(20), Just(18), Just(0)],
+        2 => 0u32..56,
+    ];
+    let value = prop_oneof![
+        4 => 0u64..6,
+        1 => Just(0xffff_ffffu64),
+        1 => any::<u32>().prop_map(u64::from),
+    ];
+    (
+        offset,
+        prop_oneof![Just(1u8), Just(2), Just(4)],
+        proptest::option::of(value),
+    )
+        .prop_map(|(offset, size, write)| Act::Access {
+            offset,
+            size,
+            write,
+        })
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        20 => access(),
+        1 => any::<bool>().prop_map(Act::Msix),
+        1 => any::<u8>().prop_map(Act::Isr),
+        1 => Just(Act::NeedsReset),
+        1 => any::<u8>().prop_map(Act::ConfigChange),
+        1 => Just(Act::FunctionReset),
+        1 => Just(Act::Reconnect),
+        1 => Just(Act::Save),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    // Covers: LIO-05, LIO-06, LIO-08, INI-15
+    #[test]
+    fn a_guest_cannot_tell_the_window_from_the_device(
+        acts in proptest::collection::vec(act(), 1..120),
+        zero_address_resets in any::<bool>(),
+    ) {
+        let mut m = machine();
+        m.device.zero_address_resets = zero_address_resets;
+        let mut plain = m.device.clone();
+        // The window may keep queue_select over a reset that a queue address of 0 causes; a
+        // guest that wants to know selects again.
+        let mut select_known = true;
+        for a in acts {
+            match a {
+                Act::Access { offset, size, write } => {
+                    let resets = zero_address_resets && offset == 8 && write.map(|v| v & (u64::MAX >> (64 - 8 * u32::from(size)))) == Some(0);
+                    let want = plain.direct(offset, size, write, m.msix, NET_FIELDS);
+                    let got = match write {
+                        None => m.read(offset, size),
+                        Some(v) => m.write(offset, size, v).value,
+                    };
+                    if resets {
+                        select_known = false;
+                    }
+                    if offset == 14 && write.is_some() || offset == 18 && write.map(|v| v & 0xff) == Some(0) {
+                        select_known = true;
+                    }
+                    let by_queue = offset == 14 || offset == 8 || offset == 12 || (offset == 22 && m.msix);
+                    if !select_known && by_queue {
+                        // Bring both to the same selection before going on.
+                        plain.direct(14, 2, Some(0), m.msix, NET_FIELDS);
+                        m.write(14, 2, 0);
+                        select_known = true;
+                        plain.address.clone_from(&m.device.address);
+                        plain.vector.clone_from(&m.device.vector);
+                        continue;
+                    }
+                    prop_assert_eq!(got, want, "offset {} size {} write {:?}", offset, size, write);
+                }
+                Act::Msix(on) => m.msix = on,
+                Act::Isr(v) => {
+                    m.device.isr |= v;
+                    plain.isr |= v;
+                }
+                Act::NeedsReset => {
+                    m.device.status |= 64;
+                    plain.status |= 64;
+                }
+                Act::ConfigChange(v) => {
+                    m.device.config[6] = v;
+                    plain.config[6] = v;
+                }
+                Act::FunctionReset => {
+                    m.device.reset();
+                    plain.reset();
+                    m.window.device_reset();
+                    select_known = true;
+                }
+                Act::Reconnect => {
+                    m.window.lost();
+                    m.window.restored();
+                }
+                Act::Save => {
+                    let state = m.window.state().to_bytes();
+                    let mut fresh = Window::new(DeviceType::Net, 28);
+                    fresh.restore(legacy_window::SavedState::from_bytes(&state).unwrap()).unwrap();
+                    m.window = fresh;
+                }
+            }
+        }
+        prop_assert_eq!(&m.device.notified, &plain.notified);
+        prop_assert_eq!(&m.device.config, &plain.config);
+        prop_assert_eq!(m.device.status, plain.status);
+    }
+
+    /// Failures of every kind at any command: the access ends, and what is read later is right.
+    #[test]
+    fn failures_never_leave_something_stale(
+        acts in proptest::collection::vec((access(), 0u8..12), 1..80),
+    ) {
+        let mut m = machine();
+        let kinds = [FailKind::Refused, FailKind::TimedOut, FailKind::Lost];
+        for (a, fail) in acts {
+            let Act::Access { offset, size, write } = a else { continue };
+            let mut left = 1;
+            let mut inject = |_: &Command| {
+                let kind = kinds.get(usize::from(fail)).copied().filter(|_| left > 0);
+                left = 0;
+                kind
+            };
+            let step = match write {
+                None => m.window.begin_read(offset, size, m.msix),
+                Some(v) => m.window.begin_write(offset, size, v, m.msix),
+            };
+            let done = run(&mut m.window, &mut m.device, step, m.msix, &mut inject);
+            prop_assert!(write.is_none() || done.value == 0);
+            if m.window.is_lost() {
+                let before = m.device.clone();
+                m.device.log.clear();
+                let ones = u64::MAX >> (64 - 8 * u32::from(size));
+                if offset < 24 {
+                    prop_assert_eq!(m.read(offset, size), ones);
+                }
+                m.write(18, 1, 0);
+                prop_assert!(m.device.log.is_empty());
+                prop_assert_eq!(m.device.status, before.status);
+                m.window.restored();
+            }
+            // What can be remembered agrees with the device.
+            let probe = m.device.clone();
+            for (offset, size) in [(0u32, 4u8), (14, 2), (8, 4), (12, 2), (20, 2), (22, 2)] {
+                let mut guest = m.clone();
+                let select = guest.read(14, 2) as usize;
+                let q = |v: &[u32], d: u32| v.get(select).copied().unwrap_or(d);
+                let got = guest.read(offset, size);
+                let want = match offset {
+                    0 => u64::from(probe.features),
+                    8 => q(&probe.address, 0).into(),
+                    12 => probe.sizes.get(select).copied().unwrap_or(0).into(),
+                    20 => probe.config_vector.into(),
+                    22 => probe.vector.get(select).copied().unwrap_or(0xffff).into(),
+                    _ => continue,
+                };
+                prop_assert_eq!(got, want, "offset {}", offset);
+            }
+        }
+    }
+
+    /// Nonsense outcomes are failures, never panics.
+    #[test]
+    fn any_outcome_is_survived(
+        acts in proptest::collection::vec((0u32..200, 0u8..9, any::<Option<u64>>(), any::<bool>(), 0u8..6), 1..60),
+    ) {
+        let mut w = Window::new(DeviceType::Block, 96);
+        for (offset, size, write, msix, outcome) in acts {
+            let mut step = match write {
+                None => w.begin_read(offset, size, msix),
+                Some(v) => w.begin_write(offset, size, v, msix),
+            };
+            for _ in 0..8 {
+                if matches!(step, Step::Done(_)) {
+                    break;
+                }
+                step = w.resume(match outcome {
+                    0 => Outcome::Data([0xff; 8]),
+                    1 => Outcome::Written,
+                    2 => Outcome::Failed(FailKind::Refused),
+                    3 => Outcome::Failed(FailKind::TimedOut),
+                    4 => Outcome::Failed(FailKind::Mismatch),
+                    _ => Outcome::Data([0; 8]),
+                });
+            }
+            prop_assert!(matches!(step, Step::Done(_)));
+        }
+        prop_assert!(matches!(w.resume(Outcome::Written), Step::Done(_)));
+    }
+}
+
+#[test]
+fn queue_select_is_held_back_until_needed() {
+    let mut m = machine();
+    for q in [2, 1, 0] {
+        m.write(14, 2, q);
+    }
+    m.write(16, 2, 1);
+    m.write(18, 1, 1);
+    assert_eq!(m.read(14, 2), 0);
+    assert_eq!(m.commands(), [(true, 18, 1, Some(1))]);
+    assert_eq!(m.read(12, 2), 256);
+    assert_eq!(m.commands(), [(true, 14, 2, Some(0)), (true, 12, 2, None)]);
+    m.write(14, 2, 0);
+    m.write(8, 4, 0x1234);
+    assert_eq!(m.commands(), [(true, 8, 4, Some(0x1234))]);
+    assert_eq!(m.read(12, 2), 256);
+    assert_eq!(m.commands(), [], "the size is known");
+}
+
+// Covers: LIO-06
+#[test]
+fn addresses_and_vectors_after_a_reset_are_known() {
+    let mut m = machine();
+    m.write(14, 2, 1);
+    m.write(8, 4, 0x77);
+    m.write(22, 2, 2);
+    m.write(20, 2, 0);
+    let done = m.write(18, 1, 0);
+    assert!(done.effects.reset);
+    m.commands();
+    m.write(14, 2, 1);
+    assert_eq!(
+        (m.read(8, 4), m.read(22, 2), m.read(20, 2)),
+        (0, 0xffff, 0xffff)
+    );
+    m.write(14, 2, 60000);
+    assert_eq!((m.read(8, 4), m.read(22, 2)), (0, 0xffff));
+    assert_eq!(m.commands(), []);
+}
+
+// Covers: IRQ-06
+#[test]
+fn a_vector_is_read_back_from_the_device_once() {
+    let mut m = machine();
+    m.write(18, 1, 0);
+    m.write(14, 2, 0);
+    for (written, back) in [(1, 1), (9, 0xffff), (2, 2)] {
+        m.write(22, 2, written);
+        m.commands();
+        assert_eq!(m.read(22, 2), back);
+        assert_eq!(m.commands(), [(true, 22, 2, None)]);
+        assert_eq!(m.read(22, 2), back);
+        assert_eq!(m.commands(), []);
+        m.write(20, 2, written);
+        m.commands();
+        assert_eq!(m.read(20, 2), back);
+        assert_eq!(m.commands().len(), 1);
+    }
+    m.msix = false;
+    m.read(19, 1);
+    m.msix = true;
+    m.commands();
+    m.read(22, 2);
+    assert_eq!(
+        m.commands().len(),
+        1,
+        "after a switch of MSI-X it is read again"
+    );
+    m.window.msix_switched();
+    m.read(20, 2);
+    assert_eq!(m.commands().len(), 1);
+}
+
+#[test]
+fn a_reset_that_has_not_finished_teaches_nothing() {
+    let mut m = machine();
+    m.write(14, 2, 0);
+    m.write(8, 4, 0x55);
+    m.device.slow_reset = 1;
+    m.write(18, 1, 0);
+    assert_eq!(m.read(18, 1), 4);
+    m.write(14, 2, 0);
+    m.commands();
+    m.read(8, 4);
+    assert_eq!(m.commands().len(), 2);
+}
+
+#[test]
+fn status_isr_and_configuration_always_come_from_the_device() {
+    let mut m = machine();
+    m.write(18, 1, 3);
+    for (status, isr) in [(3u8, 0u8), (0x43, 1), (3, 2)] {
+        m.device.status = status;
+        m.device.isr = isr;
+        m.device.config[6] = isr;
+        assert_eq!(m.read(18, 1), u64::from(status));
+        assert_eq!(m.read(19, 1), u64::from(isr));
+        assert_eq!(m.read(30, 1), u64::from(isr));
+    }
+}
+
+#[test]
+fn effects_tell_of_status_and_loss() {
+    let mut m = machine();
+    let done = m.write(18, 1, 3);
+    let change = done.effects.status.unwrap();
+    assert_eq!((change.old, change.new), (0, 3));
+    m.window.lost();
+    let done = m.write(16, 2, 1);
+    assert_eq!(m.device.notified, [1], "notifications go on");
+    assert!(!done.effects.lost);
+    let done = m.read_full(18, 1);
+    assert!(done.effects.lost && done.value == 0xff);
+    let done = m.write(18, 1, 0);
+    assert!(done.effects.lost && !done.effects.reset);
+    assert_eq!(m.device.status, 3);
+    assert_eq!(m.read(24, 4), 0xffff_ffff);
+    m.write(14, 2, 2);
+    m.window.restored();
+    assert_eq!(m.read(18, 1), 3, "the device's state is what it was");
+    assert_eq!(m.read(12, 2), 64, "the selection followed the guest");
+}
+
+#[test]
+fn parts_that_fail_read_as_ones() {
+    let mut m = machine();
+    m.msix = false;
+    let fail_at = |m: &mut Machine, n: u8, kind| {
+        let mut left = n;
+        let step = m.window.begin_read(20 + 4, 4, false);
+        let msix = m.msix;
+        run(&mut m.window, &mut m.device, step, msix, &mut |_| {
+            left = left.wrapping_sub(1);
+            (left == 255).then_some(kind)
+        })
+    };
+    let c = config();
+    let whole = u32::from_le_bytes([c[4], c[5], c[6], c[7]]);
+    let done = fail_at(&mut m, 1, FailKind::Refused);
+    assert_eq!(done.value as u32, whole | 0xff00);
+    assert_eq!(done.effects.failed, Some(FailKind::Refused));
+    let done = fail_at(&mut m, 1, FailKind::TimedOut);
+    assert_eq!(
+        done.value as u32,
+        whole | 0xffff_ff00,
+        "no time for the rest"
+    );
+    assert_eq!(m.window.counters().failed, 2);
+}
+
+#[test]
+fn saved_states_are_checked() {
+    use legacy_window::{RestoreError, SavedState};
+    let mut m = machine();
+    m.write(14, 2, 2);
+    m.write(18, 1, 7);
+    let state = m.window.state();
+    let bytes = state.to_bytes();
+    assert_eq!(SavedState::from_bytes(&bytes).unwrap(), state);
+    let mut other = Window::new(DeviceType::Block, 96);
+    assert!(matches!(
+        other.restore(state),
+        Err(RestoreError::DeviceType { .. })
+    ));
+    let mut other = Window::new(DeviceType::Net, 12);
+    assert!(matches!(
+        other.restore(state),
+        Err(RestoreError::ConfigLen { .. })
+    ));
+    for (at, value) in [(0, 2), (8, 2), (10, 1), (11, 1)] {
+        let mut bad = bytes;
+        bad[at] = value;
+        assert!(SavedState::from_bytes(&bad).is_err(), "byte {at}");
+    }
+    for len in 0..bytes.len() {
+        assert!(SavedState::from_bytes(&bytes[..len]).is_err());
+    }
+    let mut fresh = Window::new(DeviceType::Net, 28);
+    fresh.restore(state).unwrap();
+    assert_eq!(fresh.last_status(), 7);
+    m.window = fresh;
+    assert_eq!(m.read(12, 2), 64);
+}
