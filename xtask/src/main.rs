@@ -14,6 +14,7 @@
 
 mod conformance;
 mod digest;
+mod guest;
 mod lock;
 mod packages;
 mod programs;
@@ -62,6 +63,8 @@ enum Command {
         #[arg(long)]
         debug: bool,
     },
+    /// Make what the test guest boots from and print where it is.
+    Guest,
     /// Run the checks and tests.
     Test {
         /// Only these suites (repeat the option for several).
@@ -111,6 +114,7 @@ fn dispatch(args: Args) -> Result<()> {
             }
             Ok(())
         }
+        Command::Guest => guest::run(&project),
         Command::Test { suites } => test::run(&project, &suites),
         Command::Conformance { check } => conformance::run(project.root(), check),
         Command::Clean { qemu: true, .. } => qemu::clean(&project),

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The test guest: Debian's kernel and an initial file system with busybox, lspci, the virtio
+//! drivers and the scripts in `guest/`.
+//!
+//! [`debs`] gets the packages, [`modules`] finds the drivers, [`cpio`] writes the archive. The image
+//! is in the cache under a key of everything that goes into it.
+
+mod cpio;
+mod debs;
+mod modules;
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use self::cpio::Archive;
+use self::debs::Debs;
+use crate::digest::Digest;
+use crate::lock::Lock;
+use crate::project::Project;
+use crate::run::Cmd;
+use crate::steps::Steps;
+
+/// Drivers the guest loads; what they need is found out.
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk"];
+/// Libraries of lspci, under the names the loader looks for.
+const LIBRARIES: &[&str] = &[
+    "libc.so.6",
+    "libcrypto.so.3",
+    "libkmod.so.2",
+    "liblzma.so.5",
+    "libpci.so.3",
+    "libresolv.so.2",
+    "libudev.so.1",
+    "libz.so.1",
+    "libzstd.so.1",
+];
+/// Where Debian has libraries.
+const LIBRARY_DIRS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// To be raised when the way of making the image changes.
+const RECIPE: &str = "1";
+
+/// What a guest boots from.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+}
+
+/// `cargo xtask guest`: makes the image and prints where it is.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn run(project: &Project) -> Result<()> {
+    let steps = &mut Steps::new(project, "guest")?;
+    let image = ensure(project, steps)?;
+    println!("{}\n{}", image.kernel.display(), image.initrd.display());
+    Ok(())
+}
+
+/// Gives the image, from the cache if it is current.
+///
+/// # Errors
+/// When packages cannot be had or the image cannot be written.
+pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
+    let debs = Debs::ensure(project, steps)?;
+    let scripts = scripts(project)?;
+    let mut digest = Digest::new();
+    digest
+        .field("recipe", RECIPE)
+        .field("packages", &debs.manifest);
+    for name in MODULES.iter().chain(LIBRARIES) {
+        digest.field("content", name);
+    }
+    for (name, data) in &scripts {
+        digest.field(name, data);
+    }
+    let dir = project.cache_dir("guest")?;
+    let initrd = dir.join(format!("initrd-{}.cpio", digest.short()));
+    let (kernel, modules) = debs.kernel()?;
+    let _lock = Lock::acquire(&dir.join("lock"))?;
+    if !initrd.exists() {
+        steps.run("make the guest's file system", |step| {
+            remove_old(&dir);
+            let temporary = initrd.with_extension("new");
+            write(&temporary, &debs.root, &modules, &scripts)?;
+            let size = fs::metadata(&temporary)?.len();
+            fs::rename(&temporary, &initrd)?;
+            step.note(format!("{} MiB", size >> 20));
+            Ok(())
+        })?;
+    }
+    Ok(Image { kernel, initrd })
+}
+
+/// The project's guest scripts by name.
+fn scripts(project: &Project) -> Result<Vec<(String, Vec<u8>)>> {
+    let dir = project.root().join("guest");
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            if let Ok(name) = entry.file_name().into_string() {
+                scripts.push((name, fs::read(entry.path())?));
+            }
+        }
+    }
+    scripts.sort();
+    Ok(scripts)
+}
+
+/// Images of other content; another checkout that wants one makes it again within a second.
+fn remove_old(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("initrd-") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)]) -> Result<()> {
+    let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    for dir in ["dev", "proc", "sys", "tmp"] {
+        archive.directory(dir)?;
+    }
+    archive.character_device("dev/console", 5, 1)?;
+    let busybox = first(root, &["bin/busybox", "usr/bin/busybox"])?;
+    archive.file("bin/busybox", true, &fs::read(&busybox)?)?;
+    for applet in applets(&busybox)? {
+        archive.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    archive.link("sbin", "bin")?;
+    archive.file(
+        "bin/lspci",
+        true,
+        &fs::read(first(root, &["usr/bin/lspci", "bin/lspci"])?)?,
+    )?;
+    let ids = first(root, &["usr/share/misc/pci.ids"])?;
+    archive.file("usr/share/misc/pci.ids", false, &fs::read(ids)?)?;
+    let loader = first(
+        root,
+        &[
+            "lib64/ld-linux-x86-64.so.2",
+            "usr/lib64/ld-linux-x86-64.so.2",
+            "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        ],
+    )?;
+    archive.file("lib64/ld-linux-x86-64.so.2", true, &fs::read(loader)?)?;
+    for library in LIBRARIES {
+        let places: Vec<String> = LIBRARY_DIRS
+            .iter()
+            .map(|dir| format!("{dir}/{library}"))
+            .collect();
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        let path = first(root, &places)?;
+        archive.file(
+            &format!("lib/x86_64-linux-gnu/{library}"),
+            false,
+            &fs::read(path)?,
+        )?;
+    }
+    let mut order = String::new();
+    for module in modules::closure(modules, MODULES)? {
+        archive.file(
+            &format!("lib/modules/{}.ko", module.name),
+            false,
+            &fs::read(&module.path)?,
+        )?;
+        order += &format!("{}\n", module.name);
+    }
+    archive.file("lib/modules/order", false, order.as_bytes())?;
+    for (name, data) in scripts {
+        if name == "init" {
+            archive.file("init", true, data)?;
+        } else {
+            archive.file(&format!("lib/vlvf/{name}"), false, data)?;
+        }
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+/// The first of some places that exists; links below `root` are resolved by the file system, which
+/// works as Debian's are relative.
+fn first(root: &Path, places: &[&str]) -> Result<PathBuf> {
+    places
+        .iter()
+        .map(|place| root.join(place))
+        .find(|path| path.exists())
+        .with_context(|| format!("none of {} in the guest's packages", places.join(", ")))
+}
+
+/// The names under which busybox can be called.
+fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let list = Cmd::new(busybox)
+        .arg("--list")
+        .ask()
+        .with_context(|| format!("{} does not run on this machine", busybox.display()))?;
+    // It has an lspci of its own in some versions; ours is the real one.
+    Ok(list
+        .lines()
+        .filter(|name| !["busybox", "lspci"].contains(name))
+        .map(str::to_owned)
+        .collect())
+}
