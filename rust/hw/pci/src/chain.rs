@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Subclasses of C PCI devices that extend their parent's methods instead of replacing them.
+//!
+//! QEMU's Rust has no call to the parent's method. A class that uses [`ChainedPciClass`] keeps the
+//! inherited function pointers behind the parent's class struct, installs its own, and reaches the
+//! parent's through [`ChainedPciMethods`].
+
+use std::ffi::c_int;
+
+use hwcore::DeviceImpl;
+use qom::prelude::*;
+use util::{Error, Result};
+
+use crate::{
+    bindings::{PCIDevice, PCIDeviceClass},
+    PciDevice,
+};
+
+type RealizeFn = unsafe extern "C" fn(*mut PCIDevice, *mut *mut util::bindings::Error);
+type ExitFn = unsafe extern "C" fn(*mut PCIDevice);
+type ConfigReadFn = unsafe extern "C" fn(*mut PCIDevice, u32, c_int) -> u32;
+type ConfigWriteFn = unsafe extern "C" fn(*mut PCIDevice, u32, u32, c_int);
+type ResetFn = unsafe extern "C" fn(*mut hwcore::bindings::DeviceState);
+
+/// Class struct of a PCI device that chains to its parent's methods.
+#[repr(C)]
+pub struct ChainedPciClass {
+    parent_class: PCIDeviceClass,
+    parent_realize: Option<RealizeFn>,
+    parent_exit: Option<ExitFn>,
+    parent_config_read: Option<ConfigReadFn>,
+    parent_config_write: Option<ConfigWriteFn>,
+    parent_reset: Option<ResetFn>,
+}
+
+/// The methods of a chained device. Each replaces the parent's; call the parent's from it.
+///
+/// All run with the big QEMU lock held.
+pub trait ChainedPciDevice: DeviceImpl + IsA<PciDevice> + ObjectType<Class = ChainedPciClass> {
+    /// Makes the device ready. If this fails after the parent's succeeded, undo the parent's with
+    /// [`ChainedPciMethods::parent_exit`]: nobody else does.
+    fn realize(&self) -> Result<()>;
+    /// The guest or the user removed the device; its BARs are unmapped already.
+    fn exit(&self);
+    /// The guest reads `len` (1, 2 or 4) bytes of configuration space.
+    fn config_read(&self, address: u32, len: u8) -> u32;
+    /// The guest writes `len` (1, 2 or 4) bytes of configuration space.
+    fn config_write(&self, address: u32, value: u32, len: u8);
+    /// The device is reset with the machine or its bus.
+    fn reset(&self);
+}
+
+impl ChainedPciClass {
+    /// Saves the inherited methods and installs those of `T`. Called on a class struct that starts
+    /// as a copy of the parent's.
+    pub fn class_init<T: ChainedPciDevice>(&mut self) {
+        let pci = &mut self.parent_class;
+        self.parent_realize = pci.realize;
+        self.parent_exit = pci.exit;
+        self.parent_config_read = pci.config_read;
+        self.parent_config_write = pci.config_write;
+        self.parent_reset = pci.parent_class.legacy_reset;
+        pci.realize = Some(realize::<T>);
+        pci.exit = Some(exit::<T>);
+        pci.config_read = Some(config_read::<T>);
+        pci.config_write = Some(config_write::<T>);
+        pci.parent_class.legacy_reset = Some(reset::<T>);
+        pci.parent_class.class_init::<T>();
+    }
+
+    /// The text that `-device help` shows.
+    pub fn set_description(&mut self, text: &'static std::ffi::CStr) {
+        self.parent_class.parent_class.desc = text.as_ptr();
+    }
+
+    /// The class as the root of the hierarchy, to add properties to.
+    pub fn as_object_class(&mut self) -> *mut qom::ObjectClass {
+        let this: *mut Self = self;
+        this.cast()
+    }
+}
+
+/// Calls of the methods that [`ChainedPciClass::class_init`] saved. They need the big QEMU lock.
+pub trait ChainedPciMethods: ChainedPciDevice {
+    /// The parent's realize.
+    fn parent_realize(&self) -> Result<()> {
+        assert!(bql::is_locked());
+        match self.get_class().parent_realize {
+            // SAFETY: the function is the parent's, the object is an instance of it, and errp
+            // points to a null pointer.
+            Some(f) => unsafe { Error::with_errp(|errp| f(self.as_pci_ptr(), errp)) },
+            None => Ok(()),
+        }
+    }
+
+    /// The parent's exit; only after its realize succeeded, once.
+    fn parent_exit(&self) {
+        assert!(bql::is_locked());
+        if let Some(f) = self.get_class().parent_exit {
+            // SAFETY: as in parent_realize().
+            unsafe { f(self.as_pci_ptr()) }
+        }
+    }
+
+    /// The parent's configuration read.
+    fn parent_config_read(&self, address: u32, len: u8) -> u32 {
+        assert!(bql::is_locked());
+        match self.get_class().parent_config_read {
+            // SAFETY: as in parent_realize(); address and length come from PCI code or are inside
+            // the configuration space.
+            Some(f) => unsafe { f(self.as_pci_ptr(), address, c_int::from(len)) },
+            None => u32::MAX,
+        }
+    }
+
+    /// The parent's configuration write.
+    fn parent_config_write(&self, address: u32, value: u32, len: u8) {
+        assert!(bql::is_locked());
+        if let Some(f) = self.get_class().parent_config_write {
+            // SAFETY: as in parent_config_read().
+            unsafe { f(self.as_pci_ptr(), address, value, c_int::from(len)) }
+        }
+    }
+
+    /// The parent's reset.
+    fn parent_reset(&self) {
+        assert!(bql::is_locked());
+        if let Some(f) = self.get_class().parent_reset {
+            // SAFETY: as in parent_realize(); a PCI device starts with its DeviceState.
+            unsafe { f(self.as_pci_ptr().cast()) }
+        }
+    }
+
+    #[doc(hidden)]
+    fn as_pci_ptr(&self) -> *mut PCIDevice {
+        self.upcast::<PciDevice>().as_mut_ptr()
+    }
+}
+
+impl<T: ChainedPciDevice> ChainedPciMethods for T {}
+
+/// # Safety
+///
+/// `dev` is an instance of `T` and `errp` is NULL or valid: QEMU calls this only as the method of
+/// T's class.
+unsafe extern "C" fn realize<T: ChainedPciDevice>(
+    dev: *mut PCIDevice,
+    errp: *mut *mut util::bindings::Error,
+) {
+    // SAFETY: see above.
+    let result = T::realize(unsafe { &*dev.cast::<T>() });
+    // SAFETY: see above.
+    unsafe {
+        Error::ok_or_propagate(result, errp);
+    }
+}
+
+/// # Safety
+///
+/// As for `realize`.
+unsafe extern "C" fn exit<T: ChainedPciDevice>(dev: *mut PCIDevice) {
+    // SAFETY: see above.
+    T::exit(unsafe { &*dev.cast::<T>() });
+}
+
+/// # Safety
+///
+/// As for `realize`.
+unsafe extern "C" fn config_read<T: ChainedPciDevice>(
+    dev: *mut PCIDevice,
+    address: u32,
+    len: c_int,
+) -> u32 {
+    // SAFETY: see above.
+    T::config_read(unsafe { &*dev.cast::<T>() }, address, width(len))
+}
+
+/// # Safety
+///
+/// As for `realize`.
+unsafe extern "C" fn config_write<T: ChainedPciDevice>(
+    dev: *mut PCIDevice,
+    address: u32,
+    value: u32,
+    len: c_int,
+) {
+    // SAFETY: see above.
+    T::config_write(unsafe { &*dev.cast::<T>() }, address, value, width(len));
+}
+
+/// # Safety
+///
+/// As for `realize`.
+unsafe extern "C" fn reset<T: ChainedPciDevice>(dev: *mut hwcore::bindings::DeviceState) {
+    // SAFETY: see above.
+    T::reset(unsafe { &*dev.cast::<T>() });
+}
+
+/// PCI code only passes 1, 2 and 4.
+fn width(len: c_int) -> u8 {
+    u8::try_from(len).unwrap_or(4).min(4)
+}

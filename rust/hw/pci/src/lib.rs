@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Bindings of QEMU's PCI devices, enough to write a subclass of an existing C device in Rust.
+//!
+//! What is meant to stay as it is: [`PciDevice`], [`ChainedPciDevice`] with its class
+//! struct, [`ClassProperties`](property::ClassProperties), [`with_bql`] and the report functions. What follows QEMU's internals and may change with any release: everything in
+//! [`bindings`], [`backends`] and [`memory`]. Users of this crate never need `unsafe` to call it,
+//! save for declaring which types they inherit from.
+
+pub mod backends;
+pub mod bindings;
+pub mod blocker;
+pub mod chain;
+mod device;
+mod lock;
+pub mod memory;
+pub mod property;
+pub mod report;
+
+pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods};
+pub use device::PciDevice;
+pub use lock::with_bql;

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Input of bindgen for the PCI bindings. */
+
+#ifndef __CLANG_STDATOMIC_H
+#define __CLANG_STDATOMIC_H
+/* libclang may not find its own stdatomic.h; no symbol of it is used here. */
+typedef enum memory_order {
+  memory_order_relaxed,
+  memory_order_consume,
+  memory_order_acquire,
+  memory_order_release,
+  memory_order_acq_rel,
+  memory_order_seq_cst,
+} memory_order;
+#endif /* __CLANG_STDATOMIC_H */
+
+#include "qemu/osdep.h"
+
+#include "qapi/visitor.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "migration/blocker.h"
+#include "hw/pci/pci_device.h"
+#include "hw/pci/msix.h"
+#include "system/hostmem.h"
+
+/* What the C compiler thinks; compared with the generated structs in Rust. */
+enum {
+    RUST_SIZEOF_PCI_DEVICE = sizeof(PCIDevice),
+    RUST_SIZEOF_PCI_DEVICE_CLASS = sizeof(PCIDeviceClass),
+    RUST_SIZEOF_DEVICE_CLASS = sizeof(DeviceClass),
+    RUST_SIZEOF_DEVICE_STATE = sizeof(DeviceState),
+    RUST_SIZEOF_MEMORY_REGION = sizeof(MemoryRegion),
+    RUST_SIZEOF_MEMORY_BACKEND = sizeof(HostMemoryBackend),
+    RUST_OFFSETOF_CONFIG = offsetof(PCIDevice, config),
+    RUST_OFFSETOF_WMASK = offsetof(PCIDevice, wmask),
+    RUST_OFFSETOF_CAP_PRESENT = offsetof(PCIDevice, cap_present),
+};

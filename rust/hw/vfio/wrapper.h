@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Input of bindgen for the VFIO bindings. */
+
+#ifndef __CLANG_STDATOMIC_H
+#define __CLANG_STDATOMIC_H
+/* libclang may not find its own stdatomic.h; no symbol of it is used here. */
+typedef enum memory_order {
+  memory_order_relaxed,
+  memory_order_consume,
+  memory_order_acquire,
+  memory_order_release,
+  memory_order_acq_rel,
+  memory_order_seq_cst,
+} memory_order;
+#endif /* __CLANG_STDATOMIC_H */
+
+#include "qemu/osdep.h"
+
+#include "hw/vfio/pci.h"
+#include "hw/vfio-user/pci.h"
+
+/* What the C compiler thinks; compared with the generated structs in Rust. */
+enum {
+    RUST_SIZEOF_VFIO_DEVICE = sizeof(VFIODevice),
+    RUST_SIZEOF_VFIO_PCI_DEVICE = sizeof(VFIOPCIDevice),
+    RUST_SIZEOF_VFIO_USER_PCI_DEVICE = sizeof(VFIOUserPCIDevice),
+    RUST_SIZEOF_VFIO_BAR = sizeof(VFIOBAR),
+    RUST_OFFSETOF_VBASEDEV = offsetof(VFIOPCIDevice, vbasedev),
+    RUST_OFFSETOF_BARS = offsetof(VFIOPCIDevice, bars),
+    RUST_OFFSETOF_HOST = offsetof(VFIOPCIDevice, host),
+    RUST_OFFSETOF_DEVICE_ID = offsetof(VFIOPCIDevice, device_id),
+    RUST_OFFSETOF_EMULATED = offsetof(VFIOPCIDevice, emulated_config_bits),
+};
