@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Execution of the sessions' jobs.
+
+use std::fs::File;
+use std::time::Instant;
+
+use legacy_vf_proto::{ErrorCode, Open, OpenReply, Proof, Reply, Space};
+use virtio_pci_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
+use virtio_pci_spec::legacy;
+
+use super::{Hub, Stage};
+use crate::backend::{AccessBackend, Completion, NotifyAddress, Notified, OpError, Operation, SubmitError};
+use crate::peer::Peer;
+use crate::proof::ProofError;
+use crate::query;
+use crate::ratelimit::Kind;
+use crate::registry::{ClaimError, Owner};
+use crate::session::{InFlight, Job, RequestId, Session};
+
+/// A refusal: what the client is told.
+pub(super) struct Refusal(pub ErrorCode, pub String);
+
+/// Where an operation goes, for messages.
+pub(crate) fn place(op: &Operation) -> String {
+    let verb = if op.data.is_some() { "write" } else { "read" };
+    let (space, register) = match op.space {
+        Space::Common => (
+            "common",
+            legacy::field_at(op.offset, true).map(|f| format!("{:?}", f.register)),
+        ),
+        Space::Device => ("device configuration", None),
+    };
+    let register = register.map_or(String::new(), |r| format!(" ({r})"));
+    format!(
+        "{verb} of {} bytes at {space}+{:#x}{register}",
+        op.len, op.offset
+    )
+}
+
+/// The code and text for an operation that failed.
+fn describe(error: &OpError, member: u16, what: &str) -> (ErrorCode, u16, u16, String) {
+    match error {
+        OpError::Device {
+            status: s,
+            qualifier: q,
+        } => (
+            ErrorCode::DEVICE,
+            *s,
+            *q,
+            format!(
+                "VF {member}: {what}: the device answered status {s} ({}) qualifier {q} ({})",
+                status::name(*s),
+                qualifier::name(*q)
+            ),
+        ),
+        OpError::ShortReply { got, want } => (
+            ErrorCode::DEVICE,
+            0,
+            0,
+            format!("VF {member}: {what}: the device gave {got} bytes instead of {want}"),
+        ),
+        OpError::TimedOut(after) => (
+            ErrorCode::TIMED_OUT,
+            0,
+            0,
+            format!(
+                "VF {member}: {what}: no answer of the device within {after:?}; it may still \
+                 execute the command later"
+            ),
+        ),
+        OpError::PfFailed(why) => (
+            ErrorCode::PF_FAILED,
+            0,
+            0,
+            format!("VF {member}: {what}: the PF failed: {why}"),
+        ),
+        OpError::Shutdown => (
+            ErrorCode::SHUTTING_DOWN,
+            0,
+            0,
+            format!("VF {member}: {what}: the helper is shutting down"),
+        ),
+    }
+}
+
+impl<B: AccessBackend> Hub<B> {
+    /// Executes jobs of a session until one takes time or none is left.
+    pub(super) fn pump(&mut self, session: &mut Session, now: Instant) {
+        while let Some((request, job)) = session.next_job() {
+            if let Some(refusal) = self.refuse_all(&job) {
+                session.fail(request, refusal.0, &refusal.1);
+                continue;
+            }
+            match job {
+                Job::Open { open, files } => self.open(session, request, &open, &files, now),
+                Job::Token { member } => self.token(session, request, member),
+                Job::Query { what, member } => {
+                    let max = session.max_payload();
+                    match query::answer(self, what, member, max, now) {
+                        Ok(json) => session.reply(request, &Reply::Query { json: &json }),
+                        Err((code, text)) => session.fail(request, code, &text),
+                    }
+                }
+                Job::Access { member, op } => self.access(session, request, member, op, now),
+                Job::Notify { member, queue } => self.notify(session, request, member, queue, now),
+            }
+            if session.is_stalled() {
+                self.stalled.push(session.id());
+                return;
+            }
+        }
+    }
+
+    /// The reason why no work is taken at all, if so.
+    fn refuse_all(&self, job: &Job) -> Option<Refusal> {
+        match &self.stage {
+            Stage::Serving => None,
+            _ if matches!(job, Job::Query { .. }) => None,
+            Stage::Draining(_) => Some(Refusal(
+                ErrorCode::SHUTTING_DOWN,
+                "The helper is shutting down; connect again later".into(),
+            )),
+            Stage::Failed(cause) => Some(Refusal(
+                ErrorCode::PF_FAILED,
+                format!("PF {} failed: {cause}", self.backend.info().id),
+            )),
+        }
+    }
+
+    fn open(
+        &mut self,
+        session: &mut Session,
+        request: RequestId,
+        open: &Open,
+        files: &[File],
+        now: Instant,
+    ) {
+        match self.try_open(session, open, files, now) {
+            Ok(reply) => {
+                session.opened(reply.member);
+                self.unopened = self.unopened.saturating_sub(1);
+                self.counters.opens += 1;
+                if let Some(suppressed) = self.limits.allow(Kind::Open, now) {
+                    tracing::info!(member = reply.member, peer = %session.peer(),
+                        name = %session.name(), suppressed, "VF opened");
+                }
+                session.reply(request, &Reply::Open(reply));
+            }
+            Err(Refusal(code, text)) => {
+                if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
+                    tracing::warn!(member = open.member, peer = %session.peer(),
+                        name = %session.name(), %code, suppressed, "OPEN refused: {text}");
+                }
+                session.fail(request, code, &text);
+            }
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        session: &Session,
+        open: &Open,
+        files: &[File],
+        now: Instant,
+    ) -> Result<OpenReply, Refusal> {
+        let refuse = |code, text: String| Err(Refusal(code, text));
+        self.prove(session.peer(), open, files)?;
+        let info = self.backend.info();
+        let (member, pf) = (open.member, &info.id);
+        let address = match self.backend.notify_address(member) {
+            Some(address) if member != 0 => address,
+            _ => {
+                return refuse(
+                    ErrorCode::NO_SUCH_VF,
+                    format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
+                )
+            }
+        };
+        if open.serial != 0 && info.serial != 0 && open.serial != info.serial {
+            return refuse(
+                ErrorCode::WRONG_OWNER,
+                format!(
+                    "The VF shows the serial number {:016x}, PF {pf} has {:016x}: it is a VF of \
+                     another PF; use that PF's helper",
+                    open.serial, info.serial
+                ),
+            );
+        }
+        if open.virtio_id != 0 && open.virtio_id != info.virtio_id {
+            return refuse(
+                ErrorCode::WRONG_TYPE,
+                format!(
+                    "The VFs of PF {pf} have the virtio device ID {}, the client expects {}",
+                    info.virtio_id, open.virtio_id
+                ),
+            );
+        }
+        let commands = OpcodeSet(info.commands);
+        if !commands.contains_all(OpcodeSet::LEGACY_ACCESS) {
+            return refuse(
+                ErrorCode::NOT_SUPPORTED,
+                format!(
+                    "PF {pf} does not offer the legacy register access commands (opcodes 2 to 5); \
+                     commands in use: {:#x}",
+                    info.commands
+                ),
+            );
+        }
+        let reply = OpenReply {
+            member,
+            virtio_id: info.virtio_id,
+            num_vfs: info.num_vfs,
+            notify_kind: address.kind,
+            notify_bar: address.bar,
+            notify_offset: address.offset,
+            commands: info.commands,
+            deadline_ms: u32::try_from(info.access_deadline.as_millis()).unwrap_or(u32::MAX),
+            session: info.session,
+        };
+        let owner = Owner {
+            session: session.id(),
+            peer: session.peer(),
+            name: session.name(),
+            since: now,
+        };
+        match self.registry.claim(member, owner) {
+            Ok(()) => Ok(reply),
+            Err(ClaimError::NoSuchVf) => refuse(
+                ErrorCode::NO_SUCH_VF,
+                format!("There is no VF {member}"),
+            ),
+            Err(ClaimError::Busy(holder)) => refuse(
+                ErrorCode::BUSY,
+                format!(
+                    "VF {member} is in use by {} (\"{}\") since {} s",
+                    holder.peer,
+                    holder.name,
+                    now.saturating_duration_since(holder.since).as_secs()
+                ),
+            ),
+        }
+    }
+
+    /// Checks that the client may open the VF it names.
+    fn prove(&self, peer: Peer, open: &Open, files: &[File]) -> Result<(), Refusal> {
+        let vfio_fds = self.backend.info().vfio_fds;
+        match open.proof {
+            Proof::NONE => self
+                .config
+                .policy
+                .unproven(peer, vfio_fds)
+                .map_err(|why| Refusal(ErrorCode::ACCESS_DENIED, why.to_string())),
+            Proof::VFIO_FD if vfio_fds && files.len() != 1 => Err(Refusal(
+                ErrorCode::BAD_PROOF,
+                ProofError::Count(files.len()).to_string(),
+            )),
+            Proof::VFIO_FD if !vfio_fds => Err(Refusal(
+                ErrorCode::BAD_PROOF,
+                format!(
+                    "The VFs of PF {} are emulated by another process and have no VFIO device \
+                     file; open them without proof",
+                    self.backend.info().id
+                ),
+            )),
+            Proof::VFIO_FD => Err(Refusal(
+                ErrorCode::NOT_SUPPORTED,
+                "This helper cannot check VFIO device files".into(),
+            )),
+            Proof(other) => Err(Refusal(
+                ErrorCode::BAD_PROOF,
+                format!("Unknown kind of proof {other}; known are 0 (none) and 1 (VFIO device file)"),
+            )),
+        }
+    }
+
+    fn token(&mut self, session: &mut Session, request: RequestId, member: u16) {
+        let info = self.backend.info();
+        let denied = self.config.policy.unproven(session.peer(), false).err();
+        let (code, text) = if let Some(why) = denied {
+            (ErrorCode::ACCESS_DENIED, why.to_string())
+        } else if member == 0 || self.backend.notify_address(member).is_none() {
+            (
+                ErrorCode::NO_SUCH_VF,
+                format!("PF {} has VFs 1 to {}, no VF {member}", info.id, info.num_vfs),
+            )
+        } else {
+            (
+                ErrorCode::NOT_SUPPORTED,
+                format!(
+                    "PF {} is reached over {}, where VFs need no token",
+                    info.id, info.transport
+                ),
+            )
+        };
+        session.fail(request, code, &text);
+    }
+
+    fn token_for(&mut self, session: &Session) -> u64 {
+        self.next_token = self.next_token.wrapping_add(1);
+        u64::from(self.next_token) << 32 | u64::from(session.id().slot)
+    }
+
+    fn access(
+        &mut self,
+        session: &mut Session,
+        request: RequestId,
+        member: u16,
+        op: Operation,
+        now: Instant,
+    ) {
+        let token = self.token_for(session);
+        match self.backend.submit(member, op, token, now) {
+            Ok(()) => {
+                self.in_flight += 1;
+                self.counters.access(member, |c| c.started(&op));
+                session.begin(InFlight {
+                    token,
+                    request,
+                    op: Some(op),
+                    started: now,
+                });
+            }
+            Err(SubmitError::Full) => session.stall(request, Job::Access { member, op }),
+            Err(e) => self.not_submitted(session, request, member, &place(&op), &e, now),
+        }
+    }
+
+    fn notify(
+        &mut self,
+        session: &mut Session,
+        request: RequestId,
+        member: u16,
+        queue: u16,
+        now: Instant,
+    ) {
+        let token = self.token_for(session);
+        match self.backend.notify(member, queue, token, now) {
+            Ok(Notified::Written) => {
+                self.counters.access(member, |c| c.notifications += 1);
+                session.reply(request, &Reply::Notify);
+            }
+            Ok(Notified::Submitted) => {
+                self.in_flight += 1;
+                self.counters.access(member, |c| {
+                    c.notifications += 1;
+                    c.notify_commands += 1;
+                });
+                session.begin(InFlight {
+                    token,
+                    request,
+                    op: None,
+                    started: now,
+                });
+            }
+            Err(SubmitError::Full) => session.stall(request, Job::Notify { member, queue }),
+            Err(e) => {
+                let what = format!("notification of queue {queue}");
+                self.not_submitted(session, request, member, &what, &e, now);
+            }
+        }
+    }
+
+    fn not_submitted(
+        &mut self,
+        session: &mut Session,
+        request: RequestId,
+        member: u16,
+        what: &str,
+        error: &SubmitError,
+        now: Instant,
+    ) {
+        let code = match error {
+            SubmitError::NoSuchVf(_) => ErrorCode::NO_SUCH_VF,
+            SubmitError::NotSupported(_) => ErrorCode::NOT_SUPPORTED,
+            SubmitError::OutOfRange(_) => ErrorCode::OUT_OF_RANGE,
+            SubmitError::Full => ErrorCode::TOO_MANY,
+            SubmitError::PfFailed(_) => ErrorCode::PF_FAILED,
+            SubmitError::Shutdown => ErrorCode::SHUTTING_DOWN,
+        };
+        let text = format!("VF {member}: {what}: {error}");
+        self.counters.access(member, |c| c.failed += 1);
+        if let Some(suppressed) = self.limits.allow(Kind::Access, now) {
+            tracing::warn!(member, %code, suppressed, "{text}");
+        }
+        session.fail(request, code, &text);
+    }
+
+    /// An operation has ended.
+    pub(super) fn complete(&mut self, completion: Completion, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let slot = completion.token as u32;
+        let id = self
+            .slots
+            .get(slot as usize)
+            .map(|(generation, _)| crate::session::SessionId {
+                slot,
+                generation: *generation,
+            });
+        let Some(mut session) = id.and_then(|id| self.take(id)) else {
+            self.counters.orphans += 1;
+            return;
+        };
+        match session.end(completion.token) {
+            // The connection that asked has gone, and another has its place.
+            None => self.counters.orphans += 1,
+            Some(ended) => {
+                self.finish(&mut session, &ended, completion.result, now);
+                self.pump(&mut session, now);
+            }
+        }
+        self.put(session);
+    }
+
+    fn finish(
+        &mut self,
+        session: &mut Session,
+        ended: &InFlight,
+        result: Result<[u8; 8], OpError>,
+        now: Instant,
+    ) {
+        // A session that is closing has no member any more; its counts go to all VFs only.
+        let member = session.member().unwrap_or(0);
+        match result {
+            Ok(data) => {
+                let latency = now.saturating_duration_since(ended.started);
+                if ended.op.is_some() {
+                    self.counters.access(member, |c| c.succeeded(latency));
+                }
+                let reply = match ended.op {
+                    Some(op) if op.data.is_none() => Reply::Read { data },
+                    Some(_) => Reply::Write,
+                    None => Reply::Notify,
+                };
+                session.reply(ended.request, &reply);
+            }
+            Err(error) => {
+                let timed_out = matches!(error, OpError::TimedOut(_));
+                self.counters.access(member, |c| {
+                    c.failed += 1;
+                    c.timed_out += u64::from(timed_out);
+                });
+                if let OpError::Device { status, qualifier } = error {
+                    self.counters.device.record(status, qualifier);
+                }
+                let what = ended
+                    .op
+                    .as_ref()
+                    .map_or_else(|| "notification by command".to_owned(), place);
+                let (code, status, qualifier, text) = describe(&error, member, &what);
+                let kind = match code {
+                    ErrorCode::DEVICE => Kind::Device,
+                    ErrorCode::TIMED_OUT => Kind::TimedOut,
+                    _ => Kind::Access,
+                };
+                if let Some(suppressed) = self.limits.allow(kind, now) {
+                    tracing::warn!(member, %code, suppressed, "{text}");
+                }
+                session.fail_device(ended.request, code, status, qualifier, &text);
+            }
+        }
+    }
+
+    /// Where notifications of a member go.
+    pub(crate) fn notify_address(&self, member: u16) -> Option<NotifyAddress> {
+        self.backend.notify_address(member)
+    }
+}
+
+/// The names of the opcodes of a set.
+pub(crate) fn command_names(commands: u64) -> Vec<String> {
+    OpcodeSet(commands)
+        .iter()
+        .map(|o| match opcode::name(o) {
+            "unknown" => format!("{o:#x}"),
+            name => name.to_owned(),
+        })
+        .collect()
+}

@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The only loop of the process: waits with epoll for clients, the PF, signals and time, and moves
+//! messages between sockets and the [`Hub`]. Single-threaded; no call here blocks but the wait.
+
+mod spin;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::Timespec;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use crate::backend::AccessBackend;
+use crate::hub::{Hub, Stage};
+use crate::listener::Listener;
+use crate::peer::Peer;
+use crate::ratelimit::Kind;
+use crate::session::SessionId;
+use crate::wire::{self, Received, Sent};
+use spin::Spinner;
+
+const LISTENER: u64 = u64::MAX;
+const STOP: u64 = u64::MAX - 1;
+const BACKEND: u64 = u64::MAX - 2;
+
+/// Events taken per wait.
+const BATCH: usize = 128;
+/// Connections accepted per wait.
+const MAX_ACCEPT: usize = 16;
+/// Messages taken from one client per wait.
+const MAX_READ: usize = 16;
+/// Pause after accept() failed for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Time for clients to take the news after the PF has failed.
+const FAILED_GRACE: Duration = Duration::from_millis(500);
+
+/// How the loop waits.
+#[derive(Clone, Copy, Debug)]
+pub struct ReactorConfig {
+    /// Whether to poll for completions before waiting, for as long as the backend suggests.
+    pub spin: bool,
+    /// How often [`Notice::Tick`] is given.
+    pub tick: Option<Duration>,
+}
+
+impl Default for ReactorConfig {
+    fn default() -> Self {
+        ReactorConfig {
+            spin: std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
+            tick: None,
+        }
+    }
+}
+
+/// What the caller of [`Reactor::run`] is told meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The configured time has passed.
+    Tick {
+        /// Connections now.
+        connections: usize,
+        /// VFs that have an owner.
+        open: usize,
+    },
+    /// Shutdown has begun.
+    Stopping,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to, and the PF was reset.
+    Stopped,
+    /// The PF failed.
+    PfFailed(String),
+    /// The loop itself cannot go on.
+    Broken(String),
+}
+
+#[derive(Debug)]
+struct Client {
+    id: SessionId,
+    socket: OwnedFd,
+    interest: EventFlags,
+}
+
+/// What the loop has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReactorCounters {
+    /// Waits with epoll.
+    pub waits: u64,
+    /// Times that polling gave a completion without a wait.
+    pub spins_won: u64,
+    /// Times that polling gave none.
+    pub spins_lost: u64,
+}
+
+/// See the module's description.
+pub struct Reactor<B> {
+    hub: Hub<B>,
+    config: ReactorConfig,
+    epoll: OwnedFd,
+    listener: Option<Listener>,
+    stop: OwnedFd,
+    /// By slot of the session.
+    clients: Vec<Option<Client>>,
+    accept_after: Option<Instant>,
+    failed_at: Option<Instant>,
+    next_tick: Option<Instant>,
+    backend_fds: usize,
+    spinner: Spinner,
+    counters: ReactorCounters,
+    buf: Box<wire::Buffer>,
+    dirty: Vec<SessionId>,
+    events: Vec<epoll::Event>,
+}
+
+fn add(epoll: &OwnedFd, fd: impl AsFd, data: u64) -> Result<(), Errno> {
+    epoll::add(epoll, fd, EventData::new_u64(data), EventFlags::IN)
+}
+
+impl<B: AccessBackend> Reactor<B> {
+    /// A loop over `listener` and `hub`. It ends when `stop` becomes readable (a second time: at
+    /// once).
+    ///
+    /// # Errors
+    /// If epoll fails.
+    pub fn new(
+        hub: Hub<B>,
+        listener: Listener,
+        stop: OwnedFd,
+        config: ReactorConfig,
+    ) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        add(&epoll, &listener, LISTENER)?;
+        rustix::io::ioctl_fionbio(&stop, true)?;
+        add(&epoll, &stop, STOP)?;
+        let mut backend_fds = 0;
+        for fd in hub.backend().fds() {
+            add(&epoll, fd, BACKEND)?;
+            backend_fds += 1;
+        }
+        Ok(Reactor {
+            hub,
+            config,
+            epoll,
+            listener: Some(listener),
+            stop,
+            clients: Vec::new(),
+            accept_after: None,
+            failed_at: None,
+            next_tick: config.tick.map(|t| Instant::now() + t),
+            backend_fds,
+            spinner: Spinner::default(),
+            counters: ReactorCounters::default(),
+            buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
+            dirty: Vec::new(),
+            events: Vec::new(),
+        })
+    }
+
+    /// Serves until stopped or until the PF fails; then shuts the PF down.
+    pub fn run(mut self, mut notice: impl FnMut(Notice)) -> Ended {
+        let ended = loop {
+            match self.turn(&mut notice) {
+                Ok(None) => {}
+                Ok(Some(ended)) => break ended,
+                Err(e) => break Ended::Broken(format!("epoll: {e}")),
+            }
+        };
+        self.listener = None;
+        self.clients.clear();
+        match self.hub.backend_mut().shutdown() {
+            Ok(()) => {}
+            Err(e) => tracing::error!("PF: shutdown: {e}"),
+        }
+        let ReactorCounters {
+            waits,
+            spins_won,
+            spins_lost,
+        } = self.counters;
+        tracing::debug!(waits, spins_won, spins_lost, "Reactor ended");
+        ended
+    }
+
+    fn turn(&mut self, notice: &mut impl FnMut(Notice)) -> Result<Option<Ended>, Errno> {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        self.wait(&mut events)?;
+        let mut now = Instant::now();
+        let mut backend = false;
+        for event in &events {
+            match event.data.u64() {
+                LISTENER => self.accept(now),
+                STOP => self.stop(now, notice),
+                BACKEND => backend = true,
+                id => self.client_event(SessionId::from_u64(id), event.flags, now),
+            }
+        }
+        self.events = events;
+        if backend || self.hub.in_flight() > 0 {
+            now = Instant::now();
+        }
+        self.hub.poll(now);
+        self.flush(now);
+        if self.config.spin && self.hub.in_flight() > 0 {
+            now = self.spin(now);
+        }
+        self.timers(now, notice);
+        Ok(self.ended(now))
+    }
+
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        events.reserve(BATCH);
+        let mut timeout = Some(Duration::ZERO);
+        // Completions that are there already must not be slept over.
+        if !self.spinner.busy() && self.hub.backend_mut().prepare_wait() {
+            let now = Instant::now();
+            let deadline = [self.hub.next_deadline(), self.accept_after, self.next_tick, self.failed_at]
+                .into_iter()
+                .flatten()
+                .min();
+            // Rounded up: waking early would only mean waiting again.
+            timeout = deadline
+                .map(|d| d.saturating_duration_since(now) + Duration::from_micros(999))
+                .map(|d| Duration::from_millis(u64::try_from(d.as_millis()).unwrap_or(60_000)));
+        }
+        self.counters.waits += 1;
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().min(3600) as i64,
+            tv_nsec: i64::from(t.subsec_nanos()),
+        });
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(events),
+            timeout.as_ref(),
+        ) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Polls for completions for a short while.
+    fn spin(&mut self, from: Instant) -> Instant {
+        let budget = self.spinner.budget(self.hub.backend().spin_hint());
+        if budget.is_zero() {
+            return from;
+        }
+        let mut now = from;
+        while now.saturating_duration_since(from) < budget {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+            now = Instant::now();
+            if self.hub.poll(now) > 0 {
+                self.counters.spins_won += 1;
+                self.spinner.won();
+                self.flush(now);
+                return now;
+            }
+        }
+        self.counters.spins_lost += 1;
+        self.spinner.lost();
+        now
+    }
+
+    fn timers(&mut self, now: Instant, notice: &mut impl FnMut(Notice)) {
+        if self.accept_after.is_some_and(|t| t <= now) {
+            self.accept_after = None;
+            if let Some(listener) = &self.listener {
+                let _registered = add(&self.epoll, listener, LISTENER);
+            }
+        }
+        if let (Some(at), Some(every)) = (self.next_tick, self.config.tick) {
+            if at <= now {
+                self.next_tick = Some(now + every);
+                notice(Notice::Tick {
+                    connections: self.hub.connected(),
+                    open: self.hub.registry().owned().count(),
+                });
+            }
+        }
+        if self.failed_at.is_none() && matches!(self.hub.stage(), Stage::Failed(_)) {
+            self.failed_at = Some(now + FAILED_GRACE);
+            self.stop_accepting();
+        }
+    }
+
+    fn ended(&self, now: Instant) -> Option<Ended> {
+        match self.hub.stage() {
+            Stage::Serving => None,
+            Stage::Draining(_) => self.hub.drained(now).then_some(Ended::Stopped),
+            Stage::Failed(cause) => {
+                let over = self.failed_at.is_some_and(|t| t <= now);
+                (over || self.hub.drained(now)).then(|| Ended::PfFailed(cause.clone()))
+            }
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        // Dropping it removes the socket file, so that clients see that nobody serves.
+        self.listener = None;
+        self.accept_after = None;
+    }
+
+    fn stop(&mut self, now: Instant, notice: &mut impl FnMut(Notice)) {
+        let mut drain = [0; 64];
+        let _drained = rustix::io::read(&self.stop, &mut drain);
+        self.stop_accepting();
+        self.hub.begin_shutdown(now);
+        notice(Notice::Stopping);
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for _ in 0..MAX_ACCEPT {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = match rustix::net::accept_with(listener, flags) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(e) => return self.pause_accepting(e, now),
+            };
+            self.add_client(socket, now);
+        }
+    }
+
+    fn pause_accepting(&mut self, e: Errno, now: Instant) {
+        if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
+            tracing::error!(suppressed, "accept: {e}; trying again in {ACCEPT_PAUSE:?}");
+        }
+        if let Some(listener) = &self.listener {
+            let _gone = epoll::delete(&self.epoll, listener);
+            self.accept_after = Some(now + ACCEPT_PAUSE);
+        }
+    }
+
+    fn add_client(&mut self, socket: OwnedFd, now: Instant) {
+        let peer = match Peer::of(&socket) {
+            Ok(peer) => peer,
+            Err(e) => {
+                if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
+                    tracing::warn!(suppressed, "Client without credentials refused: {e}");
+                }
+                return;
+            }
+        };
+        let Ok(id) = self.hub.connect(peer, now) else {
+            return;
+        };
+        if let Err(e) = add(&self.epoll, &socket, id.to_u64()) {
+            if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
+                tracing::error!(suppressed, "epoll: {e}");
+            }
+            return self.hub.disconnect(id, now);
+        }
+        if let Some(suppressed) = self.hub.limits().allow(Kind::Connect, now) {
+            tracing::info!(%peer, suppressed, "Client connected");
+        }
+        let slot = id.slot as usize;
+        if self.clients.len() <= slot {
+            self.clients.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.clients.get_mut(slot) {
+            *place = Some(Client {
+                id,
+                socket,
+                interest: EventFlags::IN,
+            });
+        }
+    }
+
+    fn client(&self, id: SessionId) -> Option<&Client> {
+        self.clients
+            .get(id.slot as usize)?
+            .as_ref()
+            .filter(|c| c.id == id)
+    }
+
+    fn remove(&mut self, id: SessionId, now: Instant) {
+        if let Some(place) = self.clients.get_mut(id.slot as usize) {
+            if place.as_ref().is_some_and(|c| c.id == id) {
+                // Closing it takes it out of epoll: nothing else has this file open.
+                *place = None;
+            }
+        }
+        self.hub.disconnect(id, now);
+    }
+
+    fn client_event(&mut self, id: SessionId, flags: EventFlags, now: Instant) {
+        if flags.contains(EventFlags::IN) {
+            self.read(id, now);
+        } else if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            self.remove(id, now);
+        }
+        if flags.contains(EventFlags::OUT) {
+            self.transmit(id, now);
+        }
+    }
+
+    /// Takes messages of one client. One at a time is normal: a second receive would only cost a
+    /// system call, unless notifications, which are not waited for, come in a row.
+    fn read(&mut self, id: SessionId, now: Instant) {
+        for _ in 0..MAX_READ {
+            let wants = self
+                .hub
+                .session(id)
+                .is_some_and(|s| s.wants_input());
+            let files = self.hub.session(id).is_some_and(|s| s.member().is_none());
+            let Some(client) = self
+                .clients
+                .get(id.slot as usize)
+                .and_then(Option::as_ref)
+                .filter(|c| c.id == id && wants)
+            else {
+                return;
+            };
+            match wire::receive(&client.socket, &mut self.buf, files) {
+                Received::Message(len, files) => {
+                    let bytes = self.buf.get(..len).unwrap_or(&[]);
+                    let more = bytes.get(2).is_some_and(|flags| flags & 4 != 0);
+                    self.hub.receive(id, bytes, files, now);
+                    if !more {
+                        return;
+                    }
+                }
+                Received::Nothing => return,
+                Received::End => return self.remove(id, now),
+                Received::Failed(e) => {
+                    if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
+                        tracing::warn!(suppressed, "Client's socket: {e}");
+                    }
+                    return self.remove(id, now);
+                }
+            }
+        }
+    }
+
+    /// Looks at every session that has changed.
+    fn flush(&mut self, now: Instant) {
+        // Sending can make a session start its next job, and so mark it again.
+        for _ in 0..4 {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            self.hub.take_dirty(&mut dirty);
+            if dirty.is_empty() {
+                self.dirty = dirty;
+                return;
+            }
+            for id in dirty.drain(..) {
+                self.transmit(id, now);
+            }
+            self.dirty = dirty;
+        }
+    }
+
+    /// Sends what there is for a client, and adapts what to wait for.
+    fn transmit(&mut self, id: SessionId, now: Instant) {
+        let mut full = false;
+        while let Some(message) = self.hub.outgoing(id) {
+            let Some(client) = self.client(id) else {
+                return;
+            };
+            match wire::transmit(&client.socket, message) {
+                Sent::Done => self.hub.sent(id, now),
+                Sent::Full => {
+                    full = true;
+                    self.hub.blocked(id, now);
+                    break;
+                }
+                Sent::End => return self.remove(id, now),
+            }
+        }
+        self.update_interest(id, full, now);
+    }
+
+    fn update_interest(&mut self, id: SessionId, full: bool, now: Instant) {
+        let Some(session) = self.hub.session(id) else {
+            return;
+        };
+        if session.is_finished() {
+            return self.remove(id, now);
+        }
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, session.wants_input());
+        interest.set(EventFlags::OUT, full);
+        let epoll = &self.epoll;
+        let client = self
+            .clients
+            .get_mut(id.slot as usize)
+            .and_then(Option::as_mut);
+        if let Some(client) = client.filter(|c| c.id == id && c.interest != interest) {
+            client.interest = interest;
+            let data = EventData::new_u64(id.to_u64());
+            if epoll::modify(epoll, &client.socket, data, interest).is_err() {
+                self.remove(id, now);
+            }
+        }
+    }
+
+    /// What the loop has done so far.
+    pub fn counters(&self) -> ReactorCounters {
+        self.counters
+    }
+
+    /// File descriptors of the backend that are waited for.
+    pub fn backend_fds(&self) -> usize {
+        self.backend_fds
+    }
+}

@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! One connection's side of the protocol, without I/O: bytes and files in, [`Job`]s and replies
+//! out. Requests are executed one after the other, so replies come in the order of requests.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::time::Instant;
+
+use legacy_vf_proto::limits::{MAX_QUEUED, MIN_MESSAGE};
+use legacy_vf_proto::{
+    decode_request, DecodeError, ErrorCode, ErrorReply, Event, Header, Hello, HelloReply,
+    MessageType, Name, Open, QueryKind, Reply, Request, HEADER_LEN, MAX_MESSAGE, VERSION,
+};
+
+use crate::backend::Operation;
+use crate::peer::Peer;
+
+/// Messages to a client that may wait for it to read before the session stops working for it.
+const MAX_OUT: usize = 4;
+/// Most messages that may ever wait: those of MAX_OUT, the one in flight, and events.
+const HARD_MAX_OUT: usize = MAX_OUT + 16;
+/// Features of the protocol that this helper knows.
+const FEATURES: u64 = 0;
+
+/// Names a connection for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    /// Place in the table of connections.
+    pub slot: u32,
+    /// How many connections had that place before.
+    pub generation: u32,
+}
+
+impl SessionId {
+    /// Both as one number.
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// Back from [`SessionId::to_u64`].
+    pub fn from_u64(value: u64) -> Self {
+        SessionId {
+            slot: value as u32,
+            generation: (value >> 32) as u32,
+        }
+    }
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// HELLO has not come.
+    New,
+    /// HELLO was answered.
+    Greeted,
+    /// Bound to this member.
+    Open(u16),
+    /// To be closed once what is queued for the client is sent.
+    Closing,
+}
+
+/// What identifies a request in its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Its number.
+    pub seq: u32,
+    /// Its type, as it was sent.
+    pub kind: u16,
+    /// Nothing is to be answered.
+    pub no_reply: bool,
+}
+
+impl From<&Header> for RequestId {
+    fn from(header: &Header) -> Self {
+        RequestId {
+            seq: header.seq,
+            kind: header.kind,
+            no_reply: header.no_reply(),
+        }
+    }
+}
+
+/// What a session needs done by others. Every job is answered by [`Session::reply`] or
+/// [`Session::fail`], at once or after [`Session::begin`].
+#[derive(Debug)]
+pub enum Job {
+    /// Bind this connection; `files` came with the request. Success is [`Session::opened`].
+    Open {
+        /// What was asked for.
+        open: Open,
+        /// The proof.
+        files: Vec<File>,
+    },
+    /// Tell the VF token.
+    Token {
+        /// The VF.
+        member: u16,
+    },
+    /// Access registers of the VF of this connection.
+    Access {
+        /// The VF.
+        member: u16,
+        /// The access.
+        op: Operation,
+    },
+    /// Notify a queue of the VF of this connection.
+    Notify {
+        /// The VF.
+        member: u16,
+        /// The queue.
+        queue: u16,
+    },
+    /// Tell about the helper.
+    Query {
+        /// About what.
+        what: QueryKind,
+        /// About which VF.
+        member: u16,
+    },
+}
+
+#[derive(Debug)]
+enum Item {
+    Request(Header, Request, Vec<File>),
+    Bad(DecodeError),
+}
+
+/// An operation that the backend works on.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    /// The backend's number of the operation.
+    pub token: u64,
+    /// Whom to answer.
+    pub request: RequestId,
+    /// What it is; `None` for a notification.
+    pub op: Option<Operation>,
+    /// Since when.
+    pub started: Instant,
+}
+
+/// Counts of one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct SessionCounters {
+    /// Messages received.
+    pub requests: u64,
+    /// Replies sent or queued.
+    pub replies: u64,
+    /// Of these, error replies.
+    pub errors: u64,
+    /// Messages that are not requests.
+    pub bad: u64,
+    /// Events sent or queued.
+    pub events: u64,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    peer: Peer,
+    name: Name,
+    phase: Phase,
+    /// The member it was bound to, also while closing.
+    member: Option<u16>,
+    connected: Instant,
+    /// Largest message the client takes.
+    max_message: usize,
+    queue: VecDeque<Item>,
+    /// A job that could not be started yet, before those of `queue`.
+    stalled: Option<(RequestId, Job)>,
+    in_flight: Option<InFlight>,
+    out: VecDeque<Vec<u8>>,
+    /// Since when the client has not taken what is in `out`.
+    blocked_since: Option<Instant>,
+    /// A connection above the limit: its first request is answered with TOO_MANY.
+    surplus: bool,
+    counters: SessionCounters,
+    /// Codes of error replies that the owner of this session has not counted yet.
+    errors: Vec<ErrorCode>,
+}
+
+impl Session {
+    /// A new connection. A `surplus` one learns from its first request that there are too many.
+    pub fn new(id: SessionId, peer: Peer, surplus: bool, now: Instant) -> Self {
+        Session {
+            id,
+            peer,
+            name: Name::default(),
+            phase: Phase::New,
+            member: None,
+            connected: now,
+            max_message: MIN_MESSAGE,
+            queue: VecDeque::new(),
+            stalled: None,
+            in_flight: None,
+            out: VecDeque::new(),
+            blocked_since: None,
+            surplus,
+            counters: SessionCounters::default(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Its name in the table.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Who connected.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What the client calls itself; empty before HELLO.
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// How far it has come.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The member it is bound to; it stays so until the connection is forgotten.
+    pub fn member(&self) -> Option<u16> {
+        self.member
+    }
+
+    /// When it connected.
+    pub fn connected(&self) -> Instant {
+        self.connected
+    }
+
+    /// Counts.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
+    }
+
+    /// Largest QUERY answer that the client takes, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.max_message.min(MAX_MESSAGE) - HEADER_LEN
+    }
+
+    /// Takes one message. `bytes` longer than 4096 stand for a message that was cut.
+    ///
+    /// Returns whether the bytes were a request.
+    pub fn receive(&mut self, bytes: &[u8], files: Vec<File>) -> Result<(), DecodeError> {
+        self.counters.requests += 1;
+        if self.phase == Phase::Closing || !self.has_room() {
+            return Ok(());
+        }
+        match decode_request(bytes) {
+            Ok((header, request)) => {
+                self.queue.push_back(Item::Request(header, request, files));
+                Ok(())
+            }
+            Err(e) => {
+                self.counters.bad += 1;
+                self.queue.push_back(Item::Bad(e));
+                Err(e)
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.len() + usize::from(self.stalled.is_some()) < MAX_QUEUED
+    }
+
+    /// Whether the caller may read more from the client. If not, the client waits.
+    pub fn wants_input(&self) -> bool {
+        self.phase != Phase::Closing && self.has_room() && self.out.len() < MAX_OUT
+    }
+
+    /// The next thing to be done by others. Requests that the session can answer itself are
+    /// answered on the way.
+    pub fn next_job(&mut self) -> Option<(RequestId, Job)> {
+        loop {
+            if self.in_flight.is_some()
+                || self.phase == Phase::Closing
+                || self.out.len() >= MAX_OUT
+            {
+                return None;
+            }
+            if let Some(stalled) = self.stalled.take() {
+                return Some(stalled);
+            }
+            match self.queue.pop_front()? {
+                Item::Bad(e) => self.answer_bad(&e),
+                Item::Request(header, request, files) => {
+                    let id = RequestId::from(&header);
+                    if self.surplus {
+                        self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
+                        self.close();
+                        return None;
+                    }
+                    if let Some(job) = self.job(id, request, files) {
+                        return Some((id, job));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_bad(&mut self, e: &DecodeError) {
+        if let Some(header) = &e.header {
+            // An answer is due even if the flags ask for none: they are part of what is wrong.
+            let id = RequestId {
+                no_reply: false,
+                ..RequestId::from(header)
+            };
+            self.fail(id, e.code(), &e.to_string());
+        }
+        if e.closes() {
+            self.close();
+        }
+    }
+
+    /// The job of a request, or `None` if it was answered.
+    fn job(&mut self, id: RequestId, request: Request, files: Vec<File>) -> Option<Job> {
+        match (request, self.phase) {
+            (Request::Hello(hello), Phase::New) => self.hello(id, &hello),
+            (_, Phase::New) => {
+                self.fail(id, ErrorCode::BAD_STATE, "HELLO must come first");
+                self.close();
+            }
+            (Request::Hello(_), _) => {
+                self.fail(id, ErrorCode::BAD_STATE, "HELLO was answered already");
+            }
+            (Request::Open(open), Phase::Greeted) => return Some(Job::Open { open, files }),
+            (Request::Open(_), Phase::Open(member)) => {
+                let text = format!(
+                    "This connection is bound to VF {member} already; use one connection per VF"
+                );
+                self.fail(id, ErrorCode::BAD_STATE, &text);
+            }
+            (Request::Token { member }, _) => return Some(Job::Token { member }),
+            (Request::Query { what, member }, _) => return Some(Job::Query { what, member }),
+            (Request::Read { space, offset, len }, Phase::Open(member)) => {
+                let op = Operation {
+                    space,
+                    offset,
+                    len,
+                    data: None,
+                };
+                return Some(Job::Access { member, op });
+            }
+            (
+                Request::Write {
+                    space,
+                    offset,
+                    len,
+                    data,
+                },
+                Phase::Open(member),
+            ) => {
+                let op = Operation {
+                    space,
+                    offset,
+                    len,
+                    data: Some(data),
+                };
+                return Some(Job::Access { member, op });
+            }
+            (Request::Notify { queue }, Phase::Open(member)) => {
+                return Some(Job::Notify { member, queue })
+            }
+            (_, _) => self.fail(
+                id,
+                ErrorCode::BAD_STATE,
+                "This connection is bound to no VF; send OPEN first",
+            ),
+        }
+        None
+    }
+
+    fn hello(&mut self, id: RequestId, hello: &Hello) {
+        self.name = hello.name;
+        if hello.version == 0 {
+            let text = format!(
+                "This helper speaks protocol versions 1 to {VERSION}; the client named version 0"
+            );
+            self.fail(id, ErrorCode::UNSUPPORTED_VERSION, &text);
+            return self.close();
+        }
+        if (hello.max_message as usize) < MIN_MESSAGE {
+            let text = format!(
+                "max_message is {}; the least that any version works with is {MIN_MESSAGE}",
+                hello.max_message
+            );
+            self.fail(id, ErrorCode::OUT_OF_RANGE, &text);
+            return self.close();
+        }
+        self.max_message = (hello.max_message as usize).min(MAX_MESSAGE);
+        self.phase = Phase::Greeted;
+        self.reply(
+            id,
+            &Reply::Hello(HelloReply {
+                version: hello.version.min(VERSION),
+                max_message: MAX_MESSAGE as u32,
+                features: hello.features & FEATURES,
+                name: Name::new(concat!(
+                    "qemu-virtio-admin-helper ",
+                    env!("CARGO_PKG_VERSION")
+                )),
+            }),
+        );
+    }
+
+    /// The connection is bound to `member` from now on.
+    pub fn opened(&mut self, member: u16) {
+        if self.phase == Phase::Greeted {
+            self.phase = Phase::Open(member);
+            self.member = Some(member);
+        }
+    }
+
+    /// Keeps a job for later: [`Session::next_job`] gives it again, before any other.
+    pub fn stall(&mut self, request: RequestId, job: Job) {
+        self.stalled = Some((request, job));
+    }
+
+    /// Whether a job was kept.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    /// A job has been started; its answer comes later.
+    pub fn begin(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// The job that was started as `token` has ended: it must be answered now.
+    pub fn end(&mut self, token: u64) -> Option<InFlight> {
+        match self.in_flight {
+            Some(f) if f.token == token => self.in_flight.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether the backend works for this session.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Whether nothing of this session is in progress or queued, in either direction.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_none()
+            && self.stalled.is_none()
+            && self.queue.is_empty()
+            && self.out.is_empty()
+    }
+
+    /// Answers a request.
+    pub fn reply(&mut self, id: RequestId, reply: &Reply<'_>) {
+        if let Reply::Error(e) = reply {
+            self.errors.push(e.code);
+        }
+        if id.no_reply {
+            return;
+        }
+        let mut buf = [0; MAX_MESSAGE];
+        let len = reply.encode(id.seq, &mut buf);
+        self.counters.replies += 1;
+        if matches!(reply, Reply::Error(_)) {
+            self.counters.errors += 1;
+        }
+        self.queue_out(buf.get(..len).unwrap_or(&[]));
+    }
+
+    /// Answers a request with an error.
+    pub fn fail(&mut self, id: RequestId, code: ErrorCode, text: &str) {
+        self.fail_device(id, code, 0, 0, text);
+    }
+
+    /// Answers a request with an error and what the device said.
+    pub fn fail_device(
+        &mut self,
+        id: RequestId,
+        code: ErrorCode,
+        admin_status: u16,
+        admin_qualifier: u16,
+        text: &str,
+    ) {
+        let reply = Reply::Error(ErrorReply {
+            kind: id.kind,
+            code,
+            admin_status,
+            admin_qualifier,
+            text,
+        });
+        self.reply(id, &reply);
+    }
+
+    /// Codes of the failures since the last call, also of requests that wanted no reply.
+    pub fn take_errors(&mut self) -> Vec<ErrorCode> {
+        std::mem::take(&mut self.errors)
+    }
+
+    /// Tells something unasked. A client that has not said HELLO is told nothing.
+    pub fn event(&mut self, event: Event) {
+        if matches!(self.phase, Phase::Greeted | Phase::Open(_)) {
+            let mut buf = [0; MAX_MESSAGE];
+            let len = event.encode(&mut buf);
+            self.counters.events += 1;
+            self.queue_out(buf.get(..len).unwrap_or(&[]));
+        }
+    }
+
+    fn queue_out(&mut self, message: &[u8]) {
+        if self.out.len() < HARD_MAX_OUT {
+            self.out.push_back(message.to_vec());
+        } else {
+            // Only a flood of events to a client that does not read gets here.
+            self.out.clear();
+            self.phase = Phase::Closing;
+        }
+    }
+
+    /// Takes nothing more; what is queued for the client may still be sent.
+    pub fn close(&mut self) {
+        self.phase = Phase::Closing;
+        self.queue.clear();
+        self.stalled = None;
+    }
+
+    /// Takes nothing and sends nothing more.
+    pub fn abort(&mut self) {
+        self.close();
+        self.out.clear();
+        self.in_flight = None;
+    }
+
+    /// Fails what is queued but not started, with this error.
+    pub fn refuse_queued(&mut self, code: ErrorCode, text: &str) {
+        let stalled = self.stalled.take().map(|(id, _)| id);
+        let queued: Vec<RequestId> = self
+            .queue
+            .drain(..)
+            .filter_map(|item| match item {
+                Item::Request(header, ..) => Some(RequestId::from(&header)),
+                Item::Bad(_) => None,
+            })
+            .collect();
+        for id in stalled.into_iter().chain(queued) {
+            self.fail(id, code, text);
+        }
+    }
+
+    /// The next message for the client.
+    pub fn outgoing(&self) -> Option<&[u8]> {
+        self.out.front().map(Vec::as_slice)
+    }
+
+    /// The message of [`Session::outgoing`] was sent.
+    pub fn sent(&mut self) {
+        self.out.pop_front();
+        self.blocked_since = None;
+    }
+
+    /// The client's socket takes no more.
+    pub fn blocked(&mut self, now: Instant) {
+        self.blocked_since.get_or_insert(now);
+    }
+
+    /// Since when the client has not taken a message that was there for it.
+    pub fn blocked_since(&self) -> Option<Instant> {
+        self.blocked_since
+    }
+
+    /// Whether the connection can be closed now.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Closing && self.out.is_empty() && self.in_flight.is_none()
+    }
+}
+
+const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
+                             the helper with a larger --max-connections";
+
+/// The request's type for a job, for counters.
+pub fn job_kind(job: &Job) -> MessageType {
+    match job {
+        Job::Open { .. } => MessageType::Open,
+        Job::Token { .. } => MessageType::Token,
+        Job::Access { op, .. } if op.data.is_none() => MessageType::Read,
+        Job::Access { .. } => MessageType::Write,
+        Job::Notify { .. } => MessageType::Notify,
+        Job::Query { .. } => MessageType::Query,
+    }
+}
