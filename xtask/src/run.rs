@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Commands whose output goes to a step's log, and whose failure shows the end of it.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,6 +16,10 @@ use crate::steps::{open_log, tail, Step};
 /// Lines of a log that a failure shows.
 const TAIL: usize = 25;
 
+/// Starts a command such that it ends when its parent does, however that happens: nothing may go on
+/// writing to a directory whose lock went with this program. Part of every Debian.
+const BINDER: &str = "/usr/bin/setpriv";
+
 /// A command to be run. Its standard input is empty: nothing here asks questions.
 #[derive(Debug, Clone)]
 pub(crate) struct Cmd {
@@ -23,7 +28,6 @@ pub(crate) struct Cmd {
     dir: Option<PathBuf>,
     env: Vec<(OsString, OsString)>,
     hint: Option<String>,
-    bound: bool,
 }
 
 impl Cmd {
@@ -35,7 +39,6 @@ impl Cmd {
             dir: None,
             env: Vec::new(),
             hint: None,
-            bound: false,
         }
     }
 
@@ -68,13 +71,6 @@ impl Cmd {
     /// What the user can do when this fails; shown below the log's tail.
     pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
-        self
-    }
-
-    /// Ends the command when this program ends, however that happens. For what writes to a
-    /// directory that is protected by one of our locks.
-    pub(crate) fn bound(mut self) -> Self {
-        self.bound = true;
         self
     }
 
@@ -143,21 +139,35 @@ impl Cmd {
     }
 
     fn command(&self) -> Command {
-        let mut command;
-        if self.bound && Path::new("/usr/bin/setpriv").exists() {
-            command = Command::new("/usr/bin/setpriv");
+        let mut command = if Path::new(BINDER).exists() && self.found() {
+            let mut command = Command::new(BINDER);
             command
                 .args(["--pdeathsig", "TERM", "--"])
                 .arg(&self.program);
+            command
         } else {
-            command = Command::new(&self.program);
-        }
+            Command::new(&self.program)
+        };
         command.args(&self.args).stdin(Stdio::null());
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Whether the program can be found; if not, starting it directly gives the better error.
+    fn found(&self) -> bool {
+        if self.program.as_encoded_bytes().contains(&b'/') {
+            return Path::new(&self.program).exists();
+        }
+        let own = self
+            .env
+            .iter()
+            .rfind(|(name, _)| name == "PATH")
+            .map(|(_, value)| value.clone());
+        let path = own.or_else(|| env::var_os("PATH")).unwrap_or_default();
+        env::split_paths(&path).any(|dir| dir.join(&self.program).is_file())
     }
 
     /// The command as a shell would take it.
@@ -279,7 +289,6 @@ mod tests {
         let text = step(|step| {
             Cmd::new("sh")
                 .args(["-c", "echo out; echo err >&2"])
-                .bound()
                 .output(step)
         })
         .unwrap();

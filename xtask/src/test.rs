@@ -138,13 +138,7 @@ fn fmt(project: &Project, steps: &mut Steps) -> Result<()> {
             return Ok(());
         }
         Cmd::new("rustfmt")
-            .args([
-                "--check",
-                "--edition",
-                "2021",
-                "--config",
-                "skip_children=true",
-            ])
+            .args(["--check", "--edition", "2021"])
             .args(["--config-path", "rustfmt.toml"])
             .args(files)
             .dir(project.root())

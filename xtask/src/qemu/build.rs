@@ -43,7 +43,6 @@ pub(crate) fn build(step: &Step, build: &Path, tools: &Tools, device: Option<&st
         .arg(PROGRAM)
         .env("PATH", tools.path())
         .hint("the first line with `error` above is the cause; `cargo xtask clean --qemu` starts this build afresh")
-        .bound()
         .run(step)?;
     let help = Cmd::new(program(build))
         .args(["-device", "help"])

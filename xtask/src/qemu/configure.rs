@@ -42,8 +42,7 @@ pub(crate) fn configure(step: &Step, source: &Path, build: &Path, tools: &Tools)
         .args(OPTIONS)
         .dir(build)
         .env("PATH", tools.path())
-        .hint("configure names what it misses; meson's part of the story is in meson-logs/meson-log.txt of the build directory")
-        .bound();
+        .hint("configure names what it misses; meson's part of the story is in meson-logs/meson-log.txt of the build directory");
     let mark = build.join(MARK);
     let line = command.line();
     if fs::read_to_string(&mark).is_ok_and(|old| old == line) {

@@ -32,8 +32,7 @@ pub(crate) fn clippy(
         .arg(build)
         .arg("clippy")
         .env("PATH", tools.path())
-        .env("CLIPPY_CONF_DIR", source)
-        .bound();
+        .env("CLIPPY_CONF_DIR", source);
     let status = command.status(step)?;
     let log = std::fs::read(step.log())?;
     let log = String::from_utf8_lossy(&log);

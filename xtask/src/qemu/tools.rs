@@ -131,7 +131,6 @@ impl Tools {
                 .env("CARGO_TARGET_DIR", &target)
                 .dir(project.cache())
                 .hint("cargo must be able to reach the Rust package registry; or install bindgen-cli yourself")
-                .bound()
                 .run(step)?;
             let _ = fs::remove_dir_all(&target);
             Ok(())
