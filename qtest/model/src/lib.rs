@@ -1,2 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! virtio_pf_model.
+//! A simulated virtio PF with an administration virtqueue and SR-IOV, and its VFs, as a model
+//! without I/O: register accesses and DMA go in, [`Effect`]s come out. No threads, no clock, no
+//! sockets; time is told to it.
+//!
+//! It stands in for hardware, so it is strict: what the specification makes a driver's mistake
+//! fails here and is recorded as a [`Violation`]. [`Leniency`] lists where it can be made softer.
+
+#![forbid(unsafe_code)]
+
+mod bars;
+mod capabilities;
+mod config;
+mod config_space;
+mod counters;
+mod device;
+mod dma;
+mod effect;
+mod event;
+mod function;
+mod msix;
+mod queue;
+mod shared;
+mod virtio;
+
+pub use bars::{
+    COMMON_OFFSET, ISR_LEN, ISR_OFFSET, LEGACY_NOTIFY_BAR, MEMBER_NOTIFY_OFFSET, MODERN_BAR,
+    MSIX_BAR, NOTIFY_OFFSET, OWNER_NOTIFY_OFFSET, OWNER_NOTIFY_STRIDE, VF_BAR0_SIZE,
+};
+pub use capabilities::CONFIG_SPACE_LEN;
+pub use config::{
+    BadEntry, ConfigError, Knobs, Leniency, ModelConfig, NotifyLayout, SrIovCapability,
+    MAX_VECTORS, MAX_VFS,
+};
+pub use config_space::REVISION;
+pub use counters::{Counters, FunctionCounters, COUNTED_OPCODES};
+pub use device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+pub use dma::{Access, Allowed, DmaMemory, DmaView, IovaMap, MapError, NoMemory};
+pub use effect::{Effect, FrameSwitch, FunctionId, NoSwitch, Port};
+pub use event::{CommandRecord, Event, EventMask, Record, ResetCause, Via, Violation};
+pub use queue::{Chain, RingFault, Segment};

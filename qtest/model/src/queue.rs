@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! One virtqueue: its registers and its split ring, with every driver-made value checked.
+//!
+//! Index arithmetic and ring accesses are `virtio-queue`'s. Chains are walked here, because a
+//! device has to tell a chain that ends from one that is broken.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use virtio_pci_spec::{ring, status::NO_VECTOR};
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::dma::DmaView;
+
+/// What made a ring unusable. The device goes to DEVICE_NEEDS_RESET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "fault")]
+pub enum RingFault {
+    /// The driver moved avail.idx by more than the queue size (or back).
+    #[error("avail.idx {idx} is not within the queue size after {seen}")]
+    AvailIndex {
+        /// The index found in the ring.
+        idx: u16,
+        /// The index up to which buffers were taken.
+        seen: u16,
+    },
+    /// A part of the ring is not reachable by DMA or not aligned.
+    #[error("the ring is not accessible")]
+    RingUnreachable,
+    /// A descriptor number is not below the table's length.
+    #[error("descriptor {index} is outside the table")]
+    DescriptorIndex {
+        /// The number.
+        index: u16,
+    },
+    /// A descriptor table entry is not reachable by DMA.
+    #[error("descriptor at {addr:#x} is not accessible")]
+    DescriptorUnreachable {
+        /// Its address.
+        addr: u64,
+    },
+    /// A chain with a loop, or longer than the queue.
+    #[error("descriptor chain is longer than the queue size or loops")]
+    ChainTooLong,
+    /// More than 2^32 bytes in one chain.
+    #[error("descriptor chain has more than 2^32 bytes")]
+    ChainTooBig,
+    /// A readable descriptor follows a writable one.
+    #[error("readable descriptor after a writable one")]
+    ReadableAfterWritable,
+    /// INDIRECT without INDIRECT_DESC negotiated, nested, or together with NEXT.
+    #[error("misplaced indirect descriptor")]
+    Indirect,
+    /// An indirect table of no entries, of a broken length or longer than the queue.
+    #[error("indirect table of {len} bytes")]
+    IndirectLength {
+        /// Its length in bytes.
+        len: u32,
+    },
+    /// The buffer belongs to a queue that was reset since. Not the driver's fault: whoever holds
+    /// the buffer just lets go of it.
+    #[error("the queue was reset since the buffer was taken")]
+    Stale,
+    /// A buffer is not reachable by DMA.
+    #[error("buffer at {addr:#x} is not accessible")]
+    BufferUnreachable {
+        /// Address of the first byte of the piece.
+        addr: u64,
+    },
+}
+
+/// One descriptor of a chain, resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// DMA address.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A buffer taken from a queue: readable bytes first, then writable ones, however they are cut.
+#[derive(Debug)]
+pub struct Chain {
+    pub(crate) queue: u16,
+    pub(crate) head: u16,
+    pub(crate) epoch: u32,
+    pub(crate) segments: Vec<Segment>,
+    /// How many of the segments are readable.
+    pub(crate) split: usize,
+    readable_len: u64,
+    writable_len: u64,
+}
+
+impl Chain {
+    /// The queue it came from.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// Bytes of the readable part.
+    pub fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// Bytes of the writable part.
+    pub fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// The readable pieces as the driver cut them.
+    pub fn readable(&self) -> &[Segment] {
+        self.segments
+            .split_at(self.split.min(self.segments.len()))
+            .0
+    }
+
+    /// The writable pieces as the driver cut them.
+    pub fn writable(&self) -> &[Segment] {
+        self.segments
+            .split_at(self.split.min(self.segments.len()))
+            .1
+    }
+}
+
+/// Calls `f(addr, len)` for the pieces of `segments` that make up bytes `offset..offset+len`, as
+/// far as there are any; gives the number of bytes covered.
+pub(crate) fn cover(
+    segments: &[Segment],
+    offset: u64,
+    len: usize,
+    mut f: impl FnMut(u64, usize) -> Result<(), RingFault>,
+) -> Result<usize, RingFault> {
+    let mut skip = offset;
+    let mut left = len as u64;
+    for s in segments {
+        if left == 0 {
+            break;
+        }
+        let seg = u64::from(s.len);
+        if skip >= seg {
+            skip -= seg;
+            continue;
+        }
+        let n = (seg - skip).min(left);
+        let addr = s
+            .addr
+            .checked_add(skip)
+            .ok_or(RingFault::BufferUnreachable { addr: s.addr })?;
+        // `n` is at most `len`, which is a usize.
+        f(addr, n as usize)?;
+        skip = 0;
+        left -= n;
+    }
+    Ok(len - left as usize)
+}
+
+/// Which interface gave a queue its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Not in use.
+    Off,
+    /// Three addresses and queue_enable.
+    Modern,
+    /// A page frame number, layout by the legacy formula.
+    Legacy,
+}
+
+/// The three addresses of a modern queue, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Addresses {
+    pub(crate) desc: u64,
+    pub(crate) driver: u64,
+    pub(crate) device: u64,
+}
+
+/// Registers and ring of one virtqueue.
+#[derive(Debug)]
+pub(crate) struct VirtQueue {
+    ring: Queue,
+    pub(crate) mode: Mode,
+    pub(crate) pfn: u32,
+    pub(crate) addresses: Addresses,
+    pub(crate) vector: u16,
+    /// queue_reset reads 1 until this time.
+    pub(crate) resetting_until: Option<u64>,
+    /// The driver kicked while the queue could not be served.
+    pub(crate) kicked: bool,
+    /// Buffers were used since the last look at whether to notify.
+    pub(crate) used_pending: bool,
+    /// Counts lives of the queue: a buffer of an earlier life is never completed.
+    pub(crate) epoch: u32,
+}
+
+/// Limits and features that decide how chains are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChainRules {
+    /// INDIRECT_DESC was negotiated.
+    pub(crate) indirect: bool,
+    /// Chains longer than the queue are accepted, up to this many descriptors.
+    pub(crate) max_len: Option<u32>,
+}
+
+impl VirtQueue {
+    /// A queue of `max_size` entries, which must be a power of two up to 32768.
+    pub(crate) fn new(max_size: u16) -> Option<Self> {
+        Some(VirtQueue {
+            ring: Queue::new(max_size).ok()?,
+            mode: Mode::Off,
+            pfn: 0,
+            addresses: Addresses::default(),
+            vector: NO_VECTOR,
+            resetting_until: None,
+            kicked: false,
+            used_pending: false,
+            epoch: 0,
+        })
+    }
+
+    /// Everything but the vector and the life counter as after power-on.
+    pub(crate) fn stop(&mut self) {
+        self.ring.reset();
+        self.mode = Mode::Off;
+        self.pfn = 0;
+        self.addresses = Addresses::default();
+        self.kicked = false;
+        self.used_pending = false;
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// The reset of a queue or device: [`stop`](Self::stop) and no vector.
+    pub(crate) fn reset(&mut self) {
+        self.stop();
+        self.vector = NO_VECTOR;
+        self.resetting_until = None;
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    pub(crate) fn max_size(&self) -> u16 {
+        self.ring.max_size()
+    }
+
+    /// Shrinks the queue; `false` if the size is not a power of two up to the maximum.
+    pub(crate) fn set_size(&mut self, size: u16) -> bool {
+        self.ring.try_set_size(size).is_ok()
+    }
+
+    pub(crate) fn enabled(&self) -> bool {
+        self.mode != Mode::Off
+    }
+
+    /// Takes the written addresses into use; `false` if one is misaligned.
+    pub(crate) fn enable_modern(&mut self, event_idx: bool) -> bool {
+        let a = self.addresses;
+        self.start(a, event_idx, Mode::Modern)
+    }
+
+    /// Takes the ring at page frame `pfn` into use; 0 stops the queue.
+    pub(crate) fn set_pfn(&mut self, pfn: u32, event_idx: bool) {
+        self.stop();
+        if pfn == 0 {
+            return;
+        }
+        self.pfn = pfn;
+        let l = ring::legacy_layout(pfn, self.ring.size());
+        self.addresses = Addresses {
+            desc: l.desc,
+            driver: l.avail,
+            device: l.used,
+        };
+        // Page-aligned by construction.
+        let _aligned = self.start(self.addresses, event_idx, Mode::Legacy);
+    }
+
+    fn start(&mut self, a: Addresses, event_idx: bool, mode: Mode) -> bool {
+        let q = &mut self.ring;
+        if q.try_set_desc_table_address(GuestAddress(a.desc)).is_err()
+            || q.try_set_avail_ring_address(GuestAddress(a.driver))
+                .is_err()
+            || q.try_set_used_ring_address(GuestAddress(a.device)).is_err()
+        {
+            return false;
+        }
+        q.set_event_idx(event_idx);
+        q.set_ready(true);
+        self.mode = mode;
+        true
+    }
+
+    /// Legacy drivers may write features after the queue address.
+    pub(crate) fn set_event_idx(&mut self, event_idx: bool) {
+        self.ring.set_event_idx(event_idx);
+    }
+
+    /// The number of buffers that the driver made available and that were not taken yet.
+    pub(crate) fn pending(&self, mem: &DmaView<'_>) -> Result<u16, RingFault> {
+        let idx = self
+            .ring
+            .avail_idx(mem, std::sync::atomic::Ordering::Acquire)
+            .map_err(|_| RingFault::RingUnreachable)?
+            .0;
+        let n = idx.wrapping_sub(self.ring.next_avail());
+        if n > self.ring.size() {
+            return Err(RingFault::AvailIndex {
+                idx,
+                seen: self.ring.next_avail(),
+            });
+        }
+        Ok(n)
+    }
+
+    /// Takes the next buffer. `segments` is storage to build it in.
+    pub(crate) fn pop(
+        &mut self,
+        queue: u16,
+        mem: &DmaView<'_>,
+        rules: ChainRules,
+        mut segments: Vec<Segment>,
+    ) -> Result<Option<Chain>, RingFault> {
+        if self.pending(mem)? == 0 {
+            return Ok(None);
+        }
+        let head = self
+            .ring
+            .iter(mem)
+            .map_err(|_| RingFault::RingUnreachable)?
+            .next()
+            .ok_or(RingFault::RingUnreachable)?
+            .head_index();
+        segments.clear();
+        let mut chain = Chain {
+            queue,
+            head,
+            epoch: self.epoch,
+            segments,
+            split: 0,
+            readable_len: 0,
+            writable_len: 0,
+        };
+        self.walk(mem, rules, &mut chain)?;
+        Ok(Some(chain))
+    }
+
+    fn walk(&self, mem: &DmaView<'_>, rules: ChainRules, out: &mut Chain) -> Result<(), RingFault> {
+        let limit = rules.max_len.unwrap_or(u32::from(self.ring.size()));
+        let mut table = self.ring.desc_table();
+        let mut table_len = u32::from(self.ring.size());
+        let mut index = out.head;
+        let mut in_indirect = false;
+        let mut seen = 0u32;
+        loop {
+            if u32::from(index) >= table_len {
+                return Err(RingFault::DescriptorIndex { index });
+            }
+            let addr = table
+                .checked_add(u64::from(index) * ring::DESC_LEN)
+                .ok_or(RingFault::DescriptorUnreachable { addr: table })?;
+            let d: Descriptor = mem
+                .read_obj(GuestAddress(addr))
+                .map_err(|_| RingFault::DescriptorUnreachable { addr })?;
+            let flags = d.flags();
+            if flags & ring::DESC_F_INDIRECT != 0 {
+                if !rules.indirect || in_indirect || flags & ring::DESC_F_NEXT != 0 {
+                    return Err(RingFault::Indirect);
+                }
+                let entries = d.len() / ring::DESC_LEN as u32;
+                if d.len() % ring::DESC_LEN as u32 != 0 || entries == 0 || entries > limit {
+                    return Err(RingFault::IndirectLength { len: d.len() });
+                }
+                in_indirect = true;
+                table = d.addr().0;
+                table_len = entries;
+                index = 0;
+                continue;
+            }
+            seen += 1;
+            if seen > limit {
+                return Err(RingFault::ChainTooLong);
+            }
+            let len = u64::from(d.len());
+            if flags & ring::DESC_F_WRITE != 0 {
+                out.writable_len += len;
+            } else {
+                if out.segments.len() > out.split {
+                    return Err(RingFault::ReadableAfterWritable);
+                }
+                out.readable_len += len;
+                out.split += 1;
+            }
+            if out.readable_len + out.writable_len > 1 << 32 {
+                return Err(RingFault::ChainTooBig);
+            }
+            out.segments.push(Segment {
+                addr: d.addr().0,
+                len: d.len(),
+            });
+            if flags & ring::DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            index = d.next();
+        }
+    }
+
+    /// Gives the buffer taken last back to the queue, as if it had not been taken.
+    pub(crate) fn unpop(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Puts a buffer into the used ring.
+    pub(crate) fn push_used(
+        &mut self,
+        mem: &DmaView<'_>,
+        head: u16,
+        len: u32,
+    ) -> Result<(), RingFault> {
+        self.ring
+            .add_used(mem, head, len)
+            .map_err(|_| RingFault::RingUnreachable)?;
+        self.used_pending = true;
+        Ok(())
+    }
+
+    /// Whether the driver wants a notification for the buffers used since the last call.
+    pub(crate) fn wants_signal(
+        &mut self,
+        mem: &DmaView<'_>,
+        notify_on_empty: bool,
+    ) -> Result<bool, RingFault> {
+        self.used_pending = false;
+        let wanted = if self.ring.event_idx_enabled() {
+            self.ring
+                .needs_notification(mem)
+                .map_err(|_| RingFault::RingUnreachable)?
+        } else {
+            let flags: u16 = mem
+                .read_obj(GuestAddress(self.ring.avail_ring()))
+                .map_err(|_| RingFault::RingUnreachable)?;
+            u16::from_le(flags) & ring::AVAIL_F_NO_INTERRUPT == 0
+        };
+        Ok(wanted || (notify_on_empty && self.pending(mem)? == 0))
+    }
+
+    /// Asks the driver to notify (or not to); `true` if buffers are already waiting.
+    pub(crate) fn ask_for_kicks(
+        &mut self,
+        mem: &DmaView<'_>,
+        wanted: bool,
+    ) -> Result<bool, RingFault> {
+        if wanted {
+            self.ring.enable_notification(mem)
+        } else {
+            self.ring.disable_notification(mem).map(|()| false)
+        }
+        .map_err(|_| RingFault::RingUnreachable)
+    }
+}
