@@ -232,6 +232,24 @@ mod tests {
     }
 
     #[test]
+    fn meson_knows_suites_that_exist_and_the_version() {
+        let meson =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../meson.build")).unwrap();
+        let mut known = 0;
+        for line in meson
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("suites "))
+        {
+            for name in line.split('\'').skip(1).step_by(2) {
+                Suite::from_str(name, false).unwrap();
+                known += 1;
+            }
+        }
+        assert!(known > 0);
+        assert!(meson.contains(concat!("  version: '", env!("CARGO_PKG_VERSION"), "',\n")));
+    }
+
+    #[test]
     fn counts_are_those_of_the_harness() {
         let log = "running 3 tests\n\
             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\

@@ -48,7 +48,7 @@ pub(crate) fn build(step: &Step, build: &Path, tools: &Tools, device: Option<&st
         .args(["-device", "help"])
         .output(step)?;
     if let Some(device) = device {
-        if !help.contains(&format!("name \"{device}\"")) {
+        if !knows(&help, device) {
             bail!(
                 "the new {PROGRAM} does not know the device {device}\n  way out: rust/qemu-series \
                  must add the overlay's directories to QEMU's meson.build and Kconfig files"
@@ -56,6 +56,11 @@ pub(crate) fn build(step: &Step, build: &Path, tools: &Tools, device: Option<&st
         }
     }
     Ok(())
+}
+
+/// Whether QEMU's list of devices has one.
+pub(crate) fn knows(help: &str, device: &str) -> bool {
+    help.contains(&format!("name \"{device}\""))
 }
 
 /// Records that the program in `build` was made from the overlay with this digest.

@@ -21,6 +21,8 @@ mod series;
 mod source;
 mod tools;
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -40,6 +42,8 @@ use crate::steps::Steps;
 /// The overlay's file whose presence means that the program must know [`DEVICE`].
 const DEVICE_BUILD: &str = "rust/hw/virtio/legacy-vf/meson.build";
 const DEVICE: &str = "virtio-legacy-vf-user";
+/// Names a QEMU built elsewhere, to be used as it is.
+const GIVEN: &str = "VLVF_QEMU";
 /// In a build's directory: the checkout it is for.
 const CHECKOUT: &str = "checkout";
 /// Builds of one checkout that are kept besides the current one.
@@ -128,11 +132,14 @@ impl Build {
     }
 }
 
-/// Gets, overlays and builds QEMU; gives the program's path.
+/// Gets, overlays and builds QEMU; gives the program's path. With [`GIVEN`] that one is taken.
 ///
 /// # Errors
 /// When a step fails; the text says which, why, and what can be done.
 pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+    if let Some(program) = given(env::var_os(GIVEN))? {
+        return Ok(program);
+    }
     packages::ensure(steps, "building QEMU", packages::QEMU_BUILD)?;
     let planned = Build::plan(project)?;
     // Packages may bring other tools, so the plan is made after them.
@@ -162,11 +169,32 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
     Ok(planned.program())
 }
 
+/// The program the environment names, made sure to be one.
+fn given(value: Option<OsString>) -> Result<Option<PathBuf>> {
+    let Some(path) = value.filter(|value| !value.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let help = Cmd::new(&path)
+        .args(["-device", "help"])
+        .ask()
+        .with_context(|| format!("{GIVEN}={} is not a QEMU that runs here", path.display()))?;
+    if !build::knows(&help, DEVICE) {
+        bail!(
+            "{GIVEN}={} does not know the device {DEVICE}",
+            path.display()
+        );
+    }
+    Ok(Some(std::path::absolute(path)?))
+}
+
 /// Where the program of this checkout is.
 ///
 /// # Errors
 /// When it was not built.
 pub(crate) fn program(project: &Project) -> Result<PathBuf> {
+    if let Some(program) = given(env::var_os(GIVEN))? {
+        return Ok(program);
+    }
     let planned = Build::plan(project)?;
     let path = planned.program();
     if !path.exists() {
@@ -404,6 +432,30 @@ mod tests {
         let info = r#"{"directories": {"source": "/q", "build": "/b"}}"#;
         fs::write(dir.path().join("meson-info/meson-info.json"), info).unwrap();
         assert_eq!(source_of(dir.path()).unwrap(), Path::new("/q"));
+    }
+
+    #[test]
+    fn a_given_program_must_know_the_device() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qemu");
+        let program = |text: &str| {
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            given(Some(path.clone().into()))
+        };
+        assert_eq!(given(None).unwrap(), None);
+        assert_eq!(given(Some(OsString::new())).unwrap(), None);
+        let text = program("echo 'name \"vfio-user-pci\", bus PCI'")
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("does not know the device"), "{text}");
+        assert!(program("exit 1")
+            .unwrap_err()
+            .to_string()
+            .contains("is not a QEMU"));
+        let known = program("echo 'name \"virtio-legacy-vf-user\", bus PCI'").unwrap();
+        assert_eq!(known.as_deref(), Some(path.as_path()));
     }
 
     #[test]
