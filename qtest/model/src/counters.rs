@@ -48,6 +48,12 @@ pub struct FunctionCounters {
     pub tx_frames: u64,
     /// Bytes of those frames.
     pub tx_bytes: u64,
+    /// Frames from the driver that were malformed, or sent while the link was down.
+    pub tx_dropped: u64,
+    /// Commands on the network device's control queue.
+    pub control_commands: u64,
+    /// Those that were refused.
+    pub control_refused: u64,
     /// Sectors (512 bytes) the driver read.
     pub sectors_read: u64,
     /// Sectors the driver wrote.

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+pub mod blk;
 mod capabilities;
 mod config;
 mod config_space;
@@ -19,8 +20,10 @@ mod effect;
 mod event;
 mod function;
 mod msix;
+pub mod net;
 mod queue;
 mod shared;
+pub mod switch;
 mod virtio;
 
 pub use bars::{

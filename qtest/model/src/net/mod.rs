@@ -267,7 +267,9 @@ impl NetDevice {
             done += written;
             used.push((chain, u32::try_from(written).unwrap_or(u32::MAX)));
         }
-        ctx.complete_all(used)?;
+        for (chain, written) in used {
+            ctx.complete(chain, written)?;
+        }
         ctx.counters().rx_frames += 1;
         ctx.counters().rx_bytes += frame.len() as u64;
         Ok(Delivery::Done)
