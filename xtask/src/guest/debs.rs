@@ -14,7 +14,8 @@ use crate::steps::{Step, Steps};
 
 /// The package that depends on Debian's current kernel.
 const KERNEL_META: &str = "linux-image-amd64";
-/// What the guest has besides the kernel: a shell with its tools, and lspci with its libraries.
+/// What the guest has besides the kernel: a shell with its tools, and lspci with its libraries; and
+/// the firmware that QEMU boots it with.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "libc6",
@@ -26,6 +27,8 @@ const PACKAGES: &[&str] = &[
     "libzstd1",
     "pci.ids",
     "pciutils",
+    "qemu-system-data",
+    "seabios",
     "zlib1g",
 ];
 /// To be raised when the way of unpacking changes.
@@ -95,6 +98,11 @@ impl Debs {
             root: dir.join("root"),
             manifest,
         })
+    }
+
+    /// Directories with the firmware, for QEMU's option -L.
+    pub(crate) fn firmware(&self) -> [PathBuf; 2] {
+        ["usr/share/seabios", "usr/share/qemu"].map(|dir| self.root.join(dir))
     }
 
     /// The kernel, and the directory of its modules.

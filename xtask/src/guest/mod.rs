@@ -47,6 +47,8 @@ const RECIPE: &str = "1";
 pub(crate) struct Image {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
+    /// Directories for QEMU's option -L.
+    pub(crate) firmware: [PathBuf; 2],
 }
 
 /// `cargo xtask guest`: makes the image and prints where it is.
@@ -92,7 +94,11 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
             Ok(())
         })?;
     }
-    Ok(Image { kernel, initrd })
+    Ok(Image {
+        kernel,
+        initrd,
+        firmware: debs.firmware(),
+    })
 }
 
 /// The project's guest scripts by name.
