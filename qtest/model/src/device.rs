@@ -105,6 +105,9 @@ pub trait VirtioDevice: Send {
     /// A fault of the ring; the model then stops the device (DEVICE_NEEDS_RESET).
     fn process_queue(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault>;
 
+    /// A queue was reset alone ("Virtqueue Reset"); buffers taken from it are gone.
+    fn queue_reset(&mut self, _queue: u16) {}
+
     /// A frame arrived from the switch.
     ///
     /// # Errors
@@ -252,6 +255,15 @@ impl DeviceCtx<'_> {
     /// The used ring is not reachable by DMA.
     pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), RingFault> {
         self.core.complete(chain, written)
+    }
+
+    /// As [`complete`](Self::complete) for several buffers of one queue that belong together: the
+    /// driver sees all of them at once.
+    ///
+    /// # Errors
+    /// The used ring is not reachable by DMA.
+    pub fn complete_together(&mut self, buffers: Vec<(Chain, u32)>) -> Result<(), RingFault> {
+        self.core.complete_together(buffers)
     }
 
     /// The device configuration changed: the driver is told.

@@ -226,6 +226,33 @@ impl Core {
         Ok(())
     }
 
+    /// Completes buffers of one queue so that the driver sees all of them or none.
+    pub(crate) fn complete_together(
+        &mut self,
+        buffers: Vec<(Chain, u32)>,
+    ) -> Result<(), RingFault> {
+        let Some(queue) = buffers.first().map(|(chain, _)| chain.queue) else {
+            return Ok(());
+        };
+        let mut used = Vec::with_capacity(buffers.len());
+        for (chain, written) in buffers {
+            if chain.queue == queue && self.current(&chain) {
+                used.push((chain.head, written));
+            } else {
+                self.counters.stale_completions += 1;
+            }
+            self.recycle(chain.segments);
+        }
+        let view = self.memory.view();
+        let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(queue)) else {
+            return Ok(());
+        };
+        if !used.is_empty() && !q.used_pending {
+            self.dirty.push(queue);
+        }
+        q.push_used_together(&view, &used)
+    }
+
     /// Tells the driver about used buffers, as far as it wants to know.
     pub(crate) fn notify_driver(&mut self, shared: &mut Shared) {
         while let Some(queue) = self.dirty.pop() {

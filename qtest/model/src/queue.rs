@@ -4,6 +4,8 @@
 //! Index arithmetic and ring accesses are `virtio-queue`'s. Chains are walked here, because a
 //! device has to tell a chain that ends from one that is broken.
 
+use std::sync::atomic::{fence, Ordering};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_pci_spec::{ring, status::NO_VECTOR};
@@ -12,6 +14,11 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::dma::DmaView;
+
+/// Offset of the elements in the used ring.
+const USED_ELEMENTS: u64 = 4;
+/// Bytes of one of them.
+const USED_ELEMENT_LEN: u64 = 8;
 
 /// What made a ring unusable. The device goes to DEVICE_NEEDS_RESET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -188,6 +195,8 @@ pub(crate) struct VirtQueue {
     pub(crate) kicked: bool,
     /// Buffers were used since the last look at whether to notify.
     pub(crate) used_pending: bool,
+    /// used.idx when it was last decided whether to notify.
+    signalled: u16,
     /// Counts lives of the queue: a buffer of an earlier life is never completed.
     pub(crate) epoch: u32,
 }
@@ -213,6 +222,7 @@ impl VirtQueue {
             resetting_until: None,
             kicked: false,
             used_pending: false,
+            signalled: 0,
             epoch: 0,
         })
     }
@@ -225,6 +235,7 @@ impl VirtQueue {
         self.addresses = Addresses::default();
         self.kicked = false;
         self.used_pending = false;
+        self.signalled = 0;
         self.epoch = self.epoch.wrapping_add(1);
     }
 
@@ -416,8 +427,39 @@ impl VirtQueue {
         head: u16,
         len: u32,
     ) -> Result<(), RingFault> {
+        self.push_used_together(mem, &[(head, len)])
+    }
+
+    /// Puts several buffers into the used ring with one update of its index, so that the driver
+    /// sees all of them or none.
+    pub(crate) fn push_used_together(
+        &mut self,
+        mem: &DmaView<'_>,
+        buffers: &[(u16, u32)],
+    ) -> Result<(), RingFault> {
+        let Some(((head, len), before)) = buffers.split_last() else {
+            return Ok(());
+        };
+        let size = self.ring.size().max(1);
+        let mut next = self.ring.next_used();
+        for (head, len) in before {
+            let at = u64::from(next % size) * USED_ELEMENT_LEN + USED_ELEMENTS;
+            let mut element = [0; USED_ELEMENT_LEN as usize];
+            element[..4].copy_from_slice(&u32::from(*head).to_le_bytes());
+            element[4..].copy_from_slice(&len.to_le_bytes());
+            let at = self
+                .ring
+                .used_ring()
+                .checked_add(at)
+                .ok_or(RingFault::RingUnreachable)?;
+            mem.write_slice(&element, GuestAddress(at))
+                .map_err(|_| RingFault::RingUnreachable)?;
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_used(next);
+        // The last element, and the index behind all of them.
         self.ring
-            .add_used(mem, head, len)
+            .add_used(mem, *head, *len)
             .map_err(|_| RingFault::RingUnreachable)?;
         self.used_pending = true;
         Ok(())
@@ -430,15 +472,27 @@ impl VirtQueue {
         notify_on_empty: bool,
     ) -> Result<bool, RingFault> {
         self.used_pending = false;
+        let new = self.ring.next_used();
+        let old = std::mem::replace(&mut self.signalled, new);
+        // The index must be visible before the driver's wish is read: the driver writes its wish
+        // and then looks at the index.
+        fence(Ordering::SeqCst);
+        let read = |offset: u64| -> Result<u16, RingFault> {
+            let at = self
+                .ring
+                .avail_ring()
+                .checked_add(offset)
+                .ok_or(RingFault::RingUnreachable)?;
+            mem.read_obj(GuestAddress(at))
+                .map(u16::from_le)
+                .map_err(|_| RingFault::RingUnreachable)
+        };
         let wanted = if self.ring.event_idx_enabled() {
-            self.ring
-                .needs_notification(mem)
-                .map_err(|_| RingFault::RingUnreachable)?
+            // used_event lies among the indices written since the last look.
+            let event = read(4 + 2 * u64::from(self.ring.size()))?;
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            let flags: u16 = mem
-                .read_obj(GuestAddress(self.ring.avail_ring()))
-                .map_err(|_| RingFault::RingUnreachable)?;
-            u16::from_le(flags) & ring::AVAIL_F_NO_INTERRUPT == 0
+            read(0)? & ring::AVAIL_F_NO_INTERRUPT == 0
         };
         Ok(wanted || (notify_on_empty && self.pending(mem)? == 0))
     }

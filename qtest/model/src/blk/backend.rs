@@ -97,9 +97,9 @@ impl Backend for RamDisk {
         for (piece, inside, len) in pieces(offset, rest.len() as u64) {
             let (now, later) = rest.split_at_mut_checked(len).ok_or_else(out_of_range)?;
             match self.pieces.get(&piece) {
-                Some(data) => now.copy_from_slice(
-                    data.get(inside..inside + len).ok_or_else(out_of_range)?,
-                ),
+                Some(data) => {
+                    now.copy_from_slice(data.get(inside..inside + len).ok_or_else(out_of_range)?)
+                }
                 None => now.fill(0),
             }
             rest = later;
@@ -159,7 +159,10 @@ impl Backend for RamDisk {
 }
 
 fn out_of_range() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "range lies outside of the disk")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "range lies outside of the disk",
+    )
 }
 
 /// A disk in a file that the front end opened; its size is the file's, down to whole sectors.

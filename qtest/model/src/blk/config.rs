@@ -52,7 +52,10 @@ impl BlkSettings {
     /// The setting and the values it may have.
     pub fn check(&self) -> Result<(), String> {
         if self.num_queues == 0 || self.num_queues > 256 {
-            return Err(format!("blk: {} queues; 1 to 256 are possible", self.num_queues));
+            return Err(format!(
+                "blk: {} queues; 1 to 256 are possible",
+                self.num_queues
+            ));
         }
         if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
             return Err(format!(
@@ -103,7 +106,11 @@ impl BlkSettings {
         let mut c = [0; CONFIG_LEN];
         let geometry = Geometry::of(sectors);
         let erase = if self.read_only { 0 } else { MAX_ERASE_SECTORS };
-        let erase_segments = if self.read_only { 0 } else { MAX_ERASE_SEGMENTS };
+        let erase_segments = if self.read_only {
+            0
+        } else {
+            MAX_ERASE_SEGMENTS
+        };
         let alignment = (self.block_size / SECTOR as u32).max(1);
         // Every offset is inside of the array, see the layout test.
         let _ = put_u64(&mut c, 0, sectors)
@@ -167,7 +174,10 @@ mod tests {
     use virtio_pci_spec::DeviceType;
 
     fn field(config: &[u8], name: &str) -> u64 {
-        let field = fields(DeviceType::Block).iter().find(|f| f.name == name).unwrap();
+        let field = fields(DeviceType::Block)
+            .iter()
+            .find(|f| f.name == name)
+            .unwrap();
         let at = usize::from(field.offset);
         virtio_pci_spec::bytes::le_value(&config[at..at + usize::from(field.len())])
     }
@@ -246,10 +256,34 @@ mod tests {
         let good = BlkSettings::default();
         assert_eq!(good.check(), Ok(()));
         for (bad, word) in [
-            (BlkSettings { num_queues: 0, ..good.clone() }, "queues"),
-            (BlkSettings { queue_size: 100, ..good.clone() }, "queue size"),
-            (BlkSettings { block_size: 513, ..good.clone() }, "block size"),
-            (BlkSettings { block_size: 256, ..good.clone() }, "block size"),
+            (
+                BlkSettings {
+                    num_queues: 0,
+                    ..good.clone()
+                },
+                "queues",
+            ),
+            (
+                BlkSettings {
+                    queue_size: 100,
+                    ..good.clone()
+                },
+                "queue size",
+            ),
+            (
+                BlkSettings {
+                    block_size: 513,
+                    ..good.clone()
+                },
+                "block size",
+            ),
+            (
+                BlkSettings {
+                    block_size: 256,
+                    ..good.clone()
+                },
+                "block size",
+            ),
         ] {
             assert!(bad.check().unwrap_err().contains(word));
         }

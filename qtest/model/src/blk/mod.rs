@@ -360,9 +360,9 @@ impl VirtioDevice for BlkDevice {
                     .ok_or_else(|| {
                         ControlError::Refused(format!("{sectors} sectors are too many for a disk"))
                     })?;
-                self.backend
-                    .resize(len)
-                    .map_err(|e| ControlError::Refused(format!("the disk cannot be resized: {e}")))?;
+                self.backend.resize(len).map_err(|e| {
+                    ControlError::Refused(format!("the disk cannot be resized: {e}"))
+                })?;
                 ctx.config_changed();
                 Ok(())
             }

@@ -152,9 +152,18 @@ mod tests {
         assert_eq!(decode(&header(8, 0), none), Ok(Operation::GetId));
         // The barrier bit counts only for a driver that accepted BARRIER.
         let barrier = bit(blk::BARRIER);
-        assert_eq!(decode(&header(0x8000_0001, 3), barrier), Ok(Operation::Out(3)));
-        assert_eq!(decode(&header(0x8000_0000, 3), barrier), Ok(Operation::In(3)));
-        assert_eq!(decode(&header(0x8000_0001, 3), none), Err(Failure::Unsupported));
+        assert_eq!(
+            decode(&header(0x8000_0001, 3), barrier),
+            Ok(Operation::Out(3))
+        );
+        assert_eq!(
+            decode(&header(0x8000_0000, 3), barrier),
+            Ok(Operation::In(3))
+        );
+        assert_eq!(
+            decode(&header(0x8000_0001, 3), none),
+            Err(Failure::Unsupported)
+        );
         // SCSI commands and what nobody knows.
         for kind in [2, 3, 6, 7, 10, 14, 99] {
             assert_eq!(decode(&header(kind, 0), all), Err(Failure::Unsupported));
@@ -183,7 +192,11 @@ mod tests {
         let mut s = [0; SEGMENT_LEN];
         s[0] = 5;
         s[8] = 6;
-        let plain = Segment { sector: 5, sectors: 6, unmap: false };
+        let plain = Segment {
+            sector: 5,
+            sectors: 6,
+            unmap: false,
+        };
         assert_eq!(decode_segment(&s, Operation::Discard), Ok(plain));
         s[12] = 1;
         assert_eq!(
@@ -192,7 +205,10 @@ mod tests {
         );
         assert_eq!(
             decode_segment(&s, Operation::WriteZeroes),
-            Ok(Segment { unmap: true, ..plain })
+            Ok(Segment {
+                unmap: true,
+                ..plain
+            })
         );
         s[12] = 2;
         assert_eq!(

@@ -166,11 +166,41 @@ mod tests {
     fn wrong_settings_are_named() {
         let good = NetSettings::default();
         for (bad, word) in [
-            (NetSettings { mtu: 67, ..good.clone() }, "MTU"),
-            (NetSettings { max_queue_pairs: 0, ..good.clone() }, "queue pairs"),
-            (NetSettings { max_queue_pairs: 129, ..good.clone() }, "queue pairs"),
-            (NetSettings { queue_size: 0, ..good.clone() }, "queue size"),
-            (NetSettings { mac: [0xff; 6], ..good.clone() }, "group"),
+            (
+                NetSettings {
+                    mtu: 67,
+                    ..good.clone()
+                },
+                "MTU",
+            ),
+            (
+                NetSettings {
+                    max_queue_pairs: 0,
+                    ..good.clone()
+                },
+                "queue pairs",
+            ),
+            (
+                NetSettings {
+                    max_queue_pairs: 129,
+                    ..good.clone()
+                },
+                "queue pairs",
+            ),
+            (
+                NetSettings {
+                    queue_size: 0,
+                    ..good.clone()
+                },
+                "queue size",
+            ),
+            (
+                NetSettings {
+                    mac: [0xff; 6],
+                    ..good.clone()
+                },
+                "group",
+            ),
         ] {
             assert!(bad.check().unwrap_err().contains(word));
         }

@@ -74,9 +74,7 @@ pub fn decode(bytes: &[u8]) -> Option<Command> {
 /// as there are bytes.
 fn mac_table(bytes: &[u8]) -> Option<(Vec<Mac>, &[u8])> {
     let entries = usize::try_from(get_u32(bytes, 0)?).ok()?;
-    let (table, rest) = bytes
-        .get(4..)?
-        .split_at_checked(entries.checked_mul(6)?)?;
+    let (table, rest) = bytes.get(4..)?.split_at_checked(entries.checked_mul(6)?)?;
     let macs = table
         .chunks_exact(6)
         .filter_map(|mac| mac.try_into().ok())
@@ -92,8 +90,14 @@ mod tests {
     #[test]
     fn commands_are_little_endian() {
         assert_eq!(decode(&[0, 0, 1]), Some(Command::Rx(RxMode::Promisc, true)));
-        assert_eq!(decode(&[0, 5, 0]), Some(Command::Rx(RxMode::NoBcast, false)));
-        assert_eq!(decode(&[2, 0, 0x34, 0x02]), Some(Command::Vlan(0x234, true)));
+        assert_eq!(
+            decode(&[0, 5, 0]),
+            Some(Command::Rx(RxMode::NoBcast, false))
+        );
+        assert_eq!(
+            decode(&[2, 0, 0x34, 0x02]),
+            Some(Command::Vlan(0x234, true))
+        );
         assert_eq!(decode(&[2, 1, 5, 0]), Some(Command::Vlan(5, false)));
         assert_eq!(decode(&[4, 0, 2, 1]), Some(Command::Pairs(0x102)));
         assert_eq!(decode(&[3, 0]), Some(Command::AnnounceAck));

@@ -168,13 +168,7 @@ impl NetDevice {
         read.map(|_| sent)
     }
 
-    fn send(
-        &mut self,
-        head: &[u8],
-        frame: &mut [u8],
-        pair: u16,
-        ctx: &mut DeviceCtx<'_>,
-    ) -> bool {
+    fn send(&mut self, head: &[u8], frame: &mut [u8], pair: u16, ctx: &mut DeviceCtx<'_>) -> bool {
         let Some(head) = TxHeader::decode(head) else {
             return false;
         };
@@ -267,9 +261,7 @@ impl NetDevice {
             done += written;
             used.push((chain, u32::try_from(written).unwrap_or(u32::MAX)));
         }
-        for (chain, written) in used {
-            ctx.complete(chain, written)?;
-        }
+        ctx.complete_together(used)?;
         ctx.counters().rx_frames += 1;
         ctx.counters().rx_bytes += frame.len() as u64;
         Ok(Delivery::Done)
@@ -402,6 +394,15 @@ impl VirtioDevice for NetDevice {
             self.transmit_all(queue, ctx)
         } else {
             self.drain(queue / 2, ctx)
+        }
+    }
+
+    fn queue_reset(&mut self, queue: u16) {
+        if queue % 2 == 0 {
+            if let Some(waiting) = self.backlog.get_mut(usize::from(queue / 2)) {
+                self.waiting -= waiting.len();
+                waiting.clear();
+            }
         }
     }
 

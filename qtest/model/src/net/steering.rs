@@ -112,9 +112,8 @@ mod tests {
         steering.learn(&tcp(a, b), 3);
         assert_eq!(steering.select(&tcp(b, a)), 3);
         // Flows spread over the buckets.
-        let used: std::collections::HashSet<usize> = (0..512)
-            .map(|port| bucket(&tcp((a.0, port), b)))
-            .collect();
+        let used: std::collections::HashSet<usize> =
+            (0..512).map(|port| bucket(&tcp((a.0, port), b))).collect();
         assert!(used.len() > BUCKETS / 2, "{} buckets", used.len());
     }
 
