@@ -21,7 +21,7 @@ const RECORD: &str = "built.json";
 /// What a finished build was made from, and its result's identity.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Built {
-    overlay: String,
+    inputs: String,
     len: u64,
     modified_ns: u128,
 }
@@ -63,12 +63,12 @@ pub(crate) fn knows(help: &str, device: &str) -> bool {
     help.contains(&format!("name \"{device}\""))
 }
 
-/// Records that the program in `build` was made from the overlay with this digest.
+/// Records that the program in `build` was made from inputs with this digest.
 ///
 /// # Errors
 /// When the program is missing or the record cannot be written.
-pub(crate) fn record(dir: &Path, build: &Path, overlay: &str) -> Result<()> {
-    let built = identify(&program(build), overlay)?;
+pub(crate) fn record(dir: &Path, build: &Path, inputs: &str) -> Result<()> {
+    let built = identify(&program(build), inputs)?;
     write_atomically(
         &dir.join(RECORD),
         serde_json::to_string_pretty(&built)?.as_bytes(),
@@ -76,9 +76,9 @@ pub(crate) fn record(dir: &Path, build: &Path, overlay: &str) -> Result<()> {
 }
 
 /// Nothing if the program is current, otherwise why it is not.
-pub(crate) fn stale(dir: &Path, build: &Path, overlay: &str) -> Option<String> {
+pub(crate) fn stale(dir: &Path, build: &Path, inputs: &str) -> Option<String> {
     let program = program(build);
-    let Ok(found) = identify(&program, overlay) else {
+    let Ok(found) = identify(&program, inputs) else {
         return Some(format!("{} does not exist", program.display()));
     };
     let built = fs::read_to_string(dir.join(RECORD))
@@ -86,8 +86,8 @@ pub(crate) fn stale(dir: &Path, build: &Path, overlay: &str) -> Option<String> {
         .and_then(|text| serde_json::from_str::<Built>(&text).ok());
     match built {
         None => Some("its build did not finish".to_owned()),
-        Some(built) if built.overlay != found.overlay => {
-            Some("the crates below rust/ changed since it was built".to_owned())
+        Some(built) if built.inputs != found.inputs => {
+            Some("something below rust/ changed since it was built".to_owned())
         }
         Some(built) if built != found => {
             Some(format!("{} was changed after its build", program.display()))
@@ -96,10 +96,10 @@ pub(crate) fn stale(dir: &Path, build: &Path, overlay: &str) -> Option<String> {
     }
 }
 
-fn identify(program: &Path, overlay: &str) -> Result<Built> {
+fn identify(program: &Path, inputs: &str) -> Result<Built> {
     let metadata = fs::metadata(program).with_context(|| format!("no {}", program.display()))?;
     Ok(Built {
-        overlay: overlay.to_owned(),
+        inputs: inputs.to_owned(),
         len: metadata.len(),
         modified_ns: metadata.modified()?.duration_since(UNIX_EPOCH)?.as_nanos(),
     })

@@ -7,8 +7,8 @@
 //!
 //! In the cache: `distfiles/`, `source-*`, `python-*` and `bindgen-*` are shared by all checkouts.
 //! `qemu-*` is one build: its name is a key over everything that asks for a fresh configure (source,
-//! patch series, options, tools) and the checkout. The crates below `rust/` are not in the key: a
-//! change of theirs is an incremental build.
+//! options, tools) and the checkout. The crates below `rust/` and the patch series are not in the
+//! key: a change of theirs touches only files that differ, and is an incremental build.
 
 mod apt;
 mod build;
@@ -66,11 +66,6 @@ impl Build {
         let mut digest = Digest::new();
         digest.field("checkout", project.checkout_key());
         digest.field("source", source::key());
-        for patch in &series.patches {
-            digest
-                .field("patch", &patch.name)
-                .field("sha256", &patch.sha256);
-        }
         for option in configure::OPTIONS {
             digest.field("option", option);
         }
@@ -99,7 +94,16 @@ impl Build {
     }
 
     fn stale(&self) -> Option<String> {
-        build::stale(&self.dir, &self.build(), &self.overlay.digest())
+        build::stale(&self.dir, &self.build(), &self.digest())
+    }
+
+    /// What the program is built from, besides what is in the build's key.
+    fn digest(&self) -> String {
+        let mut digest = Digest::new();
+        digest
+            .field("overlay", self.overlay.digest())
+            .field("series", self.series.digest());
+        digest.full()
     }
 
     /// The device that the built program must know.
@@ -111,13 +115,13 @@ impl Build {
         lock_path(project, &self.dir)
     }
 
-    /// Copies the pristine source and patches it; under its final name only when complete.
+    /// Copies the pristine source; under its final name only when complete.
     fn make_tree(&self, steps: &mut Steps, pristine: &Path) -> Result<()> {
         if self.source().exists() {
             return Ok(());
         }
         let work = self.dir.join("source.tmp");
-        steps.run("copy the source and apply rust/qemu-series", |step| {
+        steps.run("copy the source", |step| {
             if work.exists() {
                 fs::remove_dir_all(&work)?;
             }
@@ -125,7 +129,6 @@ impl Build {
                 .args(["--archive", "--reflink=auto"])
                 .args([pristine, &work])
                 .run(step)?;
-            self.series.apply(step, &work)?;
             fs::rename(&work, self.source())?;
             Ok(())
         })
@@ -153,6 +156,9 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
     )?;
     planned.make_tree(steps, &pristine)?;
     let (tree, directory) = (planned.source(), planned.build());
+    steps.run("apply rust/qemu-series", |step| {
+        planned.series.sync(step, &pristine, &tree)
+    })?;
     steps.run("lay the project's crates over QEMU", |step| {
         let summary = planned.overlay.lay(&tree)?;
         step.note(summary.text());
@@ -163,7 +169,7 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
     })?;
     steps.run("build QEMU", |step| {
         build::build(step, &directory, &planned.tools, planned.device())?;
-        build::record(&planned.dir, &directory, &planned.overlay.digest())
+        build::record(&planned.dir, &directory, &planned.digest())
     })?;
     prune(project, &planned.dir)?;
     Ok(planned.program())
