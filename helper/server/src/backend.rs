@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What the server needs of a PF. [`virtio_pf::Pf`] is the real one; tests use
+//! What the server needs of a PF. [`crate::PfBackend`] is the real one; tests use
 //! `fake::FakeBackend`.
 
 use std::os::fd::BorrowedFd;
@@ -137,13 +137,13 @@ pub struct Completion {
     pub result: Result<[u8; 8], OpError>,
 }
 
-/// How a notification went out.
+/// How a notification went out. There is no completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notified {
-    /// Done: the owner's notify address was written, or the same notification waits already.
-    Written,
-    /// It travels as an admin command; a [`Completion`] with the token will come.
-    Submitted,
+    /// The owner's notify address was written.
+    Address,
+    /// By an admin command, which is under way or waits.
+    Command,
 }
 
 /// Something that clients should know.
@@ -212,14 +212,8 @@ pub trait AccessBackend {
     /// Notifies a queue of a member.
     ///
     /// # Errors
-    /// [`SubmitError`]; there will be no completion then.
-    fn notify(
-        &mut self,
-        member: u16,
-        queue: u16,
-        token: u64,
-        now: Instant,
-    ) -> Result<Notified, SubmitError>;
+    /// [`SubmitError`]; nothing was sent then.
+    fn notify(&mut self, member: u16, queue: u16, now: Instant) -> Result<Notified, SubmitError>;
 
     /// Tells the device about what was submitted, appends what has ended and happened to `out`,
     /// retries, expires deadlines.
@@ -228,16 +222,17 @@ pub trait AccessBackend {
     /// File descriptors that become readable when [`AccessBackend::poll`] has something to do.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// Changes when [`AccessBackend::fds`] gives other descriptors than before.
+    fn fds_epoch(&self) -> u64 {
+        0
+    }
+
     /// When [`AccessBackend::poll`] must be called at the latest.
     fn next_deadline(&self) -> Option<Instant>;
 
     /// How long to poll for completions before waiting on [`AccessBackend::fds`]; zero if there is
     /// nothing to wait for.
     fn spin_hint(&self) -> Duration;
-
-    /// The caller is about to wait on [`AccessBackend::fds`]: the device has to interrupt from now
-    /// on. `false` if something has ended already, so that polling comes first.
-    fn prepare_wait(&mut self) -> bool;
 
     /// What the PF is doing.
     fn state(&self) -> BackendState;

@@ -203,31 +203,22 @@ impl AccessBackend for FakeBackend {
         Ok(())
     }
 
-    fn notify(
-        &mut self,
-        member: u16,
-        queue: u16,
-        token: u64,
-        now: Instant,
-    ) -> Result<Notified, SubmitError> {
-        let by_command = {
-            let mut b = self.control.get();
-            b.notifications.push((member, queue));
-            b.notify_by_command
-        };
-        if !by_command {
-            return Ok(Notified::Written);
+    fn notify(&mut self, member: u16, queue: u16, _now: Instant) -> Result<Notified, SubmitError> {
+        if self.notify_address(member).is_none() {
+            return Err(SubmitError::NoSuchVf(member));
         }
-        let mut data = [0; 8];
-        data[..2].copy_from_slice(&queue.to_le_bytes());
-        let op = Operation {
-            space: Space::Common,
-            offset: 16,
-            len: 2,
-            data: Some(data),
-        };
-        self.submit(member, op, token, now)?;
-        Ok(Notified::Submitted)
+        let mut b = self.control.get();
+        if let Some(why) = &b.failure {
+            return Err(SubmitError::PfFailed(why.clone()));
+        }
+        if b.keep_log {
+            b.notifications.push((member, queue));
+        }
+        Ok(if b.notify_by_command {
+            Notified::Command
+        } else {
+            Notified::Address
+        })
     }
 
     fn poll(&mut self, now: Instant, out: &mut Polled) {
@@ -276,10 +267,6 @@ impl AccessBackend for FakeBackend {
 
     fn spin_hint(&self) -> Duration {
         Duration::ZERO
-    }
-
-    fn prepare_wait(&mut self) -> bool {
-        true
     }
 
     fn state(&self) -> BackendState {

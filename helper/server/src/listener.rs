@@ -100,8 +100,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> ListenErro
 /// Who listens on a socket file: `None` if nobody does.
 fn holder(address: &SocketAddrUnix) -> Option<String> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
     match connect(&socket, address) {
         // The kernel gives the credentials of who called listen().
         Ok(()) => Some(Peer::of(&socket).map_or_else(|_| "a process".into(), |p| p.to_string())),
@@ -370,7 +369,9 @@ mod tests {
         let missing = shown(&dir.path().join("none"));
         assert_eq!(
             text,
-            format!("Directory {missing} does not exist; create it first: mkdir -m 0755 -p {missing}")
+            format!(
+                "Directory {missing} does not exist; create it first: mkdir -m 0755 -p {missing}"
+            )
         );
         o.path = dir.path().join("x".repeat(200));
         assert!(matches!(

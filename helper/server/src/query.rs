@@ -245,8 +245,7 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
                 size: info.admin_queue_size,
             },
             commands: command_names(info.commands),
-            access_deadline_ms: u64::try_from(info.access_deadline.as_millis())
-                .unwrap_or(u64::MAX),
+            access_deadline_ms: u64::try_from(info.access_deadline.as_millis()).unwrap_or(u64::MAX),
             session: format!("{:016x}", info.session),
         },
         vfs: VfsPart {
@@ -370,9 +369,7 @@ pub fn answer<B: AccessBackend>(
         (QueryKind(other), _) => {
             return Err((
                 ErrorCode::NOT_SUPPORTED,
-                format!(
-                    "Unknown question {other}; known are 0 (helper), 1 (one VF), 2 (counters)"
-                ),
+                format!("Unknown question {other}; known are 0 (helper), 1 (one VF), 2 (counters)"),
             ))
         }
     };

@@ -109,7 +109,10 @@ pub struct Reactor<B> {
     accept_after: Option<Instant>,
     failed_at: Option<Instant>,
     next_tick: Option<Instant>,
-    backend_fds: usize,
+    /// Own duplicates of the backend's descriptors, so that what is registered stays valid until
+    /// it is taken out again.
+    backend_fds: Vec<OwnedFd>,
+    backend_epoch: Option<u64>,
     spinner: Spinner,
     counters: ReactorCounters,
     buf: Box<wire::Buffer>,
@@ -137,11 +140,6 @@ impl<B: AccessBackend> Reactor<B> {
         add(&epoll, &listener, LISTENER)?;
         rustix::io::ioctl_fionbio(&stop, true)?;
         add(&epoll, &stop, STOP)?;
-        let mut backend_fds = 0;
-        for fd in hub.backend().fds() {
-            add(&epoll, fd, BACKEND)?;
-            backend_fds += 1;
-        }
         Ok(Reactor {
             hub,
             config,
@@ -152,7 +150,8 @@ impl<B: AccessBackend> Reactor<B> {
             accept_after: None,
             failed_at: None,
             next_tick: config.tick.map(|t| Instant::now() + t),
-            backend_fds,
+            backend_fds: Vec::new(),
+            backend_epoch: None,
             spinner: Spinner::default(),
             counters: ReactorCounters::default(),
             buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
@@ -185,9 +184,28 @@ impl<B: AccessBackend> Reactor<B> {
         ended
     }
 
+    /// Registers the backend's descriptors if they have changed.
+    fn watch_backend(&mut self) -> Result<(), Errno> {
+        let epoch = self.hub.backend().fds_epoch();
+        if self.backend_epoch == Some(epoch) {
+            return Ok(());
+        }
+        for fd in self.backend_fds.drain(..) {
+            let _gone = epoll::delete(&self.epoll, &fd);
+        }
+        for fd in self.hub.backend().fds() {
+            let own = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+            add(&self.epoll, &own, BACKEND)?;
+            self.backend_fds.push(own);
+        }
+        self.backend_epoch = Some(epoch);
+        Ok(())
+    }
+
     fn turn(&mut self, notice: &mut impl FnMut(Notice)) -> Result<Option<Ended>, Errno> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
+        self.watch_backend()?;
         self.wait(&mut events)?;
         let mut now = Instant::now();
         let mut backend = false;
@@ -216,12 +234,17 @@ impl<B: AccessBackend> Reactor<B> {
         events.reserve(BATCH);
         let mut timeout = Some(Duration::ZERO);
         // Completions that are there already must not be slept over.
-        if !self.spinner.busy() && self.hub.backend_mut().prepare_wait() {
+        if !self.spinner.busy() {
             let now = Instant::now();
-            let deadline = [self.hub.next_deadline(), self.accept_after, self.next_tick, self.failed_at]
-                .into_iter()
-                .flatten()
-                .min();
+            let deadline = [
+                self.hub.next_deadline(),
+                self.accept_after,
+                self.next_tick,
+                self.failed_at,
+            ]
+            .into_iter()
+            .flatten()
+            .min();
             // Rounded up: waking early would only mean waiting again.
             timeout = deadline
                 .map(|d| d.saturating_duration_since(now) + Duration::from_micros(999))
@@ -406,10 +429,7 @@ impl<B: AccessBackend> Reactor<B> {
     /// system call, unless notifications, which are not waited for, come in a row.
     fn read(&mut self, id: SessionId, now: Instant) {
         for _ in 0..MAX_READ {
-            let wants = self
-                .hub
-                .session(id)
-                .is_some_and(|s| s.wants_input());
+            let wants = self.hub.session(id).is_some_and(|s| s.wants_input());
             let files = self.hub.session(id).is_some_and(|s| s.member().is_none());
             let Some(client) = self
                 .clients
@@ -504,10 +524,5 @@ impl<B: AccessBackend> Reactor<B> {
     /// What the loop has done so far.
     pub fn counters(&self) -> ReactorCounters {
         self.counters
-    }
-
-    /// File descriptors of the backend that are waited for.
-    pub fn backend_fds(&self) -> usize {
-        self.backend_fds
     }
 }

@@ -132,8 +132,8 @@ pub struct InFlight {
     pub token: u64,
     /// Whom to answer.
     pub request: RequestId,
-    /// What it is; `None` for a notification.
-    pub op: Option<Operation>,
+    /// What it is.
+    pub op: Operation,
     /// Since when.
     pub started: Instant,
 }
@@ -275,9 +275,7 @@ impl Session {
     /// answered on the way.
     pub fn next_job(&mut self) -> Option<(RequestId, Job)> {
         loop {
-            if self.in_flight.is_some()
-                || self.phase == Phase::Closing
-                || self.out.len() >= MAX_OUT
+            if self.in_flight.is_some() || self.phase == Phase::Closing || self.out.len() >= MAX_OUT
             {
                 return None;
             }

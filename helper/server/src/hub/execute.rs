@@ -9,7 +9,9 @@ use virtio_pci_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
 use virtio_pci_spec::legacy;
 
 use super::{Hub, Stage};
-use crate::backend::{AccessBackend, Completion, NotifyAddress, Notified, OpError, Operation, SubmitError};
+use crate::backend::{
+    AccessBackend, Completion, Notified, NotifyAddress, OpError, Operation, SubmitError,
+};
 use crate::peer::Peer;
 use crate::proof::ProofError;
 use crate::query;
@@ -225,10 +227,9 @@ impl<B: AccessBackend> Hub<B> {
         };
         match self.registry.claim(member, owner) {
             Ok(()) => Ok(reply),
-            Err(ClaimError::NoSuchVf) => refuse(
-                ErrorCode::NO_SUCH_VF,
-                format!("There is no VF {member}"),
-            ),
+            Err(ClaimError::NoSuchVf) => {
+                refuse(ErrorCode::NO_SUCH_VF, format!("There is no VF {member}"))
+            }
             Err(ClaimError::Busy(holder)) => refuse(
                 ErrorCode::BUSY,
                 format!(
@@ -268,7 +269,9 @@ impl<B: AccessBackend> Hub<B> {
             )),
             Proof(other) => Err(Refusal(
                 ErrorCode::BAD_PROOF,
-                format!("Unknown kind of proof {other}; known are 0 (none) and 1 (VFIO device file)"),
+                format!(
+                    "Unknown kind of proof {other}; known are 0 (none) and 1 (VFIO device file)"
+                ),
             )),
         }
     }
@@ -281,7 +284,10 @@ impl<B: AccessBackend> Hub<B> {
         } else if member == 0 || self.backend.notify_address(member).is_none() {
             (
                 ErrorCode::NO_SUCH_VF,
-                format!("PF {} has VFs 1 to {}, no VF {member}", info.id, info.num_vfs),
+                format!(
+                    "PF {} has VFs 1 to {}, no VF {member}",
+                    info.id, info.num_vfs
+                ),
             )
         } else {
             (
@@ -316,7 +322,7 @@ impl<B: AccessBackend> Hub<B> {
                 session.begin(InFlight {
                     token,
                     request,
-                    op: Some(op),
+                    op,
                     started: now,
                 });
             }
@@ -333,24 +339,13 @@ impl<B: AccessBackend> Hub<B> {
         queue: u16,
         now: Instant,
     ) {
-        let token = self.token_for(session);
-        match self.backend.notify(member, queue, token, now) {
-            Ok(Notified::Written) => {
-                self.counters.access(member, |c| c.notifications += 1);
-                session.reply(request, &Reply::Notify);
-            }
-            Ok(Notified::Submitted) => {
-                self.in_flight += 1;
+        match self.backend.notify(member, queue, now) {
+            Ok(how) => {
                 self.counters.access(member, |c| {
                     c.notifications += 1;
-                    c.notify_commands += 1;
+                    c.notify_commands += u64::from(how == Notified::Command);
                 });
-                session.begin(InFlight {
-                    token,
-                    request,
-                    op: None,
-                    started: now,
-                });
+                session.reply(request, &Reply::Notify);
             }
             Err(SubmitError::Full) => session.stall(request, Job::Notify { member, queue }),
             Err(e) => {
@@ -418,18 +413,14 @@ impl<B: AccessBackend> Hub<B> {
         result: Result<[u8; 8], OpError>,
         now: Instant,
     ) {
-        // A session that is closing has no member any more; its counts go to all VFs only.
         let member = session.member().unwrap_or(0);
         match result {
             Ok(data) => {
                 let latency = now.saturating_duration_since(ended.started);
-                if ended.op.is_some() {
-                    self.counters.access(member, |c| c.succeeded(latency));
-                }
-                let reply = match ended.op {
-                    Some(op) if op.data.is_none() => Reply::Read { data },
+                self.counters.access(member, |c| c.succeeded(latency));
+                let reply = match ended.op.data {
+                    None => Reply::Read { data },
                     Some(_) => Reply::Write,
-                    None => Reply::Notify,
                 };
                 session.reply(ended.request, &reply);
             }
@@ -442,10 +433,7 @@ impl<B: AccessBackend> Hub<B> {
                 if let OpError::Device { status, qualifier } = error {
                     self.counters.device.record(status, qualifier);
                 }
-                let what = ended
-                    .op
-                    .as_ref()
-                    .map_or_else(|| "notification by command".to_owned(), place);
+                let what = place(&ended.op);
                 let (code, status, qualifier, text) = describe(&error, member, &what);
                 let kind = match code {
                     ErrorCode::DEVICE => Kind::Device,

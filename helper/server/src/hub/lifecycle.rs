@@ -33,7 +33,10 @@ impl<B: AccessBackend> Hub<B> {
         match event {
             BackendEvent::Resetting(cause) => {
                 // Rare by construction: the backend gives up after a few attempts.
-                tracing::warn!(cause, "The PF is being reset; VFs go on, accesses fail meanwhile");
+                tracing::warn!(
+                    cause,
+                    "The PF is being reset; VFs go on, accesses fail meanwhile"
+                );
             }
             BackendEvent::Recovered => {
                 self.counters.pf_resets += 1;

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The command line, and nothing else: no meaning is given to values here. Help texts are also
+//! those of the man page.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Legacy register access to virtio VFs through their PF
+///
+/// Drives one virtio PF in user space and executes accesses to the legacy registers of its VFs
+/// with group administration commands, for QEMU's virtio-legacy-vf devices. One process serves one
+/// PF, on one Unix socket. Without a subcommand it serves; the subcommands ask a serving helper.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "qemu-virtio-admin-helper",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
+pub struct Args {
+    #[allow(missing_docs)]
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// Questions to a serving helper.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// List the helpers that serve in a directory
+    List(ListArgs),
+    /// Show a helper, its PF and its VFs
+    Show(ShowArgs),
+    /// Show what a helper has done: accesses, failures, latencies
+    Stats(StatsArgs),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line each, with time and level
+    Text,
+    /// Readable, without time and with syslog's level prefix, as systemd's journal takes it
+    Journal,
+    /// One JSON object per line
+    Json,
+}
+
+/// What to do about VFs that are enabled already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Existing {
+    /// Keep them if there are as many as --vfs asks for, otherwise refuse to start
+    Same,
+    /// Keep them, however many
+    Adopt,
+    /// Disable them and start anew; guests that use them lose their device
+    Replace,
+}
+
+/// Options of serving.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// vfio-user socket of the PF
+    #[arg(long, value_name = "PATH", required = true, help_heading = "PF")]
+    pub pf_socket: Option<PathBuf>,
+    /// VFs to enable, at least 1
+    #[arg(
+        long, value_name = "N", required = true, help_heading = "PF",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub vfs: Option<u16>,
+    /// What to do about VFs that are enabled already, as after a restart of this helper
+    #[arg(long, value_name = "HOW", default_value = "same", help_heading = "PF")]
+    pub existing_vfs: Existing,
+    /// Work with a device that lacks the feature ACCESS_PLATFORM although it is behind an IOMMU
+    #[arg(long, help_heading = "PF")]
+    pub allow_no_access_platform: bool,
+
+    /// Longest time one register access may take, retries included; clients get an error then
+    ///
+    /// Times are a number with a unit: us, ms, s or min.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "2s",
+        help_heading = "Admin commands"
+    )]
+    pub command_timeout: String,
+    /// Longest time a reset of the PF may take
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        help_heading = "Admin commands"
+    )]
+    pub reset_timeout: String,
+    /// Longest time the initialisation of the PF may take
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "20s",
+        help_heading = "Admin commands"
+    )]
+    pub start_timeout: String,
+    /// Retries of a command that the device asks to repeat (EAGAIN)
+    #[arg(
+        long, value_name = "N", default_value_t = 16, help_heading = "Admin commands",
+        value_parser = clap::value_parser!(u32).range(..=1000)
+    )]
+    pub retry: u32,
+    /// Wait before the first retry; doubled each time
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "100us",
+        help_heading = "Admin commands"
+    )]
+    pub retry_delay: String,
+    /// Longest wait before a retry
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "50ms",
+        help_heading = "Admin commands"
+    )]
+    pub retry_max_delay: String,
+    /// Largest admin queue to use, in descriptors (two per command in flight); a power of two
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        help_heading = "Admin commands"
+    )]
+    pub queue_size: u16,
+    /// Longest busy wait for a completion before sleeping; 0us never waits busily
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "50us",
+        help_heading = "Admin commands"
+    )]
+    pub spin: String,
+
+    /// Socket to serve on, by custom /run/qemu-virtio-admin/<PF>.sock; its directory must exist
+    #[arg(long, value_name = "PATH", required = true, help_heading = "Socket")]
+    pub socket: Option<PathBuf>,
+    /// Mode of the socket, octal; never open to everyone
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "0660",
+        help_heading = "Socket"
+    )]
+    pub socket_mode: String,
+    /// Owner of the socket, name or number
+    #[arg(long, value_name = "USER", help_heading = "Socket")]
+    pub socket_owner: Option<String>,
+    /// Group of the socket, name or number
+    #[arg(long, value_name = "GROUP", help_heading = "Socket")]
+    pub socket_group: Option<String>,
+    /// User that may open VFs, besides root and the helper's own user; may be repeated
+    #[arg(long, value_name = "USER", help_heading = "Socket")]
+    pub allow_uid: Vec<String>,
+    /// Group (the effective one of a client) that may open VFs; may be repeated
+    #[arg(long, value_name = "GROUP", help_heading = "Socket")]
+    pub allow_gid: Vec<String>,
+    /// Connections that own no VF, as those of questions; each VF has one more
+    #[arg(
+        long, value_name = "N", default_value_t = 64, help_heading = "Socket",
+        value_parser = clap::value_parser!(u16).range(1..=4096)
+    )]
+    pub max_connections: u16,
+    /// Time a client has to read a reply before it is disconnected
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        help_heading = "Socket"
+    )]
+    pub client_timeout: String,
+    /// Time for accesses in flight to end when the helper is stopped
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        help_heading = "Socket"
+    )]
+    pub drain_timeout: String,
+
+    /// What to log: error, warn, info, debug or trace, also per part as in info,virtio_pf=debug
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        help_heading = "Log"
+    )]
+    pub log: String,
+    /// How log lines look; by default journal under systemd, otherwise text
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Options of `list`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListArgs {
+    /// Directory with the helpers' sockets
+    #[arg(long, value_name = "DIR", default_value = "/run/qemu-virtio-admin")]
+    pub dir: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `show`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Socket of the helper
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Only this VF
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vf: Option<u16>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `stats`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatsArgs {
+    /// Socket of the helper
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Only this VF
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vf: Option<u16>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Ask again every so often and show what was added, as a rate per second
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
+    pub watch: Option<String>,
+    /// With --watch: end after this many lines
+    #[arg(long, value_name = "N", requires = "watch")]
+    pub count: Option<u64>,
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `qemu-virtio-admin-helper`: the privileged process that drives one virtio PF in user space and
+//! executes legacy register accesses of its VFs for QEMU. This library is the whole program, so
+//! that its man page and its tests use the same code.
+//!
+//! [`args`] (the command line) -> [`config`] (what it means, validated) -> [`serve`] or one of the
+//! questions ([`ask`]).
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod ask;
+pub mod config;
+pub mod exit;
+mod logging;
+pub mod man;
+mod notify;
+pub mod serve;
+mod stats;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::Parser;
+
+use args::{Args, Command};
+use exit::Failure;
+
+/// The man page, in roff.
+pub fn man_page() -> Vec<u8> {
+    man::page()
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version are no errors.
+            let code = match e.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+                _ => exit::USAGE,
+            };
+            let _closed = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(args) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failure) => {
+            eprintln!("qemu-virtio-admin-helper: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    match args.command {
+        None => {
+            let config = config::ServeConfig::try_from(args.serve)?;
+            logging::init(&config.log)?;
+            serve::serve(&config)
+        }
+        Some(Command::List(list)) => ask::list(&list),
+        Some(Command::Show(show)) => ask::show(&show),
+        Some(Command::Stats(args)) => stats::stats(&args),
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The man page, made from the command line's own description.
+
+use std::fmt::Write as _;
+
+use clap::{Command, CommandFactory};
+use clap_mangen::roff::{bold, roman, Roff};
+use clap_mangen::Man;
+
+use crate::args::Args;
+use crate::exit;
+
+const DESCRIPTION: &str = "\
+SR-IOV virtual functions cannot have an I/O BAR, so a guest with only a legacy (0.9.5) virtio \
+driver cannot use a virtio VF by itself. The owner of the VF, its PF, can act for it: group \
+administration commands on the PF's admin queue read and write the legacy registers of a VF. This \
+program drives the PF and executes these commands for the QEMU devices virtio-legacy-vf and \
+virtio-legacy-vf-user, which show the VF to the guest as a transitional device. The data path does \
+not pass through it.";
+
+const SIGNALS: &str = "\
+SIGTERM, SIGINT and SIGHUP end the program: it removes its socket, tells its clients, lets \
+accesses in flight end (--drain-timeout), resets the PF and gives its memory back. VFs stay \
+enabled and go on working; guests lose only their register accesses until a helper serves again. \
+A second signal does not wait for accesses.";
+
+const PROTOCOL: &str = "\
+The socket is of type SOCK_SEQPACKET. Its messages are described in \
+docs/interop/legacy-vf-helper.md.";
+
+const FILES: [(&str, &str); 2] = [
+    (
+        "/run/qemu-virtio-admin/",
+        "By custom the directory of the sockets. It is not created by this program.",
+    ),
+    (
+        "SOCKET.lock",
+        "Beside the socket while a helper serves there, so that there is only one.",
+    ),
+];
+
+const EXAMPLES: [(&str, &str); 4] = [
+    (
+        "Serve 4 VFs of a PF that is emulated by another process, for a QEMU of group kvm:",
+        "qemu-virtio-admin-helper --pf-socket /tmp/sim/pf.sock --vfs 4 \\\n    --socket \
+         /run/qemu-virtio-admin/sim.sock --socket-group kvm --allow-gid kvm",
+    ),
+    ("Which helpers are there?", "qemu-virtio-admin-helper list"),
+    (
+        "Who uses VF 3?",
+        "qemu-virtio-admin-helper show --socket /run/qemu-virtio-admin/sim.sock --vf 3",
+    ),
+    (
+        "What is going on, every second:",
+        "qemu-virtio-admin-helper stats --socket /run/qemu-virtio-admin/sim.sock --watch",
+    ),
+];
+
+fn render(out: &mut Vec<u8>, part: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) {
+    // Writing to memory does not fail.
+    let _infallible = part(out);
+}
+
+fn section(out: &mut Vec<u8>, title: &str, fill: impl FnOnce(&mut Roff)) {
+    let mut roff = Roff::default();
+    roff.control("SH", [title]);
+    fill(&mut roff);
+    render(out, |out| roff.to_writer(out));
+}
+
+fn subcommand(out: &mut Vec<u8>, command: &Command) {
+    let mut roff = Roff::default();
+    roff.control("SS", [command.get_name()]);
+    let about = command.get_about().map(ToString::to_string);
+    roff.text([roman(about.unwrap_or_default())]);
+    for arg in command.get_arguments() {
+        let Some(long) = arg.get_long().filter(|l| *l != "help") else {
+            continue;
+        };
+        let value = arg
+            .get_value_names()
+            .filter(|_| arg.get_action().takes_values())
+            .and_then(<[_]>::first)
+            .map(|v| format!(" {v}"));
+        roff.control("TP", []);
+        roff.text([bold(format!("--{long}")), roman(value.unwrap_or_default())]);
+        let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let defaults: Vec<_> = arg
+            .get_default_values()
+            .iter()
+            .filter(|_| arg.get_action().takes_values())
+            .map(|v| v.to_string_lossy())
+            .collect();
+        if !defaults.is_empty() {
+            let _infallible = write!(help, " [default: {}]", defaults.join(" "));
+        }
+        roff.text([roman(help)]);
+    }
+    render(out, |out| roff.to_writer(out));
+}
+
+/// The page in roff.
+pub fn page() -> Vec<u8> {
+    let mut command = Args::command();
+    command.build();
+    let subcommands: Vec<Command> = command
+        .get_subcommands()
+        .filter(|c| c.get_name() != "help")
+        .cloned()
+        .collect();
+    let man = Man::new(command)
+        .section("8")
+        .manual("QEMU virtio legacy VF")
+        .date("");
+    let mut out = Vec::new();
+    render(&mut out, |out| man.render_title(out));
+    render(&mut out, |out| man.render_name_section(out));
+    render(&mut out, |out| man.render_synopsis_section(out));
+    render(&mut out, |out| man.render_description_section(out));
+    section(&mut out, "BACKGROUND", |r| {
+        r.text([roman(DESCRIPTION)]);
+    });
+    render(&mut out, |out| man.render_options_section(out));
+    section(&mut out, "SUBCOMMANDS", |r| {
+        r.text([roman(
+            "They ask a serving helper and need permission to connect to its socket, no more.",
+        )]);
+    });
+    for c in &subcommands {
+        subcommand(&mut out, c);
+    }
+    section(&mut out, "SIGNALS", |r| {
+        r.text([roman(SIGNALS)]);
+    });
+    section(&mut out, "EXIT STATUS", |r| {
+        for (code, text) in exit::ALL {
+            r.control("TP", []);
+            r.text([bold(code.to_string())]);
+            r.text([roman(text)]);
+        }
+    });
+    section(&mut out, "ENVIRONMENT", |r| {
+        r.control("TP", []);
+        r.text([bold("NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM")]);
+        r.text([roman(
+            "Set by systemd: readiness, state and liveness are told, and log lines carry the \
+             journal's priorities.",
+        )]);
+    });
+    section(&mut out, "FILES", |r| {
+        for (name, text) in FILES {
+            r.control("TP", []);
+            r.text([bold(name)]);
+            r.text([roman(text)]);
+        }
+    });
+    section(&mut out, "PROTOCOL", |r| {
+        r.text([roman(PROTOCOL)]);
+    });
+    section(&mut out, "EXAMPLES", |r| {
+        for (text, line) in EXAMPLES {
+            r.control("PP", []);
+            r.text([roman(text)]);
+            r.control("PP", []);
+            r.control("nf", []);
+            for l in line.lines() {
+                r.text([roman(l)]);
+            }
+            r.control("fi", []);
+        }
+    });
+    section(&mut out, "SEE ALSO", |r| {
+        r.text([
+            bold("qemu-system-x86_64"),
+            roman("(1), docs/system/virtio-legacy-vf.md"),
+        ]);
+    });
+    // An empty date would be the day of formatting.
+    out
+}
