@@ -7,9 +7,20 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod bringup;
+mod caps;
+mod command;
 mod config;
+mod engine;
 mod error;
+mod lane;
+mod limit;
+mod notify;
 mod pf;
+mod regs;
+mod setup;
+mod spin;
 mod stats;
 mod types;
 

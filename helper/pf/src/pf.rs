@@ -1,34 +1,201 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The driver as its owner sees it.
 
-use std::os::fd::BorrowedFd;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pci_transport::PciFunction;
+use pci_transport::{ConfigImage, IrqEvent, PciFunction, Posted, VfBar, Width};
+use virtio_pci_spec::admin::list::OpcodeSet;
+use virtio_pci_spec::bytes::{get_u16, get_u8};
+use virtio_pci_spec::{ids, pci, DeviceType};
 
+use crate::admin::AdminQueue;
+use crate::bringup::Phase;
+use crate::caps::{self, Structures};
 use crate::config::PfConfig;
-use crate::error::{PfError, SubmitError};
+use crate::error::{OpError, PfError, SubmitError};
+use crate::lane::{Job, Kind, Lane, Stage};
+use crate::limit::RateLimit;
+use crate::notify::Bars;
+use crate::setup::{enable_function, Vectors};
+use crate::spin::Spin;
 use crate::stats::Counters;
 use crate::types::{Completion, LegacyOp, Notified, PfEvent, PfInfo, PfState, VfInfo};
 
+/// Log lines that the device can provoke.
+#[derive(Default)]
+pub(crate) struct Limits {
+    pub(crate) refused: RateLimit,
+    pub(crate) timed_out: RateLimit,
+    pub(crate) late: RateLimit,
+    pub(crate) short: RateLimit,
+    pub(crate) trouble: RateLimit,
+}
+
 /// A PF under the control of this process.
 pub struct Pf {
-    function: Box<dyn PciFunction>,
-    info: PfInfo,
-    vfs: Vec<VfInfo>,
-    counters: Counters,
-    state: PfState,
+    pub(crate) function: Box<dyn PciFunction>,
+    pub(crate) id: Arc<str>,
+    pub(crate) config: PfConfig,
+    pub(crate) structures: Structures,
+    pub(crate) info: PfInfo,
+    pub(crate) vfs: Vec<VfInfo>,
+    pub(crate) bars: Bars,
+    pub(crate) admin: Option<AdminQueue>,
+    pub(crate) irqs: Vec<IrqEvent>,
+    pub(crate) vectors: Vectors,
+    pub(crate) fds_epoch: u64,
+    /// Index 0 is the group itself, 1 and up the VFs.
+    pub(crate) lanes: Vec<Lane>,
+    /// Lanes that may have something to send.
+    pub(crate) ready: VecDeque<u16>,
+    pub(crate) phase: Phase,
+    pub(crate) state: PfState,
+    /// Lower bound of all lane timers.
+    pub(crate) timer: Option<Instant>,
+    /// Something was submitted since the last poll.
+    pub(crate) wake: Option<Instant>,
+    /// When to look for answers without an interrupt, or at device_status.
+    pub(crate) look_at: Option<Instant>,
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) events: Vec<PfEvent>,
+    pub(crate) counters: Counters,
+    pub(crate) limits: Limits,
+    pub(crate) spin: Spin,
+    /// Resets in a row without a completed operation in between.
+    pub(crate) attempts: u32,
+    /// Timeouts in a row without an answer in between.
+    pub(crate) timeouts_in_row: u32,
+    pub(crate) running_since: Option<Instant>,
+    /// VFs whose notification address is still asked for.
+    pub(crate) notify_left: usize,
+    /// The notification addresses are known; they do not change with a reset of the PF.
+    pub(crate) notify_known: bool,
+    /// When device_status was last looked at for want of an interrupt.
+    pub(crate) status_seen: Option<Instant>,
+    /// Why the start failed.
+    pub(crate) failure: Option<PfError>,
 }
 
 impl Pf {
     /// Brings the PF up, enables the VFs, agrees on the commands and asks for the notification
-    /// addresses. Blocks, at most for [`PfConfig::start_timeout`].
+    /// addresses. Blocks, at most for [`PfConfig::start_timeout`]. On failure the device is left
+    /// reset, or with FAILED set.
     pub fn start(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
         config.check().map_err(PfError::Config)?;
-        Err(PfError::Unsuitable {
-            function: function.id().into(),
-            why: "this driver is incomplete".into(),
+        let mut pf = Pf::new(function, config)?;
+        pf.check_vfs()?;
+        let begun = Instant::now();
+        let started = pf.run_until_started(begun);
+        match started {
+            Ok(()) => Ok(pf),
+            Err(error) => {
+                tracing::error!(function = %pf.id, %error, "start failed");
+                let (_nothing, stopped) = pf.shutdown();
+                if let Err(error) = stopped {
+                    tracing::warn!(function = %pf.id, %error, "not reset after a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn new(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
+        let id: Arc<str> = function.id().into();
+        let image = ConfigImage::read(&*function)?;
+        let info = identify(&id, &image)?;
+        let mut owner = [0; 6];
+        for (bar, size) in (0u8..).zip(owner.iter_mut()) {
+            *size = function.bar(bar).map_or(0, |b| b.size);
+        }
+        let structures = caps::find(&*function, &image, |bar| {
+            owner
+                .get(usize::from(bar))
+                .copied()
+                .filter(|size| *size > 0)
+        })?;
+        enable_function(&*function)?;
+        let now = Instant::now();
+        Ok(Pf {
+            function,
+            id,
+            config,
+            structures,
+            info,
+            vfs: Vec::new(),
+            bars: Bars {
+                owner,
+                member: [VfBar::Unknown; 6],
+            },
+            admin: None,
+            irqs: Vec::new(),
+            vectors: Vectors::default(),
+            fds_epoch: 0,
+            lanes: vec![Lane::default()],
+            ready: VecDeque::new(),
+            phase: Phase::ToReset { at: now },
+            state: PfState::Starting,
+            timer: None,
+            wake: None,
+            look_at: None,
+            completions: Vec::new(),
+            events: Vec::new(),
+            counters: Counters::default(),
+            limits: Limits::default(),
+            spin: Spin::default(),
+            attempts: 0,
+            timeouts_in_row: 0,
+            running_since: None,
+            notify_left: 0,
+            notify_known: false,
+            status_seen: None,
+            failure: None,
         })
+    }
+
+    fn run_until_started(&mut self, begun: Instant) -> Result<(), PfError> {
+        let end = begun + self.config.start_timeout;
+        loop {
+            let now = Instant::now();
+            self.poll(now);
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
+            match &self.state {
+                PfState::Running => return Ok(()),
+                PfState::Failed(cause) => {
+                    return Err(PfError::Unsuitable {
+                        function: self.id.clone(),
+                        why: cause.to_string(),
+                    })
+                }
+                _ => {}
+            }
+            if now >= end {
+                return Err(PfError::TimedOut {
+                    function: self.id.clone(),
+                    what: "start",
+                    after: self.config.start_timeout,
+                });
+            }
+            let until = self.next_deadline().map_or(end, |t| t.min(end));
+            self.sleep(until.saturating_duration_since(Instant::now()))?;
+        }
+    }
+
+    /// Sleeps until an interrupt or for `time`, but never so long that a lost interrupt would
+    /// matter.
+    pub(crate) fn sleep(&self, time: Duration) -> Result<(), PfError> {
+        let time = time.min(Duration::from_millis(10));
+        match self.vectors.queue.and_then(|i| self.irqs.get(i)) {
+            Some(irq) => {
+                irq.wait(time)?;
+            }
+            None => std::thread::sleep(time.min(Duration::from_millis(1))),
+        }
+        Ok(())
     }
 
     /// The PF as it was found and set up.
@@ -51,13 +218,30 @@ impl Pf {
         &self.counters
     }
 
+    /// The configuration in force.
+    pub fn config(&self) -> &PfConfig {
+        &self.config
+    }
+
+    /// State of the memory that is shared with the device.
+    pub fn dma_stats(&self) -> pci_transport::PoolStats {
+        self.function.dma_stats()
+    }
+
+    /// Sets the token that openers of a VF must show; `false` where the transport has no such
+    /// thing.
+    pub fn set_vf_token(&mut self, token: &[u8; 16]) -> Result<bool, PfError> {
+        Ok(self.function.set_vf_token(token)?)
+    }
+
     /// Accepts an operation on a VF's legacy registers; its end comes from [`Pf::poll`] with
-    /// `token`. Operations of one VF are performed one after the other, in the order of their
-    /// submission, each finished before the next begins.
+    /// `token`, never from this call. Operations of one VF are performed one after the other, in
+    /// the order of their submission, each finished before the next begins.
     ///
     /// An operation that was accepted always completes: with a result, or with an error no later
     /// than [`PfConfig::command_timeout`] after `now`, given that `poll` is called when
-    /// [`Pf::next_deadline`] says so.
+    /// [`Pf::next_deadline`] says so. The device is notified by the next `poll`, so that several
+    /// submissions cost one notification.
     pub fn submit(
         &mut self,
         member: u16,
@@ -65,8 +249,15 @@ impl Pf {
         token: u64,
         now: Instant,
     ) -> Result<(), SubmitError> {
-        let _unused = (member, op, token, now);
-        Err(SubmitError::Shutdown)
+        self.check_open()?;
+        self.check_member(member)?;
+        op.check(self.info.vf_type)?;
+        self.check_offered(op.opcode())?;
+        self.enqueue(member, Kind::Op { token, op }, now)?;
+        if let Some(c) = self.counters.vf(member) {
+            c.submitted += 1;
+        }
+        Ok(())
     }
 
     /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
@@ -77,54 +268,217 @@ impl Pf {
         queue: u16,
         now: Instant,
     ) -> Result<Notified, SubmitError> {
-        let _unused = (member, queue, now);
-        Err(SubmitError::Shutdown)
+        self.check_open()?;
+        self.check_member(member)?;
+        if let Some(at) = self.vf(member).and_then(|vf| vf.owner_notify) {
+            let stored =
+                self.function
+                    .bar_write(at.bar, at.offset, Width::B2, queue.into(), Posted::Yes);
+            return match stored {
+                Ok(()) => {
+                    if let Some(c) = self.counters.vf(member) {
+                        c.notify_address += 1;
+                    }
+                    Ok(Notified::Address)
+                }
+                Err(error) => {
+                    let cause: Arc<str> = error.to_string().into();
+                    self.trouble(error.into(), now);
+                    Err(SubmitError::PfFailed(cause))
+                }
+            };
+        }
+        let kind = Kind::Notify { queue };
+        self.check_offered(kind.command(member).opcode())?;
+        let lane = self.lanes.get(usize::from(member));
+        if lane.is_some_and(|lane| lane.has_waiting_notify(queue)) {
+            return Ok(Notified::Merged);
+        }
+        self.enqueue(member, kind, now)?;
+        if let Some(c) = self.counters.vf(member) {
+            c.notify_command += 1;
+        }
+        Ok(Notified::Command)
     }
 
-    /// Does all that can be done now: takes completions and interrupts, repeats, expires, recovers.
-    pub fn poll(&mut self, now: Instant) -> Vec<Completion> {
-        let _unused = now;
-        Vec::new()
+    fn check_open(&self) -> Result<(), SubmitError> {
+        match &self.state {
+            PfState::Failed(cause) => Err(SubmitError::PfFailed(cause.clone())),
+            PfState::Stopped => Err(SubmitError::Shutdown),
+            PfState::Starting | PfState::Running | PfState::Recovering => Ok(()),
+        }
     }
 
-    /// Like [`Pf::poll`], but looks again and again for at most `budget` until there is a
-    /// completion.
-    pub fn poll_spinning(&mut self, budget: Duration) -> Vec<Completion> {
-        let _unused = budget;
-        Vec::new()
+    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
+        if member == 0 || member > self.info.num_vfs {
+            return Err(SubmitError::NoSuchVf {
+                member,
+                num_vfs: self.info.num_vfs,
+            });
+        }
+        Ok(())
     }
 
-    /// How long it is worth looking again and again, rather than sleeping on [`Pf::fds`], after a
-    /// submission; zero if it is not.
-    pub fn spin_hint(&self) -> Duration {
-        Duration::ZERO
+    fn check_offered(&self, opcode: u16) -> Result<(), SubmitError> {
+        if self.info.commands.contains(opcode) {
+            Ok(())
+        } else {
+            Err(SubmitError::NotOffered { opcode })
+        }
+    }
+
+    fn enqueue(&mut self, member: u16, kind: Kind, now: Instant) -> Result<(), SubmitError> {
+        let limit = self.config.vf_queue;
+        let deadline = now + self.config.command_timeout;
+        let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
+            return Err(SubmitError::NoSuchVf {
+                member,
+                num_vfs: self.info.num_vfs,
+            });
+        };
+        if lane.waiting.len() >= limit {
+            return Err(SubmitError::QueueFull {
+                member,
+                waiting: lane.waiting.len(),
+            });
+        }
+        lane.waiting.push_back(Job::new(kind, deadline));
+        self.list_lane(member);
+        self.set_timer(deadline);
+        self.wake = Some(now);
+        Ok(())
+    }
+
+    /// Puts a lane on the list of those that may have something to send.
+    pub(crate) fn list_lane(&mut self, member: u16) {
+        if let Some(lane) = self.lanes.get_mut(usize::from(member)) {
+            if !lane.listed && lane.has_work() {
+                lane.listed = true;
+                self.ready.push_back(member);
+            }
+        }
+    }
+
+    pub(crate) fn set_timer(&mut self, at: Instant) {
+        self.timer = Some(self.timer.map_or(at, |t| t.min(at)));
     }
 
     /// What became known since the last call.
     pub fn take_events(&mut self) -> Vec<PfEvent> {
-        Vec::new()
+        std::mem::take(&mut self.events)
     }
 
     /// File descriptors to wait on (readable); when one is, call [`Pf::poll`]. The set changes
     /// only when [`Pf::fds_epoch`] does.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.function.event_fds()
+        let mut fds: Vec<_> = self.irqs.iter().map(AsFd::as_fd).collect();
+        fds.extend(self.function.event_fds());
+        fds
     }
 
-    /// Changes when [`Pf::fds`] gives other descriptors than before.
+    /// Changes when [`Pf::fds`] gives other descriptors than before. After the PF has failed or
+    /// was shut down, nothing needs to be waited for.
     pub fn fds_epoch(&self) -> u64 {
-        0
+        self.fds_epoch
     }
 
     /// When [`Pf::poll`] must be called at the latest; `None`: not before a descriptor is ready.
     pub fn next_deadline(&self) -> Option<Instant> {
-        None
+        match self.phase {
+            Phase::Failed | Phase::Stopped => None,
+            _ => [self.wake, self.timer, self.look_at, self.phase.timer()]
+                .into_iter()
+                .flatten()
+                .min(),
+        }
+    }
+
+    /// How long it is worth looking again and again, rather than sleeping on [`Pf::fds`], after a
+    /// submission; zero if it is not.
+    pub fn spin_hint(&self) -> Duration {
+        if matches!(self.phase, Phase::Running) {
+            self.spin.hint(self.config.max_spin)
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Resets the PF, waits until the reset has finished, then gives back the memory that the
-    /// device used. VFs stay enabled. The remaining operations end with
-    /// [`OpError::Shutdown`](crate::OpError::Shutdown).
+    /// device used. VFs stay enabled. The remaining operations end with [`OpError::Shutdown`].
+    /// Blocks, at most for [`PfConfig::reset_timeout`].
     pub fn shutdown(&mut self) -> (Vec<Completion>, Result<(), PfError>) {
-        (Vec::new(), Ok(()))
+        if self.phase == Phase::Stopped {
+            return (Vec::new(), Ok(()));
+        }
+        self.end_all(&OpError::Shutdown);
+        let result = self.reset_and_wait();
+        self.phase = Phase::Stopped;
+        self.state = PfState::Stopped;
+        (std::mem::take(&mut self.completions), result)
     }
+
+    /// Ends every operation with `error` and forgets every other command.
+    pub(crate) fn end_all(&mut self, error: &OpError) {
+        for (member, lane) in (0u16..).zip(self.lanes.iter_mut()) {
+            let current = lane.current.take().map(|(job, _)| job);
+            for job in current.into_iter().chain(lane.waiting.drain(..)) {
+                if let Kind::Op { token, .. } = job.kind {
+                    self.completions.push(Completion {
+                        member,
+                        token,
+                        result: Err(error.clone()),
+                    });
+                }
+            }
+            lane.listed = false;
+        }
+        self.ready.clear();
+        self.timer = None;
+        self.wake = None;
+        self.look_at = None;
+    }
+
+    /// Whether the device has a command of this lane.
+    pub(crate) fn is_sent(&self, lane: u16, slot: u16) -> bool {
+        self.lanes
+            .get(usize::from(lane))
+            .and_then(|l| l.current.as_ref())
+            .is_some_and(|(_, stage)| matches!(stage, Stage::Sent { slot: s } if *s == slot))
+    }
+}
+
+/// Reads what the function is and refuses what this driver cannot be for.
+fn identify(id: &Arc<str>, image: &ConfigImage) -> Result<PfInfo, PfError> {
+    let bytes = image.bytes();
+    let word = |at| get_u16(bytes, at).unwrap_or(0xffff);
+    let vendor_id = word(pci::header::VENDOR_ID);
+    let device_id = word(pci::header::DEVICE_ID);
+    let device_type = DeviceType::from_pci_id(device_id);
+    let modern = (ids::MODERN_DEVICE_BASE..=ids::MODERN_DEVICE_LAST).contains(&device_id);
+    if vendor_id != ids::VENDOR || !(modern || device_type.is_some()) {
+        return Err(PfError::Unsuitable {
+            function: id.clone(),
+            why: format!("{vendor_id:04x}:{device_id:04x} is not a virtio device"),
+        });
+    }
+    Ok(PfInfo {
+        id: id.clone(),
+        vendor_id,
+        device_id,
+        revision: get_u8(bytes, pci::header::REVISION_ID).unwrap_or(0),
+        device_type,
+        serial: image.serial(),
+        features_offered: 0,
+        features: 0,
+        admin_queue_index: 0,
+        admin_queue_num: 0,
+        admin_queue_size: 0,
+        vectors: 0,
+        num_vfs: 0,
+        vfs_kept: false,
+        vf_device_id: 0,
+        vf_type: None,
+        commands_offered: OpcodeSet(0),
+        commands: OpcodeSet(0),
+    })
 }

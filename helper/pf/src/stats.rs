@@ -62,13 +62,6 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn new(vfs: u16) -> Self {
-        Counters {
-            vfs: vec![VfCounters::default(); usize::from(vfs)],
-            ..Counters::default()
-        }
-    }
-
     pub(crate) fn vf(&mut self, member: u16) -> Option<&mut VfCounters> {
         self.vfs.get_mut(usize::from(member.checked_sub(1)?))
     }
@@ -94,7 +87,10 @@ mod tests {
 
     #[test]
     fn a_device_cannot_make_the_counters_grow() {
-        let mut c = Counters::new(2);
+        let mut c = Counters {
+            vfs: vec![VfCounters::default(); 2],
+            ..Counters::default()
+        };
         for s in 0..=u16::MAX {
             c.count_status(s);
         }

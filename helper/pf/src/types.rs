@@ -168,8 +168,11 @@ pub struct NotifyAddress {
 pub struct VfInfo {
     /// VF number, from 1.
     pub member: u16,
-    /// Address to notify it at; `None`: by command only.
+    /// Address to notify it at, the first usable one of those that the device prefers; `None`: by
+    /// command only.
     pub notify: Option<NotifyAddress>,
+    /// The first usable address in a BAR of the PF, which [`Pf::notify`](crate::Pf::notify) uses.
+    pub owner_notify: Option<NotifyAddress>,
 }
 
 /// The PF as it was found and set up.

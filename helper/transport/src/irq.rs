@@ -103,6 +103,31 @@ impl AsFd for IrqEvent {
     }
 }
 
+/// Which of these descriptors are readable now, or can never be again.
+pub fn ready(fds: &[BorrowedFd<'_>]) -> Result<Vec<bool>, Error> {
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match poll(&mut polled, Some(&now)) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok(vec![false; fds.len()]),
+        Err(errno) => {
+            let call = "poll";
+            return Err(Error::new(
+                "this process",
+                Place::Interrupts,
+                Cause::Os { call, errno },
+            ));
+        }
+    }
+    Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

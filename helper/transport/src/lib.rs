@@ -26,6 +26,6 @@ pub use error::{Cause, Error, Place};
 pub use function::{
     BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
 };
-pub use irq::IrqEvent;
+pub use irq::{ready, IrqEvent};
 pub use sriov::ConfigSriov;
 pub use vfio_user::Deadlines;

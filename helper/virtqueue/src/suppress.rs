@@ -15,6 +15,11 @@ fn passes(event: u16, new: u16, old: u16) -> bool {
 }
 
 impl SplitQueue {
+    /// Whether buffers were added since [`SplitQueue::needs_notify`] was last asked.
+    pub fn has_unannounced(&self) -> bool {
+        self.notified_idx != self.avail_idx
+    }
+
     /// Whether the device wants to be notified of the buffers added since the last call. The
     /// caller must notify it then.
     pub fn needs_notify(&mut self) -> Result<bool, QueueError> {

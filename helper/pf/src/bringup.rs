@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! From any state to a running PF, and what happens when it fails: one state machine for the first
+//! start and for recovery.
+//!
+//! reset -> wait for 0 -> set up to DRIVER_OK -> VFs -> LIST_QUERY -> LIST_USE -> LEGACY_NOTIFY_INFO
+//! of every VF (only once) -> running. A failure at start ends the start. A failure later fails
+//! what is in flight, keeps the VFs and goes back to the reset, a bounded number of times.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use virtio_pci_spec::admin::legacy::decode_notify_info;
+use virtio_pci_spec::admin::list::OpcodeSet;
+use virtio_pci_spec::admin::opcode;
+use virtio_pci_spec::{status, DeviceType};
+
+use crate::config::ExistingVfs;
+use crate::error::{OpError, PfError};
+use crate::lane::{Job, Kind, Lane, Stage};
+use crate::notify;
+use crate::pf::Pf;
+use crate::regs::{name, Common};
+use crate::setup::{bring_up, enable_function};
+use crate::stats::VfCounters;
+use crate::types::{Completion, NotifyKind, PfEvent, PfState, VfInfo};
+
+/// The opcodes whose meaning is known (LIST_QUERY to DEV_MODE_SET).
+const UNDERSTOOD: u64 = (1 << (opcode::DEV_MODE_SET + 1)) - 1;
+/// What is tried when the device refuses the whole list.
+const LEGACY_ONLY: u64 = OpcodeSet::LIST.0 | OpcodeSet::LEGACY.0;
+/// A PF that ran this long counts as recovered for good, even if nobody used it.
+const STABLE: Duration = Duration::from_secs(60);
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+const LAST_LOOK: Duration = Duration::from_millis(10);
+
+/// Where the state machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A reset is to be requested.
+    ToReset { at: Instant },
+    /// Waiting for device_status to read 0.
+    Resetting { since: Instant, look_at: Instant },
+    /// LIST_QUERY is under way.
+    ListQuery,
+    /// LIST_USE is under way.
+    ListUse,
+    /// LEGACY_NOTIFY_INFO is under way.
+    NotifyInfo,
+    /// Serving.
+    Running,
+    /// Given up.
+    Failed,
+    /// Shut down.
+    Stopped,
+}
+
+impl Phase {
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        match self {
+            Phase::ToReset { at } => Some(*at),
+            Phase::Resetting { look_at, .. } => Some(*look_at),
+            _ => None,
+        }
+    }
+
+    /// Whether the admin queue is in use.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(
+            self,
+            Phase::ListQuery | Phase::ListUse | Phase::NotifyInfo | Phase::Running
+        )
+    }
+
+    /// Whether a command may be sent now.
+    pub(crate) fn allows(&self, kind: &Kind) -> bool {
+        match kind {
+            Kind::ListQuery => *self == Phase::ListQuery,
+            Kind::ListUse(_) => *self == Phase::ListUse,
+            Kind::NotifyInfo => *self == Phase::NotifyInfo,
+            Kind::Op { .. } | Kind::Notify { .. } => *self == Phase::Running,
+        }
+    }
+}
+
+impl Pf {
+    /// Takes the steps that do not need the admin queue, as far as they can be taken now.
+    pub(crate) fn advance(&mut self, now: Instant) -> Result<(), PfError> {
+        if let Phase::ToReset { at } = self.phase {
+            if now < at {
+                return Ok(());
+            }
+            enable_function(&*self.function)?;
+            Common::new(&*self.function, self.structures.common).set_status(0)?;
+            self.phase = Phase::Resetting {
+                since: now,
+                look_at: now,
+            };
+        }
+        if let Phase::Resetting { since, look_at } = self.phase {
+            if now < look_at {
+                return Ok(());
+            }
+            let regs = Common::new(&*self.function, self.structures.common);
+            if regs.status()? == 0 {
+                return self.after_reset(now);
+            }
+            let waited = now.saturating_duration_since(since);
+            if waited >= self.config.reset_timeout {
+                return Err(self.reset_timed_out());
+            }
+            self.phase = Phase::Resetting {
+                since,
+                look_at: now + (waited / 4).clamp(FIRST_LOOK, LAST_LOOK),
+            };
+        }
+        Ok(())
+    }
+
+    fn reset_timed_out(&self) -> PfError {
+        PfError::TimedOut {
+            function: self.id.clone(),
+            what: "reset",
+            after: self.config.reset_timeout,
+        }
+    }
+
+    fn after_reset(&mut self, now: Instant) -> Result<(), PfError> {
+        // The device was seen to be reset: it has forgotten every buffer.
+        if let Some(queue) = self.admin.take() {
+            queue.release_after_reset();
+        }
+        let before = self.irqs.len();
+        let agreed = bring_up(
+            &mut *self.function,
+            &self.structures,
+            &self.config,
+            &mut self.irqs,
+            &mut self.admin,
+        );
+        if self.irqs.len() != before {
+            self.fds_epoch += 1;
+        }
+        let agreed = agreed?;
+        self.vectors = agreed.vectors;
+        self.info.features_offered = agreed.offered;
+        self.info.features = agreed.features;
+        self.info.admin_queue_index = agreed.admin_index;
+        self.info.admin_queue_num = agreed.admin_num;
+        self.info.admin_queue_size = agreed.queue_size;
+        self.info.vectors = match (agreed.vectors.queue, agreed.vectors.config) {
+            (None, None) => 0,
+            (Some(q), Some(c)) if q != c => 2,
+            _ => 1,
+        };
+        self.ensure_vfs()?;
+        self.phase = Phase::ListQuery;
+        self.start_setup(0, Kind::ListQuery, now);
+        Ok(())
+    }
+
+    /// Puts a command of the set-up in front of its lane.
+    fn start_setup(&mut self, member: u16, kind: Kind, now: Instant) {
+        let deadline = now + self.config.command_timeout;
+        if let Some(lane) = self.lanes.get_mut(usize::from(member)) {
+            lane.waiting.push_front(Job::new(kind, deadline));
+        }
+        self.list_lane(member);
+        self.set_timer(deadline);
+    }
+
+    /// Refuses, before anything is touched, what [`Pf::ensure_vfs`] would have to refuse.
+    pub(crate) fn check_vfs(&self) -> Result<(), PfError> {
+        let now = self.function.sriov_status()?;
+        let (live, wanted) = (now.live_vfs(), self.config.vfs);
+        if live > 0 {
+            tracing::info!(function = %self.id, live, "VFs were enabled before this driver started");
+        }
+        match self.config.existing_vfs {
+            ExistingVfs::Adopt if live > 0 => return Ok(()),
+            ExistingVfs::RequireSame if live > 0 && live != wanted => {
+                return Err(PfError::VfCount {
+                    function: self.id.clone(),
+                    existing: live,
+                    wanted,
+                })
+            }
+            _ => {}
+        }
+        if wanted > now.total_vfs {
+            return Err(PfError::Unsuitable {
+                function: self.id.clone(),
+                why: format!("{wanted} VFs are wanted and it has {}", now.total_vfs),
+            });
+        }
+        Ok(())
+    }
+
+    /// Enables the VFs, which SR_IOV was negotiated for, or takes over those that are enabled.
+    fn ensure_vfs(&mut self) -> Result<(), PfError> {
+        let first = self.vfs.is_empty();
+        if first {
+            self.check_vfs()?;
+        }
+        let mut now = self.function.sriov_status()?;
+        let replace = first && self.config.existing_vfs == ExistingVfs::Replace;
+        if now.live_vfs() > 0 && replace && now.live_vfs() != self.config.vfs {
+            tracing::warn!(function = %self.id, live = now.live_vfs(), "disabling all VFs");
+            self.function.disable_vfs()?;
+            now = self.function.sriov_status()?;
+        }
+        let live = now.live_vfs();
+        let wanted = match (first, live) {
+            (true, 0) => self.config.vfs,
+            (true, live) => live,
+            (false, _) => self.info.num_vfs,
+        };
+        if live == 0 {
+            if !first {
+                tracing::warn!(function = %self.id, "VFs vanished with the failure: enabling them");
+            }
+            self.function.enable_vfs(wanted)?;
+        } else if live != wanted {
+            return Err(PfError::VfCount {
+                function: self.id.clone(),
+                existing: live,
+                wanted,
+            });
+        }
+        if !first {
+            return Ok(());
+        }
+        self.bars.member = self.function.vf_bars()?;
+        self.info.num_vfs = wanted;
+        self.info.vfs_kept = live > 0;
+        self.info.vf_device_id = now.vf_device_id;
+        self.info.vf_type = DeviceType::from_pci_id(now.vf_device_id);
+        self.vfs = (1..=wanted)
+            .map(|member| VfInfo {
+                member,
+                notify: None,
+                owner_notify: None,
+            })
+            .collect();
+        self.lanes
+            .resize_with(usize::from(wanted) + 1, Lane::default);
+        self.counters
+            .vfs
+            .resize(usize::from(wanted), VfCounters::default());
+        Ok(())
+    }
+
+    /// Takes the answer to a command of the set-up. `result` is the command-specific result with
+    /// zeros for what the device did not write.
+    pub(crate) fn setup_done(
+        &mut self,
+        member: u16,
+        kind: Kind,
+        result: Result<&[u8], OpError>,
+        now: Instant,
+    ) -> Result<(), PfError> {
+        match (kind, result) {
+            (Kind::ListQuery, Ok(list)) => self.listed(OpcodeSet::decode(list), now),
+            (Kind::ListUse(set), Ok(_)) => {
+                self.info.commands = set;
+                self.agreed(now);
+                Ok(())
+            }
+            (Kind::ListUse(set), Err(OpError::Device { status, qualifier }))
+                if set.0 & !LEGACY_ONLY != 0 =>
+            {
+                tracing::warn!(
+                    function = %self.id, status, qualifier,
+                    set = format_args!("{:#x}", set.0),
+                    "the device refuses its own list of commands: asking for the legacy ones only"
+                );
+                self.start_setup(0, Kind::ListUse(OpcodeSet(set.0 & LEGACY_ONLY)), now);
+                Ok(())
+            }
+            (Kind::NotifyInfo, result) => {
+                self.notify_info(member, result);
+                self.notify_left = self.notify_left.saturating_sub(1);
+                if self.notify_left == 0 {
+                    self.notify_known = true;
+                    self.enter_running(now);
+                }
+                Ok(())
+            }
+            (kind, Err(error)) => Err(PfError::Command {
+                function: self.id.clone(),
+                opcode: kind.command(member).opcode(),
+                error,
+            }),
+            (Kind::Op { .. } | Kind::Notify { .. }, Ok(_)) => Ok(()),
+        }
+    }
+
+    fn listed(&mut self, offered: OpcodeSet, now: Instant) -> Result<(), PfError> {
+        self.info.commands_offered = offered;
+        if !offered.contains_all(OpcodeSet::LEGACY_ACCESS) {
+            return Err(PfError::Unsuitable {
+                function: self.id.clone(),
+                why: format!(
+                    "it does not offer the legacy register commands (list {:#x})",
+                    offered.0
+                ),
+            });
+        }
+        // Only what was offered and is understood; bits 0 and 1 stay, so that the list can be
+        // asked for and changed again.
+        let set = OpcodeSet(offered.0 & UNDERSTOOD);
+        self.phase = Phase::ListUse;
+        self.start_setup(0, Kind::ListUse(set), now);
+        Ok(())
+    }
+
+    /// The commands are agreed on.
+    fn agreed(&mut self, now: Instant) {
+        let has_info = self.info.commands.contains(opcode::LEGACY_NOTIFY_INFO);
+        if self.notify_known || !has_info {
+            self.notify_known = true;
+            return self.enter_running(now);
+        }
+        self.phase = Phase::NotifyInfo;
+        self.notify_left = self.vfs.len();
+        for member in 1..=self.info.num_vfs {
+            self.start_setup(member, Kind::NotifyInfo, now);
+        }
+    }
+
+    fn notify_info(&mut self, member: u16, result: Result<&[u8], OpError>) {
+        let entries = match result {
+            Ok(bytes) => decode_notify_info(bytes),
+            Err(error) => {
+                tracing::warn!(
+                    function = %self.id, vf = member, %error,
+                    "no notification address: notifying by command"
+                );
+                return;
+            }
+        };
+        let bars = self.bars;
+        let mut usable = notify::usable(&entries, &bars);
+        let Some(vf) = self.vfs.get_mut(usize::from(member).wrapping_sub(1)) else {
+            return;
+        };
+        let first = usable.next();
+        vf.notify = first;
+        vf.owner_notify = first
+            .into_iter()
+            .chain(usable)
+            .find(|a| a.kind == NotifyKind::Owner);
+        tracing::debug!(function = %self.id, vf = member, notify = ?vf.notify, "notification address");
+    }
+
+    fn enter_running(&mut self, now: Instant) {
+        self.phase = Phase::Running;
+        self.running_since = Some(now);
+        if self.state == PfState::Recovering {
+            tracing::info!(function = %self.id, attempts = self.attempts, "PF works again");
+            self.events.push(PfEvent::Recovered {
+                attempts: self.attempts,
+            });
+        }
+        self.state = PfState::Running;
+        for member in 1..=self.info.num_vfs {
+            self.list_lane(member);
+        }
+    }
+
+    /// Decides what becomes of the PF after an error.
+    pub(crate) fn trouble(&mut self, error: PfError, now: Instant) {
+        if matches!(self.phase, Phase::Failed | Phase::Stopped) {
+            return;
+        }
+        if self.state == PfState::Starting {
+            self.phase = Phase::Failed;
+            self.state = PfState::Failed(error.to_string().into());
+            self.failure = Some(error);
+            return;
+        }
+        let fatal = match &error {
+            PfError::Transport(e) => e.is_fatal(),
+            // A device that does not even finish a reset cannot be helped from here: resetting the
+            // function would take the VFs down with it.
+            PfError::TimedOut { .. } => true,
+            _ => false,
+        };
+        if fatal {
+            self.give_up(error);
+        } else {
+            self.recover(&error, now);
+        }
+    }
+
+    fn recover(&mut self, error: &PfError, now: Instant) {
+        let cause: Arc<str> = error.to_string().into();
+        let ran = self.running_since.take();
+        if ran.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
+            self.attempts = 0;
+        }
+        self.attempts += 1;
+        let policy = self.config.recovery;
+        if self.attempts > policy.max_attempts {
+            return self.give_up(PfError::GivenUp {
+                function: self.id.clone(),
+                attempts: policy.max_attempts,
+                cause: cause.to_string(),
+            });
+        }
+        if let Some(left_out) = self.limits.trouble.allow(now) {
+            tracing::error!(
+                function = %self.id, %cause, attempt = self.attempts, left_out,
+                "resetting the PF; VFs go on"
+            );
+        }
+        self.counters.recoveries += 1;
+        self.events.push(PfEvent::Reset {
+            cause: cause.clone(),
+        });
+        self.fail_in_flight(&cause);
+        let delay = match self.attempts {
+            0 | 1 => Duration::ZERO,
+            n => policy.delay.saturating_mul(1 << (n - 2).min(10)),
+        };
+        self.timeouts_in_row = 0;
+        self.look_at = None;
+        self.phase = Phase::ToReset { at: now + delay };
+        self.state = PfState::Recovering;
+    }
+
+    /// Ends the operations that the device has. Those that wait keep waiting, and a notification is
+    /// repeated after the reset: one too many does no harm, one too few does.
+    fn fail_in_flight(&mut self, cause: &Arc<str>) {
+        for (member, lane) in (0u16..).zip(self.lanes.iter_mut()) {
+            lane.listed = false;
+            lane.waiting
+                .retain(|job| matches!(job.kind, Kind::Op { .. } | Kind::Notify { .. }));
+            match lane.current.take() {
+                Some((job, Stage::Sent { .. })) => match job.kind {
+                    Kind::Op { token, .. } => self.completions.push(Completion {
+                        member,
+                        token,
+                        result: Err(OpError::PfFailed(cause.clone())),
+                    }),
+                    Kind::Notify { .. } => lane.waiting.push_front(job),
+                    _ => {}
+                },
+                Some((job, _)) if matches!(job.kind, Kind::Op { .. } | Kind::Notify { .. }) => {
+                    lane.waiting.push_front(job);
+                }
+                _ => {}
+            }
+        }
+        self.ready.clear();
+    }
+
+    /// Ends the use of the PF for ever. Memory that the device may still use stays allocated.
+    fn give_up(&mut self, error: PfError) {
+        let cause: Arc<str> = error.to_string().into();
+        tracing::error!(function = %self.id, %cause, "PF given up");
+        self.end_all(&OpError::PfFailed(cause.clone()));
+        let regs = Common::new(&*self.function, self.structures.common);
+        let told = regs
+            .status()
+            .and_then(|now| regs.set_status(now | status::FAILED));
+        tracing::debug!(function = %self.id, told = told.is_ok(), "FAILED");
+        self.events.push(PfEvent::Failed {
+            cause: cause.clone(),
+        });
+        self.phase = Phase::Failed;
+        self.state = PfState::Failed(cause);
+    }
+
+    /// Resets the device, waits until it says so, gives its memory back and turns off interrupts.
+    pub(crate) fn reset_and_wait(&mut self) -> Result<(), PfError> {
+        let begun = Instant::now();
+        let regs = Common::new(&*self.function, self.structures.common);
+        regs.set_status(0)?;
+        let mut pause = FIRST_LOOK;
+        while regs.status()? != 0 {
+            if begun.elapsed() >= self.config.reset_timeout {
+                return Err(self.reset_timed_out());
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+        if let Some(queue) = self.admin.take() {
+            queue.release_after_reset();
+        }
+        if !self.irqs.is_empty() {
+            self.function.disable_irqs()?;
+            self.irqs.clear();
+            self.fds_epoch += 1;
+        }
+        Ok(())
+    }
+
+    /// Looks whether the device still works at all.
+    pub(crate) fn check_status(&self) -> Result<(), PfError> {
+        let now = Common::new(&*self.function, self.structures.common).status()?;
+        let why = if now & status::DEVICE_NEEDS_RESET != 0 {
+            format!("{now:#x}: the device needs a reset")
+        } else if now & status::DRIVER_OK == 0 {
+            format!("{now:#x}: the device lost its state")
+        } else {
+            return Ok(());
+        };
+        Err(PfError::Misbehaved {
+            function: self.id.clone(),
+            register: name(virtio_pci_spec::modern::common::DEVICE_STATUS),
+            why,
+        })
+    }
+}

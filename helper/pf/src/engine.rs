@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What [`Pf::poll`] does while the admin queue is in use: takes interrupts and answers, expires,
+//! sends.
+
+use std::time::{Duration, Instant};
+
+use pci_transport::FunctionEvent;
+
+use crate::admin::{Answer, Done, FlushError, SendError};
+use crate::bringup::Phase;
+use crate::error::{OpError, PfError};
+use crate::lane::{Job, Kind, Stage};
+use crate::pf::Pf;
+use crate::types::{Completion, PfEvent};
+
+/// Rounds of answers and new commands in one poll; more wait for the next.
+const MAX_ROUNDS: usize = 4;
+/// Interval of looking for answers where there are no interrupts.
+const POLL_INTERVAL: Duration = Duration::from_micros(500);
+/// Interval of looking at device_status while commands are in flight, where the device cannot tell
+/// by an interrupt.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Pf {
+    /// Does all that can be done now: takes interrupts and answers, sends, repeats, expires,
+    /// recovers. Never blocks longer than single register accesses take.
+    pub fn poll(&mut self, now: Instant) -> Vec<Completion> {
+        self.wake = None;
+        if !matches!(self.phase, Phase::Failed | Phase::Stopped) {
+            if let Err(error) = self.turn(now) {
+                self.trouble(error, now);
+            }
+        }
+        std::mem::take(&mut self.completions)
+    }
+
+    /// Like [`Pf::poll`], but looks again and again for at most `budget` until there is a
+    /// completion, without interrupts from the device meanwhile.
+    pub fn poll_spinning(&mut self, budget: Duration) -> Vec<Completion> {
+        let begun = Instant::now();
+        if self.phase == Phase::Running && !budget.is_zero() {
+            if let Err(error) = self.spin_for(begun, budget) {
+                self.trouble(error, begun);
+            }
+        }
+        self.poll(Instant::now())
+    }
+
+    fn spin_for(&mut self, begun: Instant, budget: Duration) -> Result<(), PfError> {
+        if let Some(admin) = &mut self.admin {
+            admin.disarm().map_err(|source| PfError::Queue {
+                function: self.id.clone(),
+                source,
+            })?;
+        }
+        let mut rounds = 0u32;
+        loop {
+            let now = Instant::now();
+            self.work(now, false)?;
+            if !self.completions.is_empty()
+                || self.phase != Phase::Running
+                || now.saturating_duration_since(begun) >= budget
+            {
+                return Ok(());
+            }
+            rounds += 1;
+            if rounds % 16 == 0 {
+                // The device may be a process that needs this processor.
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn turn(&mut self, now: Instant) -> Result<(), PfError> {
+        self.service(now)?;
+        self.advance(now)?;
+        self.work(now, true)
+    }
+
+    /// Takes what the file descriptors announce.
+    fn service(&mut self, now: Instant) -> Result<(), PfError> {
+        let ready = pci_transport::ready(&self.fds())?;
+        let (irqs, function) = ready.split_at(self.irqs.len().min(ready.len()));
+        let mut config = false;
+        let mut queue = false;
+        for (index, irq) in self.irqs.iter().enumerate() {
+            if irqs.get(index) == Some(&true) && irq.drain()? > 0 {
+                self.counters.interrupts += 1;
+                // A shared vector may mean both.
+                config |= self.vectors.config == Some(index);
+                queue |= self.vectors.queue == Some(index);
+            }
+        }
+        if function.contains(&true) {
+            for event in self.function.service()? {
+                match event {
+                    FunctionEvent::RemovalRequested => {
+                        tracing::warn!(function = %self.id, "the host wants the PF back");
+                        self.events.push(PfEvent::RemovalRequested);
+                    }
+                    FunctionEvent::BusError => {
+                        return Err(PfError::Misbehaved {
+                            function: self.id.clone(),
+                            register: "PCI Express",
+                            why: "the bus reported an error".into(),
+                        })
+                    }
+                }
+            }
+        }
+        if !self.phase.is_live() {
+            return Ok(());
+        }
+        // What was answered before the failure still counts.
+        let answers = self.reap_all(now)?;
+        if queue && !config && answers == 0 {
+            self.counters.spurious += 1;
+        }
+        let overdue = self.vectors.config.is_none()
+            && self
+                .status_seen
+                .is_none_or(|t| now.saturating_duration_since(t) >= STATUS_INTERVAL);
+        if config || overdue {
+            self.status_seen = Some(now);
+            self.check_status()?;
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, now: Instant, arm: bool) -> Result<(), PfError> {
+        for _ in 0..MAX_ROUNDS {
+            if self.phase.is_live() {
+                self.reap_all(now)?;
+            }
+            if self.timer.is_some_and(|t| now >= t) {
+                self.expire(now)?;
+            }
+            if !self.phase.is_live() {
+                return Ok(());
+            }
+            self.dispatch(now)?;
+            self.flush()?;
+            let more = match &mut self.admin {
+                Some(admin) if arm => admin.arm().map_err(|source| PfError::Queue {
+                    function: self.id.clone(),
+                    source,
+                })?,
+                _ => false,
+            };
+            if !more {
+                self.look_again(now);
+                return Ok(());
+            }
+        }
+        // Answers are waiting: come back at once.
+        self.wake = Some(now);
+        Ok(())
+    }
+
+    /// Sets when to look without an interrupt.
+    fn look_again(&mut self, now: Instant) {
+        let busy = self.admin.as_ref().is_some_and(|a| a.in_flight() > 0);
+        self.look_at = match (busy, self.vectors.queue, self.vectors.config) {
+            (false, _, _) | (true, Some(_), Some(_)) => None,
+            (true, None, _) => Some(now + POLL_INTERVAL),
+            (true, Some(_), None) => Some(now + STATUS_INTERVAL),
+        };
+    }
+
+    fn queue_error(&self, source: driver_virtqueue::QueueError) -> PfError {
+        PfError::Queue {
+            function: self.id.clone(),
+            source,
+        }
+    }
+
+    /// Takes all answers; gives their number.
+    fn reap_all(&mut self, now: Instant) -> Result<usize, PfError> {
+        let mut answers = 0;
+        while let Some(admin) = &mut self.admin {
+            match admin.reap() {
+                Ok(Some(done)) => {
+                    answers += 1;
+                    self.answered(&done, now)?;
+                }
+                Ok(None) => break,
+                Err(e) => return Err(self.queue_error(e)),
+            }
+        }
+        Ok(answers)
+    }
+
+    fn answered(&mut self, done: &Done, now: Instant) -> Result<(), PfError> {
+        self.timeouts_in_row = 0;
+        if done.late {
+            self.counters.late += 1;
+            if let Some(left_out) = self.limits.late.allow(now) {
+                tracing::warn!(function = %self.id, lane = done.lane, left_out, "late answer");
+            }
+            return Ok(());
+        }
+        if !self.is_sent(done.lane, done.slot) {
+            let e = driver_virtqueue::QueueError::Internal("an answer that nobody waits for");
+            return Err(self.queue_error(e));
+        }
+        let Some((mut job, _)) = self
+            .lanes
+            .get_mut(usize::from(done.lane))
+            .and_then(|lane| lane.current.take())
+        else {
+            return Ok(());
+        };
+        let latency = now.saturating_duration_since(done.sent);
+        self.spin.sample(latency);
+        self.counters.latency_count += 1;
+        self.counters.latency_sum = self.counters.latency_sum.saturating_add(latency);
+        if let Some(reply) = done.answer.reply {
+            self.counters.count_status(reply.status);
+            if job.kind.wants_retry(reply) {
+                if let Some(until) = job.retry_at(&self.config.retry, now) {
+                    job.retries += 1;
+                    self.counters.retries += 1;
+                    if let Some(c) = self.counters.vf(done.lane) {
+                        c.retries += 1;
+                    }
+                    if let Some(lane) = self.lanes.get_mut(usize::from(done.lane)) {
+                        lane.current = Some((job, Stage::Backoff { until }));
+                    }
+                    self.set_timer(until);
+                    return Ok(());
+                }
+            }
+        }
+        let result = judge(&done.answer);
+        if matches!(result, Err(OpError::ShortReply { .. })) {
+            self.counters.short_replies += 1;
+        }
+        let ended = self.finish(done.lane, job, result, now);
+        self.list_lane(done.lane);
+        ended
+    }
+
+    /// Hands the end of a command to whoever it was for.
+    fn finish(
+        &mut self,
+        member: u16,
+        job: Job,
+        result: Result<&[u8], OpError>,
+        now: Instant,
+    ) -> Result<(), PfError> {
+        let token = match job.kind {
+            Kind::Op { token, .. } => Some(token),
+            Kind::Notify { .. } => None,
+            kind => return self.setup_done(member, kind, result, now),
+        };
+        if let Err(error) = &result {
+            self.note_failure(member, &job, error, now);
+        } else {
+            self.attempts = 0;
+        }
+        if let Some(token) = token {
+            if let Some(c) = self.counters.vf(member) {
+                match &result {
+                    Ok(_) => c.completed += 1,
+                    Err(OpError::TimedOut) => c.timed_out += 1,
+                    Err(_) => c.refused += 1,
+                }
+            }
+            let result = result.map(|bytes| {
+                let mut data = [0; 8];
+                for (dst, src) in data.iter_mut().zip(bytes) {
+                    *dst = *src;
+                }
+                data
+            });
+            self.completions.push(Completion {
+                member,
+                token,
+                result,
+            });
+        }
+        Ok(())
+    }
+
+    fn note_failure(&mut self, member: u16, job: &Job, error: &OpError, now: Instant) {
+        let limit = match error {
+            OpError::TimedOut => &mut self.limits.timed_out,
+            OpError::ShortReply { .. } => &mut self.limits.short,
+            _ => &mut self.limits.refused,
+        };
+        if let Some(left_out) = limit.allow(now) {
+            let command = job.kind.command(member);
+            tracing::warn!(
+                function = %self.id, vf = member, %error, left_out,
+                command = virtio_pci_spec::admin::opcode::name(command.opcode()),
+                retries = job.retries, what = ?job.kind,
+                "command failed"
+            );
+        }
+    }
+
+    /// Ends what is past its deadline and wakes what waits for another attempt.
+    fn expire(&mut self, now: Instant) -> Result<(), PfError> {
+        let mut unanswered = 0;
+        let mut failed = Ok(());
+        for member in 0..self.lanes.len() as u16 {
+            let mut ended = Vec::new();
+            let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
+                break;
+            };
+            match &mut lane.current {
+                Some((job, stage)) if now >= job.deadline => {
+                    if let (Stage::Sent { slot }, Some(admin)) = (*stage, &mut self.admin) {
+                        admin.give_up(slot);
+                        unanswered += 1;
+                    }
+                    ended.push(*job);
+                    lane.current = None;
+                }
+                Some((_, stage @ Stage::Backoff { .. })) => {
+                    if matches!(stage, Stage::Backoff { until } if now >= *until) {
+                        *stage = Stage::Again;
+                    }
+                }
+                _ => {}
+            }
+            while lane.waiting.front().is_some_and(|job| now >= job.deadline) {
+                ended.extend(lane.waiting.pop_front());
+            }
+            for job in ended {
+                self.counters.timed_out += 1;
+                let result = self.finish(member, job, Err(OpError::TimedOut), now);
+                if failed.is_ok() {
+                    failed = result;
+                }
+            }
+            self.list_lane(member);
+        }
+        self.timer = self.lanes.iter().filter_map(|lane| lane.timer()).min();
+        failed?;
+        if unanswered == 0 {
+            return Ok(());
+        }
+        self.timeouts_in_row = self.timeouts_in_row.saturating_add(unanswered);
+        self.check_status()?;
+        if self.timeouts_in_row >= self.config.recovery.stuck_after {
+            return Err(PfError::Misbehaved {
+                function: self.id.clone(),
+                register: "admin queue",
+                why: format!(
+                    "stuck: {} commands in a row unanswered",
+                    self.timeouts_in_row
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends what can be sent.
+    fn dispatch(&mut self, now: Instant) -> Result<(), PfError> {
+        while let Some(member) = self.ready.pop_front() {
+            let index = usize::from(member);
+            let Some(lane) = self.lanes.get_mut(index) else {
+                continue;
+            };
+            lane.listed = false;
+            let Some(job) = lane.peek() else { continue };
+            if !self.phase.allows(&job.kind) {
+                // It is listed again when the phase changes.
+                continue;
+            }
+            let Some(admin) = &mut self.admin else { break };
+            if matches!(job.kind, Kind::ListUse(_)) && admin.in_flight() > 0 {
+                // "MUST NOT send LIST_USE while other commands are outstanding."
+                self.ready.push_back(member);
+                lane.listed = true;
+                break;
+            }
+            let command = job.kind.command(member);
+            match admin.send(&command, member, now) {
+                Ok(slot) => {
+                    lane.sent(slot);
+                    *self.counters.commands.entry(command.opcode()).or_default() += 1;
+                }
+                Err(SendError::Full) => {
+                    lane.listed = true;
+                    self.ready.push_front(member);
+                    if admin.exhausted() {
+                        return Err(PfError::Misbehaved {
+                            function: self.id.clone(),
+                            register: "admin queue",
+                            why: "stuck: every command slot holds an unanswered command".into(),
+                        });
+                    }
+                    break;
+                }
+                Err(SendError::Queue(e)) => return Err(self.queue_error(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), PfError> {
+        let Some(admin) = &mut self.admin else {
+            return Ok(());
+        };
+        match admin.flush(&*self.function) {
+            Ok(None) => {}
+            Ok(Some(true)) => self.counters.kicks += 1,
+            Ok(Some(false)) => self.counters.kicks_suppressed += 1,
+            Err(FlushError::Queue(e)) => return Err(self.queue_error(e)),
+            Err(FlushError::Transport(e)) => return Err(e.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Whether the answer is one, and the result if so.
+fn judge(answer: &Answer) -> Result<&[u8], OpError> {
+    let short = OpError::ShortReply {
+        got: answer.got as u32,
+        want: answer.needed as u32,
+    };
+    match answer.reply {
+        None => Err(short),
+        Some(r) if r.status != virtio_pci_spec::admin::status::OK => Err(OpError::Device {
+            status: r.status,
+            qualifier: r.qualifier,
+        }),
+        Some(_) if answer.got < answer.needed => Err(short),
+        Some(_) => Ok(&answer.result),
+    }
+}
