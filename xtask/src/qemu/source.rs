@@ -209,6 +209,7 @@ pub(crate) fn apply(step: &Step, tree: &Path, patch: &Path, blame: &str) -> Resu
             "--forward",
             "--batch",
             "--no-backup-if-mismatch",
+            "--fuzz=0",
             "--reject-file=-",
         ])
         .arg("--directory")
