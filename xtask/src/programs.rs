@@ -83,11 +83,7 @@ fn install(path: &Path, out: &Path) -> Result<PathBuf> {
 /// When something cannot be removed.
 pub(crate) fn clean(project: &Project, all: bool) -> Result<()> {
     if all {
-        if project.cache().exists() {
-            fs::remove_dir_all(project.cache())
-                .with_context(|| format!("cannot remove {}", project.cache().display()))?;
-            eprintln!("removed {}", project.cache().display());
-        }
+        project.remove_cache()?;
     } else {
         qemu::clean(project)?;
     }

@@ -4,12 +4,17 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 
 use crate::digest::Digest;
 
+/// The file that marks a cache directory, and the text by which its maker is known.
+const TAG: &str = "CACHEDIR.TAG";
+const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # Cache of virtio-legacy-vf's build steps (cargo xtask).\n";
 /// Name of the directory below the user's cache directory.
 const CACHE_NAME: &str = "virtio-legacy-vf";
 
@@ -60,13 +65,49 @@ impl Project {
     /// When it cannot be created.
     pub(crate) fn cache_dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.cache.join(name);
-        fs::create_dir_all(&dir).with_context(|| {
-            format!(
-                "cannot create {}; set VLVF_CACHE to a directory that can be written",
-                dir.display()
-            )
-        })?;
+        self.tag_cache()
+            .and_then(|()| fs::create_dir_all(&dir))
+            .with_context(|| {
+                format!(
+                    "cannot create {}; set VLVF_CACHE to a directory that can be written",
+                    dir.display()
+                )
+            })?;
         Ok(dir)
+    }
+
+    /// Marks the cache as ours when it is new, also for backup programs (bford.info/cachedir).
+    fn tag_cache(&self) -> io::Result<()> {
+        let tag = self.cache.join(TAG);
+        if tag.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.cache)?;
+        // A directory that had something else in it is not ours to remove.
+        if fs::read_dir(&self.cache)?.next().is_none() {
+            fs::write(tag, TAG_TEXT)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the whole cache.
+    ///
+    /// # Errors
+    /// When the directory was not made by this program, or cannot be removed.
+    pub(crate) fn remove_cache(&self) -> Result<()> {
+        if !self.cache.exists() {
+            return Ok(());
+        }
+        let cache = self.cache.display();
+        if !fs::read_to_string(self.cache.join(TAG)).is_ok_and(|text| text == TAG_TEXT) {
+            bail!(
+                "{cache} was not empty when it was first used as the cache, so it is not removed as a \
+                 whole\n  way out: look what is in it and remove that"
+            );
+        }
+        fs::remove_dir_all(&self.cache).with_context(|| format!("cannot remove {cache}"))?;
+        eprintln!("removed {cache}");
+        Ok(())
     }
 
     /// A short name of this checkout, different for each place it can be in: two checkouts share
@@ -101,6 +142,32 @@ fn cache_root(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_cache_that_was_made_here_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = |cache: &str| Project {
+            root: dir.path().into(),
+            cache: dir.path().join(cache),
+        };
+        let own = project("own");
+        own.cache_dir("a/b").unwrap();
+        own.cache_dir("c").unwrap();
+        own.remove_cache().unwrap();
+        assert!(!own.cache().exists());
+        own.remove_cache().unwrap();
+
+        let home = project("home");
+        fs::create_dir(home.cache()).unwrap();
+        fs::write(home.cache().join("letter"), "dear").unwrap();
+        home.cache_dir("a").unwrap();
+        assert!(home
+            .remove_cache()
+            .unwrap_err()
+            .to_string()
+            .contains("was not empty"));
+        assert!(home.cache().join("letter").exists());
+    }
 
     fn with(vars: &'static [(&'static str, &'static str)]) -> Option<PathBuf> {
         cache_root(|name| {
