@@ -227,11 +227,37 @@ pub(crate) fn tail(path: &Path, count: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let mut lines: Vec<String> = text
         .lines()
-        .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>())
+        .map(plain)
         .filter(|line| !line.trim().is_empty())
         .collect();
     lines.drain(..lines.len().saturating_sub(count));
     lines
+}
+
+/// A line without control characters and colours.
+fn plain(line: &str) -> String {
+    let mut text = String::new();
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == '\x1b' {
+            match chars.next() {
+                // Control sequence: up to its final letter.
+                Some('[') => {
+                    chars.by_ref().find(|c| ('\x40'..='\x7e').contains(c));
+                }
+                // Selection of a character set: one more character.
+                Some('(' | ')') => {
+                    chars.next();
+                }
+                _ => {}
+            }
+        } else if c == '\t' {
+            text.push_str("    ");
+        } else if !c.is_control() {
+            text.push(c);
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -253,6 +279,12 @@ mod tests {
             "unpack-qemu-10.2.2-debian"
         );
         assert_eq!(slug("../x"), "..-x");
+    }
+
+    #[test]
+    fn colours_are_taken_out() {
+        assert_eq!(plain("\x1b[1;31mred\x1b(B\x1b[m\tx\r"), "red    x");
+        assert_eq!(plain("open \x1b["), "open ");
     }
 
     #[test]

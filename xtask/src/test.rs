@@ -1,16 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask test`: suites of checks and tests, and the closing line with their counts.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::project::Project;
 use crate::qemu;
 use crate::run::Cmd;
 use crate::steps::Steps;
+
+/// Failures that were shown already; the closing line stays the last one.
+#[derive(Debug)]
+pub(crate) struct Reported;
+
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("checks failed")
+    }
+}
+
+impl std::error::Error for Reported {}
 
 /// A part of the checks that can be run alone; in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,7 +80,7 @@ pub(crate) fn run(project: &Project, suites: &[Suite]) -> Result<()> {
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
-        bail!("{} checks failed", total.failed);
+        return Err(Reported.into());
     }
     Ok(())
 }
