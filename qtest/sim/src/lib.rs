@@ -2,4 +2,8 @@
 //! The simulated PF as a process: a vfio-user server in front of the model of the hardware.
 
 pub mod dma;
+pub mod event_log;
 pub mod hardware;
+pub mod server;
+mod sys;
+pub mod uplink;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use vfio_user_wire::errno;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, MmapRegion};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Bytes of one file that are mapped at most; 65 of them still fit in the address space.
 pub const MAX_FILE: u64 = 1 << 40;
@@ -31,8 +31,10 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    pub(super) fn region(&self) -> &MmapRegion {
-        &self.region
+    /// A part of the file; `None` if it is not all inside.
+    pub(super) fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        let offset = usize::try_from(offset).ok()?;
+        self.region.get_slice(offset, len).ok()
     }
 
     /// Whether writes are possible.

@@ -11,12 +11,15 @@ use files::{FileCache, MappedFile};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_user_wire::{dma_flags, errno, DmaMap};
-use vm_memory::{Bytes, VolatileMemory};
+use vm_memory::{Bytes, VolatileSlice};
 
 /// Mappings one client may have. The protocol's own 65535 is too few for 4 KiB pages.
 pub const MAX_MAPPINGS: usize = 1 << 20;
+
+/// Files one address space may have used; then [`DmaSpace::compacted`] makes room.
+pub const MAX_SLOTS: usize = 64;
 
 /// Why an access or a mapping failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,15 +38,15 @@ pub enum DmaError {
     Overflow(u64),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Mapping {
     /// Last address, inclusive.
     last: u64,
     /// Offset in the file of the first address.
     offset: u64,
     flags: u32,
-    /// `None`: accepted, but the memory cannot be reached.
-    file: Option<Arc<MappedFile>>,
+    /// Slot of the file. `None`: accepted, but the memory cannot be reached.
+    slot: Option<u8>,
 }
 
 /// Counters of a [`DmaSpace`].
@@ -60,11 +63,25 @@ pub struct DmaCounters {
 }
 
 /// The address space of one function and one client.
-#[derive(Debug, Default)]
+///
+/// Files are kept in slots that are filled once and live as long as the space, so that a piece of
+/// memory can be handed out without holding the lock over its use.
+#[derive(Debug)]
 pub struct DmaSpace {
     map: Mutex<BTreeMap<u64, Mapping>>,
+    slots: [OnceLock<Arc<MappedFile>>; MAX_SLOTS],
     /// What happened.
     pub counters: DmaCounters,
+}
+
+impl Default for DmaSpace {
+    fn default() -> Self {
+        Self {
+            map: Mutex::default(),
+            slots: [const { OnceLock::new() }; MAX_SLOTS],
+            counters: DmaCounters::default(),
+        }
+    }
 }
 
 impl DmaSpace {
@@ -128,18 +145,65 @@ impl DmaSpace {
             }
             None => None,
         };
+        let slot = match file {
+            Some(file) => match self.slot_of(&file) {
+                Some(slot) => Some(slot),
+                None => {
+                    let text = format!("more than {MAX_SLOTS} files in one address space");
+                    return Err((errno::ENOSPC, text));
+                }
+            },
+            None => None,
+        };
         self.counters.maps.fetch_add(1, Ordering::Relaxed);
-        if file.is_none() {
+        if slot.is_none() {
             self.counters.unreachable.fetch_add(1, Ordering::Relaxed);
         }
         let mapping = Mapping {
             last,
             offset: request.offset,
             flags: request.flags,
-            file,
+            slot,
         };
         self.lock().insert(request.iova, mapping);
         Ok(())
+    }
+
+    /// The slot that holds this mapping of a file, or a free one filled with it.
+    fn slot_of(&self, file: &Arc<MappedFile>) -> Option<u8> {
+        let mut slots = self.slots.iter().zip(0u8..);
+        slots.find_map(|(slot, n)| {
+            let there = slot.get_or_init(|| Arc::clone(file));
+            Arc::ptr_eq(there, file).then_some(n)
+        })
+    }
+
+    /// Whether all slots are filled.
+    pub fn is_crowded(&self) -> bool {
+        self.slots.last().is_some_and(|slot| slot.get().is_some())
+    }
+
+    /// A copy that holds only the files that are still mapped, for a client that maps and unmaps
+    /// many different ones.
+    pub fn compacted(&self) -> Self {
+        let copy = Self::default();
+        for (start, mapping) in self.lock().iter() {
+            let file = mapping
+                .slot
+                .and_then(|n| self.slots.get(usize::from(n))?.get());
+            let slot = file.and_then(|file| copy.slot_of(file));
+            copy.lock().insert(*start, Mapping { slot, ..*mapping });
+        }
+        let pairs = [
+            (&self.counters.maps, &copy.counters.maps),
+            (&self.counters.unmaps, &copy.counters.unmaps),
+            (&self.counters.unreachable, &copy.counters.unreachable),
+            (&self.counters.faults, &copy.counters.faults),
+        ];
+        for (from, to) in pairs {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        copy
     }
 
     /// Takes away everything in `iova .. iova + size`, the size saturating at the end of the
@@ -167,19 +231,14 @@ impl DmaSpace {
             if old.last > last {
                 let after = last.saturating_add(1);
                 let rest = Mapping {
-                    last: old.last,
                     offset: old.offset.saturating_add(after - start),
-                    flags: old.flags,
-                    file: old.file.clone(),
+                    ..old
                 };
                 map.insert(after, rest);
             }
             if *start < iova {
-                let rest = Mapping {
-                    last: iova - 1,
-                    ..old
-                };
-                map.insert(*start, rest);
+                let last = iova - 1;
+                map.insert(*start, Mapping { last, ..old });
             }
         }
         hit.len()
@@ -190,46 +249,40 @@ impl DmaSpace {
         self.lock().clear();
     }
 
-    /// Calls `access(file, offset, range of the buffer)` for each piece of `iova .. iova + len`.
-    fn each(
-        &self,
-        iova: u64,
-        len: usize,
-        need: u32,
-        mut access: impl FnMut(&MappedFile, u64, std::ops::Range<usize>) -> bool,
-    ) -> Result<(), DmaError> {
-        let map = self.lock();
-        let mut done = 0usize;
-        while done < len {
-            let at = iova
-                .checked_add(done as u64)
-                .ok_or(DmaError::Overflow(iova))?;
-            let Some((start, m)) = map.range(..=at).next_back().filter(|(_, m)| m.last >= at)
-            else {
-                return Err(DmaError::Unmapped(at));
-            };
-            if m.flags & need != need {
-                return Err(DmaError::Forbidden(at));
-            }
-            let Some(file) = &m.file else {
-                return Err(DmaError::Unreachable(at));
-            };
-            let room = (m.last - at).saturating_add(1);
-            let n = usize::try_from(room).unwrap_or(usize::MAX).min(len - done);
-            let offset = m.offset.saturating_add(at - start);
-            if !access(file, offset, done..done + n) {
-                return Err(DmaError::Unreachable(at));
-            }
-            done += n;
-        }
-        Ok(())
-    }
-
-    fn note<T>(&self, result: Result<T, DmaError>) -> Result<T, DmaError> {
+    /// The longest piece of host memory that begins at `iova`, has at most `len` (at least 1)
+    /// bytes and may be accessed as `need` says ([`dma_flags`]).
+    ///
+    /// # Errors
+    /// Why the first byte cannot be reached.
+    pub fn piece(&self, iova: u64, len: usize, need: u32) -> Result<VolatileSlice<'_>, DmaError> {
+        let result = self.find(iova, len, need);
         if result.is_err() {
             self.counters.faults.fetch_add(1, Ordering::Relaxed);
         }
         result
+    }
+
+    fn find(&self, iova: u64, len: usize, need: u32) -> Result<VolatileSlice<'_>, DmaError> {
+        let (slot, offset, len) = {
+            let map = self.lock();
+            let mapping = map.range(..=iova).next_back();
+            let Some((start, m)) = mapping.filter(|(_, m)| m.last >= iova) else {
+                return Err(DmaError::Unmapped(iova));
+            };
+            if m.flags & need != need {
+                return Err(DmaError::Forbidden(iova));
+            }
+            let room = (m.last - iova).saturating_add(1);
+            let len = usize::try_from(room).unwrap_or(usize::MAX).min(len);
+            (m.slot, m.offset.saturating_add(iova - start), len)
+        };
+        let file = slot.and_then(|n| self.slots.get(usize::from(n))?.get());
+        let file = file.ok_or(DmaError::Unreachable(iova))?;
+        let writes = need & dma_flags::MAP_WRITE != 0;
+        if writes && !file.writable() {
+            return Err(DmaError::Forbidden(iova));
+        }
+        file.slice(offset, len).ok_or(DmaError::Unreachable(iova))
     }
 
     /// Reads memory. Aligned accesses of 2, 4 and 8 bytes are single loads, so ring indices are
@@ -238,37 +291,34 @@ impl DmaSpace {
     /// # Errors
     /// [`DmaError`]; `buf` may then be partly filled and must not be used.
     pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), DmaError> {
-        let result = self.each(
-            iova,
-            buf.len(),
-            dma_flags::MAP_READ,
-            |file, offset, range| {
-                let Some(dst) = buf.get_mut(range) else {
-                    return false;
-                };
-                let Some(slice) = file.slice(offset, dst.len()) else {
-                    return false;
-                };
-                let order = Ordering::Acquire;
-                match dst.len() {
-                    2 if offset % 2 == 0 => match slice.load::<u16>(0, order) {
-                        Ok(v) => dst.copy_from_slice(&v.to_ne_bytes()),
-                        Err(_) => return false,
-                    },
-                    4 if offset % 4 == 0 => match slice.load::<u32>(0, order) {
-                        Ok(v) => dst.copy_from_slice(&v.to_ne_bytes()),
-                        Err(_) => return false,
-                    },
-                    8 if offset % 8 == 0 => match slice.load::<u64>(0, order) {
-                        Ok(v) => dst.copy_from_slice(&v.to_ne_bytes()),
-                        Err(_) => return false,
-                    },
-                    n => return slice.copy_to(dst) == n,
+        let (mut at, mut rest) = (iova, buf);
+        while !rest.is_empty() {
+            let piece = self.piece(at, rest.len(), dma_flags::MAP_READ)?;
+            let (dst, tail) = rest.split_at_mut(piece.len().min(rest.len()));
+            let order = Ordering::Acquire;
+            // `load` refuses unaligned addresses; then a copy has to do.
+            let loaded = match dst.len() {
+                2 => piece
+                    .load::<u16>(0, order)
+                    .map(|v| dst.copy_from_slice(&v.to_ne_bytes())),
+                4 => piece
+                    .load::<u32>(0, order)
+                    .map(|v| dst.copy_from_slice(&v.to_ne_bytes())),
+                8 => piece
+                    .load::<u64>(0, order)
+                    .map(|v| dst.copy_from_slice(&v.to_ne_bytes())),
+                _ => {
+                    piece.copy_to(dst);
+                    Ok(())
                 }
-                true
-            },
-        );
-        self.note(result)
+            };
+            if loaded.is_err() {
+                piece.copy_to(dst);
+            }
+            at = next(iova, at, dst.len(), tail.is_empty())?;
+            rest = tail;
+        }
+        Ok(())
     }
 
     /// Writes memory. Aligned accesses of 2, 4 and 8 bytes are single stores with release order,
@@ -277,47 +327,38 @@ impl DmaSpace {
     /// # Errors
     /// [`DmaError`]; pieces in front of the failing address may have been written.
     pub fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
-        let result = self.each(
-            iova,
-            data.len(),
-            dma_flags::MAP_WRITE,
-            |file, offset, range| {
-                let Some(src) = data.get(range) else {
-                    return false;
-                };
-                if !file.writable() {
-                    return false;
+        let (mut at, mut rest) = (iova, data);
+        while !rest.is_empty() {
+            let piece = self.piece(at, rest.len(), dma_flags::MAP_WRITE)?;
+            let (src, tail) = rest.split_at(piece.len().min(rest.len()));
+            let order = Ordering::Release;
+            let stored = match *src {
+                [a, b] => piece.store(u16::from_ne_bytes([a, b]), 0, order),
+                [a, b, c, d] => piece.store(u32::from_ne_bytes([a, b, c, d]), 0, order),
+                [a, b, c, d, e, f, g, h] => {
+                    piece.store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]), 0, order)
                 }
-                let Some(slice) = file.slice(offset, src.len()) else {
-                    return false;
-                };
-                let order = Ordering::Release;
-                match *src {
-                    [a, b] if offset % 2 == 0 => {
-                        slice.store(u16::from_ne_bytes([a, b]), 0, order).is_ok()
-                    }
-                    [a, b, c, d] if offset % 4 == 0 => slice
-                        .store(u32::from_ne_bytes([a, b, c, d]), 0, order)
-                        .is_ok(),
-                    [a, b, c, d, e, f, g, h] if offset % 8 == 0 => {
-                        let v = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-                        slice.store(v, 0, order).is_ok()
-                    }
-                    _ => {
-                        slice.copy_from(src);
-                        true
-                    }
+                _ => {
+                    piece.copy_from(src);
+                    Ok(())
                 }
-            },
-        );
-        self.note(result)
+            };
+            if stored.is_err() {
+                piece.copy_from(src);
+            }
+            at = next(iova, at, src.len(), tail.is_empty())?;
+            rest = tail;
+        }
+        Ok(())
     }
 }
 
-impl MappedFile {
-    fn slice(&self, offset: u64, len: usize) -> Option<vm_memory::VolatileSlice<'_, ()>> {
-        let offset = usize::try_from(offset).ok()?;
-        self.region().get_slice(offset, len).ok()
+/// The address behind a piece; only the last piece may end with the address space.
+fn next(start: u64, at: u64, done: usize, is_last: bool) -> Result<u64, DmaError> {
+    match at.checked_add(done as u64) {
+        Some(next) => Ok(next),
+        None if is_last => Ok(0),
+        None => Err(DmaError::Overflow(start)),
     }
 }
 

@@ -193,6 +193,38 @@ fn thousands_of_page_mappings_need_no_more_descriptors() {
     assert!(open < 500, "{open} descriptors open");
 }
 
+#[test]
+fn many_files_are_followed_by_compacting() {
+    let (mut space, mut files) = (DmaSpace::default(), FileCache::default());
+    for i in 0..3 * MAX_SLOTS as u64 {
+        if space.is_crowded() {
+            space = space.compacted();
+        }
+        let fd = memfd(PAGE, MemfdFlags::ALLOW_SEALING);
+        space
+            .map(&request(i * PAGE, PAGE, 0), Some(fd), &mut files)
+            .unwrap();
+        space.write(i * PAGE, &[i as u8]).unwrap();
+        if i >= 2 {
+            space.unmap((i - 2) * PAGE, PAGE);
+            let mut b = [0];
+            space.read((i - 1) * PAGE, &mut b).unwrap();
+            assert_eq!(b, [i as u8 - 1]);
+        }
+    }
+    assert_eq!(
+        space.counters.maps.load(Ordering::Relaxed),
+        3 * MAX_SLOTS as u64
+    );
+    // A space that is full of live files refuses the next one.
+    let space = DmaSpace::default();
+    for i in 0..=MAX_SLOTS as u64 {
+        let fd = memfd(PAGE, MemfdFlags::ALLOW_SEALING);
+        let r = space.map(&request(i * PAGE, PAGE, 0), Some(fd), &mut files);
+        assert_eq!(r.is_ok(), i < MAX_SLOTS as u64, "{i}: {r:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn maps_and_unmaps_agree_with_a_bitmap(ops in proptest::collection::vec(
