@@ -30,7 +30,7 @@ const ACCESSES: [(&str, &str); 8] = [
 ///
 /// # Errors
 /// If the helper does not answer.
-pub fn stats(args: &StatsArgs) -> Result<(), Failure> {
+pub(crate) fn stats(args: &StatsArgs) -> Result<(), Failure> {
     let member = args.vf.unwrap_or(0);
     let period = match &args.watch {
         None => None,

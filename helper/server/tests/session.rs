@@ -1,0 +1,704 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Clients and a fake PF, without sockets.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{encode, hello, open, query, read, write, Answer, Bench};
+use helper_server::{HubConfig, OpError, Peer, Policy};
+use legacy_vf_proto::{
+    ErrorCode, EventKind, Hello, Name, NotifyKind, Open, Proof, QueryKind, Request, Space,
+    MAX_MESSAGE,
+};
+
+fn open_with(change: impl FnOnce(&mut Open)) -> Request {
+    let mut o = Open {
+        member: 1,
+        proof: Proof::NONE,
+        virtio_id: 1,
+        serial: 0x1122_3344_5566_7788,
+    };
+    change(&mut o);
+    Request::Open(o)
+}
+
+#[test]
+fn hello_open_write_read() {
+    let mut b = Bench::new(4);
+    let id = b.connect();
+    assert_eq!(
+        b.ask(id, &hello()),
+        Answer::Hello {
+            version: 1,
+            max_message: 4096
+        }
+    );
+    let Answer::Open(o) = b.ask(id, &open_with(|o| o.member = 3)) else {
+        panic!()
+    };
+    assert_eq!((o.member, o.num_vfs, o.virtio_id), (3, 4, 1));
+    assert_eq!(
+        (o.notify_kind, o.notify_bar, o.notify_offset),
+        (NotifyKind::Owner, 4, 12)
+    );
+    assert_eq!((o.commands, o.deadline_ms, o.session), (0x7f, 2000, 1));
+    assert_eq!(b.ask(id, &write(4, 4, 0x1234_5678)), Answer::Write);
+    assert_eq!(
+        b.ask(id, &read(4, 4)),
+        Answer::Read([0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0])
+    );
+    // Another VF has registers of its own.
+    let other = b.opened(2);
+    assert_eq!(b.ask(other, &read(4, 4)), Answer::Read([0; 8]));
+    let c = b.hub.counters();
+    assert_eq!(c.vf(3).unwrap().common_write, 1);
+    assert_eq!(c.vf(2).unwrap().common_read, 1);
+    assert_eq!(c.accesses.latency.total(), 3);
+}
+
+#[test]
+fn order_of_messages_is_enforced() {
+    let mut b = Bench::new(1);
+    for request in [open(1), read(0, 4), query(QueryKind::HELPER, 0)] {
+        let id = b.connect();
+        let answer = b.ask(id, &request);
+        assert_eq!(answer.code(), ErrorCode::BAD_STATE);
+        assert_eq!(answer.text(), "HELLO must come first");
+        assert!(b.finished(id));
+        b.hub.disconnect(id, b.now);
+    }
+    let id = b.connect();
+    b.ask(id, &hello());
+    assert_eq!(b.ask(id, &hello()).code(), ErrorCode::BAD_STATE);
+    for request in [read(0, 4), write(18, 1, 0), Request::Notify { queue: 0 }] {
+        let answer = b.ask(id, &request);
+        assert_eq!(answer.code(), ErrorCode::BAD_STATE);
+        assert!(answer.text().contains("send OPEN first"));
+    }
+    assert!(matches!(b.ask(id, &open(1)), Answer::Open(_)));
+    let answer = b.ask(id, &open(1));
+    assert_eq!(answer.code(), ErrorCode::BAD_STATE);
+    assert!(answer.text().contains("bound to VF 1 already"));
+    assert_eq!(b.ask(id, &read(0, 4)), Answer::Read([0; 8]));
+}
+
+#[test]
+fn versions_are_negotiated() {
+    let mut b = Bench::new(1);
+    let with = |version, max_message| {
+        Request::Hello(Hello {
+            version,
+            max_message,
+            features: u64::MAX,
+            name: Name::new("x"),
+        })
+    };
+    let id = b.connect();
+    let answer = b.ask(id, &with(0, 4096));
+    assert_eq!(answer.code(), ErrorCode::UNSUPPORTED_VERSION);
+    assert!(answer.text().contains("speaks protocol versions 1 to 1"));
+    assert!(b.finished(id));
+    let id = b.connect();
+    assert!(matches!(
+        b.ask(id, &with(999, 4096)),
+        Answer::Hello { version: 1, .. }
+    ));
+    let id = b.connect();
+    let answer = b.ask(id, &with(1, 100));
+    assert_eq!(answer.code(), ErrorCode::OUT_OF_RANGE);
+    assert!(b.finished(id));
+}
+
+#[test]
+fn each_wrong_open_has_its_code_and_text() {
+    let mut b = Bench::new(4);
+    let holder = b.opened(2);
+    let me = Peer::myself();
+    let id = b.connect();
+    b.ask(id, &hello());
+    let busy = format!("VF 2 is in use by {me} (\"test\") since 0 s");
+    for (request, code, text) in [
+        (
+            open_with(|o| o.member = 5),
+            ErrorCode::NO_SUCH_VF,
+            "PF fake-pf has VFs 1 to 4, no VF 5",
+        ),
+        (
+            open_with(|o| o.member = 0),
+            ErrorCode::NO_SUCH_VF,
+            "PF fake-pf has VFs 1 to 4, no VF 0",
+        ),
+        (
+            open_with(|o| o.member = u16::MAX),
+            ErrorCode::NO_SUCH_VF,
+            "PF fake-pf has VFs 1 to 4, no VF 65535",
+        ),
+        (open_with(|o| o.member = 2), ErrorCode::BUSY, &busy),
+        (
+            open_with(|o| o.serial = 5),
+            ErrorCode::WRONG_OWNER,
+            "The VF shows the serial number 0000000000000005, PF fake-pf has 1122334455667788: \
+             it is a VF of another PF; use that PF's helper",
+        ),
+        (
+            open_with(|o| o.virtio_id = 2),
+            ErrorCode::WRONG_TYPE,
+            "The VFs of PF fake-pf have the virtio device ID 1, the client expects 2",
+        ),
+        (
+            open_with(|o| o.proof = Proof::VFIO_FD),
+            ErrorCode::BAD_PROOF,
+            "The VFs of PF fake-pf are emulated by another process and have no VFIO device file; \
+             open them without proof",
+        ),
+        (
+            open_with(|o| o.proof = Proof(7)),
+            ErrorCode::BAD_PROOF,
+            "Unknown kind of proof 7; known are 0 (none) and 1 (VFIO device file)",
+        ),
+    ] {
+        let answer = b.ask(id, &request);
+        assert_eq!((answer.code(), answer.text()), (code, text));
+    }
+    // None of it did harm: the connection still works, and so does the holder's.
+    assert!(matches!(b.ask(id, &open_with(|_| {})), Answer::Open(_)));
+    assert_eq!(b.ask(holder, &read(0, 4)), Answer::Read([0; 8]));
+    // A connection that goes frees its VF at once.
+    b.hub.disconnect(holder, b.now);
+    b.opened(2);
+}
+
+#[test]
+fn strangers_may_ask_but_not_open() {
+    let stranger = Peer {
+        pid: 1,
+        uid: 54321,
+        gid: 54321,
+    };
+    let mut b = Bench::new(2);
+    let id = b.connect_as(stranger);
+    b.ask(id, &hello());
+    let answer = b.ask(id, &open(1));
+    assert_eq!(answer.code(), ErrorCode::ACCESS_DENIED);
+    assert!(answer.text().contains("--allow-uid 54321"), "{answer:?}");
+    assert!(matches!(
+        b.ask(id, &query(QueryKind::HELPER, 0)),
+        Answer::Json(_)
+    ));
+    assert_eq!(
+        b.ask(id, &Request::Token { member: 1 }).code(),
+        ErrorCode::ACCESS_DENIED
+    );
+
+    let config = HubConfig {
+        policy: Policy {
+            uids: vec![],
+            gids: vec![54321],
+            unproven_uids: vec![],
+        },
+        ..HubConfig::default()
+    };
+    let mut b = Bench::with(2, config, |_| {});
+    let id = b.connect_as(stranger);
+    b.ask(id, &hello());
+    let answer = b.ask(id, &Request::Token { member: 1 });
+    assert_eq!(answer.code(), ErrorCode::NOT_SUPPORTED);
+    assert!(matches!(b.ask(id, &open(1)), Answer::Open(_)));
+}
+
+#[test]
+fn with_device_files_proof_is_needed() {
+    let mut b = Bench::with(2, HubConfig::default(), |f| f.info_mut().vfio_fds = true);
+    let id = b.connect();
+    b.ask(id, &hello());
+    let answer = b.ask(id, &open(1));
+    assert_eq!(answer.code(), ErrorCode::ACCESS_DENIED);
+    assert!(answer.text().contains("VFIO device file"));
+    let answer = b.ask(id, &open_with(|o| o.proof = Proof::VFIO_FD));
+    assert_eq!(answer.code(), ErrorCode::BAD_PROOF);
+    assert_eq!(answer.text(), "0 files were sent as proof instead of one");
+}
+
+#[test]
+fn a_pf_without_legacy_commands_is_named_as_such() {
+    let mut b = Bench::with(2, HubConfig::default(), |f| f.info_mut().commands = 0x3);
+    let id = b.connect();
+    b.ask(id, &hello());
+    let answer = b.ask(id, &open(1));
+    assert_eq!(answer.code(), ErrorCode::NOT_SUPPORTED);
+    assert!(answer.text().contains("legacy register access commands"));
+}
+
+#[test]
+fn replies_come_in_the_order_of_requests() {
+    let mut b = Bench::new(2);
+    let id = b.opened(1);
+    b.control.set(|c| c.delay = Duration::from_millis(5));
+    let mut want = Vec::new();
+    for i in 0..4 {
+        want.push(b.send(id, &write(4, 4, i)));
+        want.push(b.send(id, &read(4, 4)));
+        want.push(b.send(id, &query(QueryKind::VF, 1)));
+    }
+    let mut got = Vec::new();
+    for _ in 0..20 {
+        b.later(Duration::from_millis(5));
+        got.extend(b.take(id));
+    }
+    assert_eq!(got.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), want);
+    for i in 0..4 {
+        assert_eq!(got[i * 3 + 1].1, Answer::Read((i as u64).to_le_bytes()));
+    }
+    // One at a time, so that an answer always shows what came before it.
+    assert_eq!(b.control.get().max_in_flight, 1);
+}
+
+#[test]
+fn vfs_work_together_and_a_stuck_one_holds_up_nobody() {
+    let mut b = Bench::new(8);
+    let ids: Vec<_> = (1..=8).map(|m| b.opened(m)).collect();
+    b.control.set(|c| c.delay = Duration::from_millis(1));
+    for id in &ids {
+        b.send(*id, &read(0, 4));
+    }
+    assert_eq!(b.hub.in_flight(), 8);
+    b.later(Duration::from_millis(1));
+    for id in &ids {
+        assert_eq!(b.take(*id).len(), 1);
+    }
+    assert_eq!(b.control.get().max_in_flight, 8);
+}
+
+#[test]
+fn a_full_backend_delays_and_loses_nothing() {
+    let mut b = Bench::new(8);
+    let ids: Vec<_> = (1..=8).map(|m| b.opened(m)).collect();
+    b.control.set(|c| {
+        c.capacity = 3;
+        c.delay = Duration::from_millis(1);
+    });
+    for id in &ids {
+        b.send(*id, &write(4, 4, 7));
+        b.send(*id, &read(4, 4));
+    }
+    for _ in 0..20 {
+        b.later(Duration::from_millis(1));
+    }
+    for id in ids {
+        let answers: Vec<_> = b.take(id).into_iter().map(|(_, a)| a).collect();
+        assert_eq!(
+            answers,
+            [Answer::Write, Answer::Read(7u64.to_le_bytes())],
+            "{id:?}"
+        );
+    }
+    assert!(b.control.get().max_in_flight <= 3);
+}
+
+#[test]
+fn queued_requests_are_limited_by_not_reading() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| c.stuck = true);
+    let mut taken = 0;
+    while b.hub.session(id).unwrap().wants_input() {
+        b.send(id, &read(0, 4));
+        taken += 1;
+        assert!(taken < 100);
+    }
+    // One in flight and 16 queued.
+    assert_eq!(taken, 17);
+    b.control.set(|c| c.stuck = false);
+    let mut got = 0;
+    for _ in 0..40 {
+        b.later(Duration::from_millis(1));
+        got += b.take(id).len();
+    }
+    assert_eq!(got, 17);
+    assert!(b.hub.session(id).unwrap().wants_input());
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_being_worked_for_and_is_dropped() {
+    let mut b = Bench::new(2);
+    let (lazy, good) = (b.opened(1), b.opened(2));
+    let mut sent = 0;
+    while b.hub.session(lazy).unwrap().wants_input() && sent < 1000 {
+        b.send(lazy, &read(0, 4));
+        b.hub.poll(b.now);
+        sent += 1;
+    }
+    assert!(sent < 50, "{sent}");
+    b.hub.blocked(lazy, b.now);
+    assert_eq!(b.ask(good, &read(0, 4)), Answer::Read([0; 8]));
+    b.later(Duration::from_secs(4));
+    assert!(!b.finished(lazy));
+    b.later(Duration::from_secs(2));
+    assert!(b.finished(lazy));
+    b.hub.disconnect(lazy, b.now);
+    assert_eq!(b.hub.counters().slow, 1);
+    assert_eq!(b.ask(good, &read(0, 4)), Answer::Read([0; 8]));
+    b.opened(1);
+}
+
+#[test]
+fn a_client_that_says_nothing_is_dropped() {
+    let mut b = Bench::new(2);
+    let mute = b.connect();
+    let greeted = b.connect();
+    b.ask(greeted, &hello());
+    b.later(Duration::from_secs(9));
+    assert!(!b.finished(mute));
+    b.later(Duration::from_secs(2));
+    assert!(b.finished(mute));
+    // One that has said HELLO may stay and ask questions.
+    b.later(Duration::from_secs(1000));
+    assert!(!b.finished(greeted));
+}
+
+#[test]
+fn connections_without_a_vf_are_limited_and_told_so() {
+    let config = HubConfig {
+        max_unopened: 4,
+        ..HubConfig::default()
+    };
+    let mut b = Bench::with(8, config, |_| {});
+    // Those that own a VF do not count.
+    let owners: Vec<_> = (1..=8).map(|m| b.opened(m)).collect();
+    let idle: Vec<_> = (0..4).map(|_| b.connect()).collect();
+    let surplus: Vec<_> = (0..4).map(|_| b.connect()).collect();
+    assert!(b.hub.connect(Peer::myself(), b.now).is_err());
+    let answer = b.ask(surplus[0], &hello());
+    assert_eq!(answer.code(), ErrorCode::TOO_MANY);
+    assert!(answer.text().contains("--max-connections"));
+    assert!(b.finished(surplus[0]));
+    assert!(matches!(b.ask(idle[0], &hello()), Answer::Hello { .. }));
+    for id in idle.into_iter().chain(surplus) {
+        b.hub.disconnect(id, b.now);
+    }
+    let id = b.connect();
+    assert!(matches!(b.ask(id, &hello()), Answer::Hello { .. }));
+    assert_eq!(b.ask(owners[0], &read(0, 4)), Answer::Read([0; 8]));
+}
+
+#[test]
+fn every_status_and_qualifier_reaches_the_client() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    for status in [0, 6, 11, 12, 16, 22, 28, 999, u16::MAX] {
+        for qualifier in [0, 1, 5, 7, 999, u16::MAX] {
+            b.control
+                .set(|c| c.error = Some(OpError::Device { status, qualifier }));
+            for request in [read(18, 1), write(8, 4, 5)] {
+                let answer = b.ask(id, &request);
+                let Answer::Error(code, s, q, text) = &answer else {
+                    panic!("{answer:?}")
+                };
+                assert_eq!((*code, *s, *q), (ErrorCode::DEVICE, status, qualifier));
+                assert!(text.starts_with("VF 1: "), "{text}");
+            }
+        }
+    }
+    b.control.set(|c| {
+        c.error = Some(OpError::Device {
+            status: 22,
+            qualifier: 3,
+        })
+    });
+    assert_eq!(
+        b.ask(id, &write(8, 4, 5)).text(),
+        "VF 1: write of 4 bytes at common+0x8 (QueueAddress): the device answered status 22 \
+         (EINVAL) qualifier 3 (Q_INVALID_FIELD)"
+    );
+    for (error, code, text) in [
+        (
+            OpError::TimedOut(Duration::from_secs(2)),
+            ErrorCode::TIMED_OUT,
+            "no answer of the device within 2s",
+        ),
+        (
+            OpError::ShortReply { got: 1, want: 4 },
+            ErrorCode::DEVICE,
+            "1 bytes instead of 4",
+        ),
+        (
+            OpError::PfFailed("it broke".into()),
+            ErrorCode::PF_FAILED,
+            "it broke",
+        ),
+        (OpError::Shutdown, ErrorCode::SHUTTING_DOWN, "shutting down"),
+    ] {
+        b.control.set(|c| c.error = Some(error));
+        let answer = b.ask(id, &read(0, 4));
+        assert_eq!(answer.code(), code);
+        assert!(answer.text().contains(text), "{answer:?}");
+    }
+    let c = b.hub.counters();
+    assert_eq!(c.accesses.failed, 9 * 6 * 2 + 1 + 4);
+    assert_eq!(c.accesses.timed_out, 1);
+    assert_eq!(
+        c.device.iter().map(|(_, _, n)| n).sum::<u64>() + c.device.others(),
+        9 * 6 * 2 + 1
+    );
+    // It works again as soon as the device does.
+    b.control.set(|c| c.error = None);
+    assert_eq!(b.ask(id, &write(4, 4, 1)), Answer::Write);
+}
+
+#[test]
+fn notifications_with_and_without_reply() {
+    let mut b = Bench::new(2);
+    let id = b.opened(2);
+    b.control.set(|c| c.keep_log = true);
+    assert_eq!(b.ask(id, &Request::Notify { queue: 5 }), Answer::Notify);
+    let mut buf = [0; MAX_MESSAGE];
+    let len = Request::Notify { queue: 6 }.encode_no_reply(1, &mut buf);
+    b.bytes(id, &buf[..len]);
+    assert!(b.take(id).is_empty());
+    b.control.set(|c| c.notify_by_command = true);
+    b.bytes(id, &buf[..len]);
+    assert_eq!(b.control.get().notifications, [(2, 5), (2, 6), (2, 6)]);
+    let c = b.hub.counters().vf(2).unwrap().clone();
+    assert_eq!((c.notifications, c.notify_commands), (3, 1));
+    // A failure is counted, even if nobody wants to hear of it.
+    b.control.set(|c| c.failure = Some("gone".into()));
+    b.bytes(id, &buf[..len]);
+    assert!(b.take(id).is_empty());
+    assert_eq!(b.hub.counters().vf(2).unwrap().failed, 1);
+    assert!(b.hub.counters().errors().any(|e| e == ("PF_FAILED", 1)));
+}
+
+#[test]
+fn a_write_before_a_notification_is_done_before_it() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| {
+        c.keep_log = true;
+        c.delay = Duration::from_millis(1);
+    });
+    b.send(id, &write(18, 1, 7));
+    b.send(id, &Request::Notify { queue: 0 });
+    assert!(b.control.get().notifications.is_empty());
+    b.later(Duration::from_millis(1));
+    assert_eq!(b.control.get().notifications.len(), 1);
+    assert_eq!(b.take(id).len(), 2);
+}
+
+#[test]
+fn the_late_answer_of_a_connection_that_went_goes_to_nobody() {
+    let mut b = Bench::new(1);
+    let first = b.opened(1);
+    b.control.set(|c| c.stuck = true);
+    b.send(first, &read(0, 4));
+    b.hub.disconnect(first, b.now);
+    let second = b.opened(1);
+    // The same place in the table, and the same VF.
+    assert_eq!(first.slot, second.slot);
+    b.send(second, &write(4, 4, 9));
+    b.control.set(|c| c.stuck = false);
+    b.hub.poll(b.now);
+    let answers = b.take(second);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].1, Answer::Write);
+    assert_eq!(b.hub.counters().orphans, 1);
+    assert_eq!(b.hub.in_flight(), 0);
+}
+
+#[test]
+fn a_failed_pf_is_told_to_all_and_refuses_everything() {
+    let mut b = Bench::new(2);
+    let (busy, idle) = (b.opened(1), b.opened(2));
+    b.control.set(|c| c.stuck = true);
+    let first = b.send(busy, &read(0, 4));
+    let second = b.send(busy, &read(4, 4));
+    b.control
+        .set(|c| c.failure = Some("no more answers".into()));
+    b.hub.poll(b.now);
+    let answers = b.take(busy);
+    assert_eq!(answers[0].0, first);
+    assert_eq!(answers[0].1.code(), ErrorCode::PF_FAILED);
+    assert_eq!(answers[1].0, second);
+    assert_eq!(answers[1].1.code(), ErrorCode::PF_FAILED);
+    let is_event = |a: &Answer| matches!(a, Answer::Event(e) if e.kind == EventKind::PF_FAILED);
+    assert!(is_event(&answers[2].1), "{answers:?}");
+    let told = b.take(idle);
+    assert!(told.len() == 1 && is_event(&told[0].1));
+    let answer = b.ask(idle, &read(0, 4));
+    assert_eq!(answer.code(), ErrorCode::PF_FAILED);
+    assert_eq!(answer.text(), "PF fake-pf failed: no more answers");
+    let Answer::Json(v) = b.ask(idle, &query(QueryKind::HELPER, 0)) else {
+        panic!()
+    };
+    assert_eq!(v["helper"]["state"], "failed");
+    assert_eq!(v["helper"]["failure"], "no more answers");
+}
+
+#[test]
+fn a_reset_pf_is_told_to_all() {
+    use helper_server::backend::BackendEvent;
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| {
+        c.events = vec![
+            BackendEvent::Resetting("stuck".into()),
+            BackendEvent::Recovered,
+        ];
+    });
+    b.hub.poll(b.now);
+    let told = b.take(id);
+    assert!(
+        matches!(&told[..], [(0, Answer::Event(e))] if e.kind == EventKind::PF_RESET),
+        "{told:?}"
+    );
+    assert_eq!(b.hub.counters().pf_resets, 1);
+}
+
+#[test]
+fn shutdown_finishes_what_is_in_flight_and_refuses_the_rest() {
+    let mut b = Bench::new(2);
+    let id = b.opened(1);
+    b.control.set(|c| c.delay = Duration::from_millis(10));
+    let first = b.send(id, &read(0, 4));
+    let second = b.send(id, &read(4, 4));
+    b.hub.begin_shutdown(b.now);
+    assert!(!b.hub.drained(b.now));
+    let early = b.take(id);
+    assert_eq!(early[0].0, second);
+    assert_eq!(early[0].1.code(), ErrorCode::SHUTTING_DOWN);
+    assert!(matches!(early[1].1, Answer::Event(e) if e.kind == EventKind::SHUTDOWN));
+    b.later(Duration::from_millis(10));
+    let late = b.take(id);
+    assert_eq!(late, [(first, Answer::Read([0; 8]))]);
+    assert!(b.hub.drained(b.now));
+    assert_eq!(b.ask(id, &read(0, 4)).code(), ErrorCode::SHUTTING_DOWN);
+
+    // Something that does not end is waited for only so long.
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| c.stuck = true);
+    b.send(id, &read(0, 4));
+    b.hub.begin_shutdown(b.now);
+    b.take(id);
+    assert!(!b.hub.drained(b.now + Duration::from_secs(4)));
+    assert!(b.hub.drained(b.now + Duration::from_secs(5)));
+    // Asked again: at once.
+    b.hub.begin_shutdown(b.now);
+    assert!(b.hub.drained(b.now));
+}
+
+#[test]
+fn questions_are_answered_with_json_that_fits() {
+    let mut b = Bench::with(2000, HubConfig::default(), |f| {
+        f.info_mut().id = "x".repeat(5000);
+        f.info_mut().commands = u64::MAX;
+    });
+    let ids: Vec<_> = (1..=300).map(|m| b.opened(m)).collect();
+    let id = ids[0];
+    for status in 0..100 {
+        b.control.set(|c| {
+            c.error = Some(OpError::Device {
+                status: 60000 + status,
+                qualifier: 60000,
+            })
+        });
+        b.ask(id, &read(0, 4));
+    }
+    let Answer::Json(v) = b.ask(id, &query(QueryKind::HELPER, 0)) else {
+        panic!()
+    };
+    assert_eq!(v["vfs"]["open"], 300);
+    assert_eq!(v["vfs"]["cut"], true);
+    let Answer::Json(v) = b.ask(id, &query(QueryKind::VF, 300)) else {
+        panic!()
+    };
+    assert_eq!(v["owner"]["uid"], Peer::myself().uid);
+    assert_eq!(v["notify"]["kind"], "owner");
+    let Answer::Json(v) = b.ask(id, &query(QueryKind::COUNTERS, 0)) else {
+        panic!()
+    };
+    assert_eq!(v["accesses"]["failed"], 100);
+    assert_eq!(v["helper"]["errors"]["DEVICE"], 100);
+    let Answer::Json(v) = b.ask(id, &query(QueryKind::COUNTERS, 1)) else {
+        panic!()
+    };
+    assert_eq!(v["member"], 1);
+    for (what, member, code) in [
+        (QueryKind::VF, 0, ErrorCode::NO_SUCH_VF),
+        (QueryKind::VF, 2001, ErrorCode::NO_SUCH_VF),
+        (QueryKind::COUNTERS, 2001, ErrorCode::NO_SUCH_VF),
+        (QueryKind(3), 0, ErrorCode::NOT_SUPPORTED),
+    ] {
+        assert_eq!(b.ask(id, &query(what, member)).code(), code);
+    }
+}
+
+#[test]
+fn messages_of_every_length_are_answered_or_end_their_connection_only() {
+    let mut b = Bench::new(2);
+    let good = b.opened(2);
+    for len in 0..=MAX_MESSAGE + 1 {
+        for fill in [0u8, 0xff, 1, 4] {
+            let id = b.opened(1);
+            b.bytes(id, &vec![fill; len]);
+            b.hub.poll(b.now);
+            for (_, answer) in b.take(id) {
+                assert_ne!(answer.code(), ErrorCode::OK, "{len} {fill}: {answer:?}");
+            }
+            b.hub.disconnect(id, b.now);
+        }
+    }
+    for kind in 1..=7u16 {
+        let whole = encode(&read(0, 4), 9);
+        for len in 0..=64 {
+            let id = b.opened(1);
+            let mut bytes = vec![0; len];
+            for (dst, src) in bytes.iter_mut().zip(&whole) {
+                *dst = *src;
+            }
+            if let Some(first) = bytes.get_mut(..2) {
+                first.copy_from_slice(&kind.to_le_bytes());
+            }
+            b.bytes(id, &bytes);
+            b.hub.poll(b.now);
+            assert!(b.take(id).len() <= 1);
+            b.hub.disconnect(id, b.now);
+        }
+    }
+    assert_eq!(b.ask(good, &write(4, 4, 3)), Answer::Write);
+    assert_eq!(b.ask(good, &read(4, 4)), Answer::Read(3u64.to_le_bytes()));
+}
+
+#[test]
+fn a_bad_message_after_good_ones_does_not_swallow_their_replies() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| c.delay = Duration::from_millis(1));
+    let seq = b.send(id, &read(0, 4));
+    b.bytes(id, &[1; 20]);
+    b.later(Duration::from_millis(1));
+    let answers = b.take(id);
+    assert_eq!(answers[0].0, seq);
+    assert_eq!(answers[1].1.code(), ErrorCode::BAD_MESSAGE);
+    assert!(b.finished(id));
+}
+
+#[test]
+fn device_space_and_field_errors() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    let mut bytes = encode(&read(0, 4), 77);
+    bytes[16] = 9;
+    b.bytes(id, &bytes);
+    let answers = b.take(id);
+    assert_eq!(answers[0].0, 77);
+    assert_eq!(answers[0].1.code(), ErrorCode::OUT_OF_RANGE);
+    assert!(!b.finished(id), "a field out of range ends nothing");
+    let request = Request::Read {
+        space: Space::Device,
+        offset: 0,
+        len: 6,
+    };
+    assert_eq!(b.ask(id, &request), Answer::Read([0; 8]));
+    assert_eq!(b.hub.counters().accesses.device_read, 1);
+}
