@@ -104,7 +104,8 @@ fn dispatch(args: Args) -> Result<()> {
                 Profile::Release
             };
             let steps = &mut Steps::new(&project, "build")?;
-            let mut built = programs::build(&project, steps, profile, out.as_deref())?;
+            let programs = programs::build(&project, steps, profile, out.as_deref())?;
+            let mut built = vec![programs.helper, programs.simulator];
             if !no_qemu {
                 built.push(qemu::ensure(&project, steps)?);
             }

@@ -11,8 +11,17 @@ use crate::qemu;
 use crate::run::Cmd;
 use crate::steps::Steps;
 
-/// The packages that have them.
+/// The packages that have them, and their names.
 const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];
+const HELPER: &str = "qemu-virtio-admin-helper";
+const SIMULATOR: &str = "virtio-pf-sim";
+
+/// Paths of the built programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Programs {
+    pub(crate) helper: PathBuf,
+    pub(crate) simulator: PathBuf,
+}
 
 /// Cargo's profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +39,7 @@ pub(crate) fn build(
     steps: &mut Steps,
     profile: Profile,
     out: Option<&Path>,
-) -> Result<Vec<PathBuf>> {
+) -> Result<Programs> {
     steps.run("build the helper and the simulated PF", |step| {
         let mut cargo = Cmd::cargo()
             .args([
@@ -46,19 +55,35 @@ pub(crate) fn build(
         if profile == Profile::Release {
             cargo = cargo.arg("--release");
         }
-        let built = executables(&cargo.output(step)?);
+        let built = Programs::of(&cargo.output(step)?)?;
         let Some(out) = out else { return Ok(built) };
-        built.iter().map(|path| install(path, out)).collect()
+        Ok(Programs {
+            helper: install(&built.helper, out)?,
+            simulator: install(&built.simulator, out)?,
+        })
     })
 }
 
-/// Paths of the programs in cargo's JSON messages.
-fn executables(messages: &str) -> Vec<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .collect()
+impl Programs {
+    /// The programs that cargo's JSON messages name.
+    fn of(messages: &str) -> Result<Self> {
+        let built: Vec<PathBuf> = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+            .collect();
+        let find = |name: &str| {
+            let path = built
+                .iter()
+                .find(|path| path.file_name().is_some_and(|file| file == name));
+            path.cloned()
+                .with_context(|| format!("cargo built no program {name}"))
+        };
+        Ok(Self {
+            helper: find(HELPER)?,
+            simulator: find(SIMULATOR)?,
+        })
+    }
 }
 
 /// Copies a program into a directory, where an older one may be running.
@@ -102,10 +127,19 @@ mod tests {
 
     #[test]
     fn programs_are_those_cargo_names() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
-            {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/x\"}\n\
-            not json\n{\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executables(messages), [PathBuf::from("/t/release/x")]);
+        let line = |path: &str| {
+            format!("{{\"reason\":\"compiler-artifact\",\"executable\":\"{path}\"}}\n")
+        };
+        let mut messages = "{\"executable\":null}\nnot json\n".to_owned();
+        messages += &line("/t/release/virtio-pf-sim");
+        assert!(Programs::of(&messages).is_err());
+        messages += &line("/t/release/qemu-virtio-admin-helper");
+        let programs = Programs::of(&messages).unwrap();
+        assert_eq!(
+            programs.helper,
+            Path::new("/t/release/qemu-virtio-admin-helper")
+        );
+        assert_eq!(programs.simulator, Path::new("/t/release/virtio-pf-sim"));
     }
 
     #[test]

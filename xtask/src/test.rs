@@ -8,10 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::programs::{self, Profile};
 use crate::project::Project;
 use crate::qemu;
 use crate::run::Cmd;
 use crate::steps::Steps;
+
+/// The package of the tests of everything together, and its test that needs no QEMU.
+const QTESTS: &str = "qtest_tests";
+const LAYERING: &str = "layering";
 
 /// Failures that were shown already; the closing line stays the last one.
 #[derive(Debug)]
@@ -34,12 +39,16 @@ pub(crate) enum Suite {
     Clippy,
     /// Rustdoc over the workspace, warnings denied.
     Rustdoc,
-    /// Unit and integration tests of the workspace.
+    /// Tests of the workspace that need no QEMU.
     Unit,
+    /// Which crate may depend on which.
+    Layering,
     /// QEMU builds with the overlay and knows its devices.
     Qemu,
     /// Clippy over the crates that build inside QEMU.
     QemuClippy,
+    /// Tests of QEMU, helper and simulator together.
+    Qtest,
 }
 
 /// How many checks went well and how many did not.
@@ -88,7 +97,20 @@ pub(crate) fn run(project: &Project, suites: &[Suite]) -> Result<()> {
 /// Runs one suite; what fails is shown here and counted.
 fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
     let checked = match suite {
-        Suite::Unit => return unit(project, steps),
+        Suite::Unit => {
+            let args = ["--workspace", "--exclude", QTESTS];
+            return tests(project, steps, "workspace tests", &args, &[]);
+        }
+        Suite::Layering => {
+            let args = ["--package", QTESTS, "--test", LAYERING];
+            return tests(project, steps, "layering", &args, &[]);
+        }
+        Suite::Qtest => {
+            return qtest(project, steps).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                Counts::one(false)
+            })
+        }
         Suite::Fmt => fmt(project, steps),
         Suite::Clippy => cargo(
             project,
@@ -181,15 +203,55 @@ fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The workspace's tests, counted one by one.
-fn unit(project: &Project, steps: &mut Steps) -> Counts {
+/// Builds what the tests run and runs them; a failed build is an error, failed tests are counted.
+fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
+    let qemu = qemu::ensure(project, steps)?;
+    let programs = programs::build(project, steps, Profile::Debug, None)?;
+    let mut args = vec![
+        "--package".to_owned(),
+        QTESTS.to_owned(),
+        "--lib".to_owned(),
+    ];
+    for file in rust_files(&project.root().join("qtest/tests/tests"))? {
+        let parent = file.parent().and_then(Path::file_name);
+        let name = file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        // Files in directories are modules of those beside them.
+        if parent.is_some_and(|dir| dir == "tests") && name != LAYERING {
+            args.extend(["--test".to_owned(), name]);
+        }
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let env = [
+        ("VLVF_QEMU", qemu),
+        ("VLVF_HELPER", programs.helper),
+        ("VLVF_SIM", programs.simulator),
+    ];
+    Ok(tests(project, steps, "qtests", &args, &env))
+}
+
+/// Runs `cargo test`, its tests counted one by one.
+fn tests(
+    project: &Project,
+    steps: &mut Steps,
+    name: &str,
+    args: &[&str],
+    env: &[(&str, PathBuf)],
+) -> Counts {
     let mut log = None;
-    let result = steps.run("workspace tests", |step| {
+    let result = steps.run(name, |step| {
         log = Some(step.log().to_owned());
-        Cmd::cargo()
-            .args(["test", "--locked", "--workspace", "--no-fail-fast"])
-            .dir(project.root())
-            .run(step)
+        let mut cargo = Cmd::cargo()
+            .args(["test", "--locked", "--no-fail-fast"])
+            .args(args)
+            .dir(project.root());
+        for (name, value) in env {
+            cargo = cargo.env(name, value);
+        }
+        cargo.run(step)
     });
     report(&result);
     let text = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
