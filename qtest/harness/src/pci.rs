@@ -2,7 +2,9 @@
 //! PCI functions of the guest, as firmware and drivers see them.
 
 use anyhow::{bail, Context, Result};
-use virtio_pci_spec::pci::{header as cfg, msix, CAP_ID_MSIX, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY};
+use virtio_pci_spec::pci::{
+    header as cfg, msix, CAP_ID_MSIX, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY,
+};
 
 use crate::memory::GuestMemory;
 use crate::qtest::Qtest;

@@ -1,2 +1,2 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! qtest_tests.
+//! Integration tests of device, helper and simulator as processes; see the tests directory.
