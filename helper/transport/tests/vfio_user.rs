@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The vfio-user client against a good server and against every kind of bad one.
+
+mod common;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use common::{on, open, options, server, server_with, Instead, Rule};
+use pci_transport::vfio_user::{Options, VfioUserFunction};
+use pci_transport::{Cause, Order, PciFunction, Posted, Width};
+use rustix::event::{eventfd, EventfdFlags};
+use rustix::io::{pread, pwrite, Errno};
+use vfio_user_wire::{
+    Command, Header, IoEventFd, IoFdsReply, Limits, Request, IO_FD_TYPE_IOEVENTFD,
+};
+
+fn good() -> Rule {
+    Box::new(|_, _| Instead::Answer)
+}
+
+#[test]
+fn registers_configuration_space_and_interrupts() {
+    let s = server(good());
+    let mut f = open(&s).unwrap();
+    assert_eq!(f.config_size().unwrap(), 4096);
+    assert_eq!(f.bar(2).unwrap().size, common::BAR2_LEN);
+    for bar in [0, 1, 5, 6, 255] {
+        assert_eq!(f.bar(bar).unwrap_err().cause(), &Cause::NoSuchBar);
+    }
+    // Longer than the server transfers at a time.
+    let mut all = vec![0xff; 4096];
+    f.config_read(0, &mut all).unwrap();
+    assert_eq!(all[..4], [0xf4, 0x1a, 0x41, 0x10]);
+    assert_eq!(all[4095], 0);
+    f.config_write(0x80, &[1, 2, 3, 4]).unwrap();
+    let mut part = [0; 2];
+    f.config_read(0x82, &mut part).unwrap();
+    assert_eq!(part, [3, 4]);
+
+    f.bar_write(2, 0x20, Width::B4, 0x0403_0201, Posted::No)
+        .unwrap();
+    assert_eq!(f.bar_read(2, 0x20, Width::B2).unwrap(), 0x0201);
+    assert_eq!(f.bar_read(2, 0x23, Width::B1).unwrap(), 4);
+    assert_eq!(f.bar_read(2, 0x24, Width::B4).unwrap(), 0x5a5a_5a5a);
+    f.bar_write(2, 0x20, Width::B2, 0xbeef, Posted::Yes)
+        .unwrap();
+    assert_eq!(f.bar_read(2, 0x20, Width::B4).unwrap(), 0x0403_beef);
+
+    // The capability has 5 vectors though the interrupt description says 2048.
+    assert_eq!(f.irq_count().unwrap(), 5);
+    let irqs = f.enable_irqs(5).unwrap();
+    let mut control = [0; 2];
+    f.config_read(0x42, &mut control).unwrap();
+    assert_eq!(u16::from_le_bytes(control), 0x8004);
+    let mut vectors = Vec::new();
+    let mut posted = 0;
+    for seen in s.seen.try_iter() {
+        posted += u32::from(seen.header.no_reply());
+        if let Ok(Request::SetIrqs(set)) =
+            Request::decode(&seen.header, &seen.payload, &Limits::default())
+        {
+            for (i, fd) in (0u32..).zip(seen.fds) {
+                assert!(i < set.count);
+                vectors.push((set.start + i, fd));
+            }
+        }
+    }
+    assert_eq!(posted, 1);
+    assert_eq!(vectors.len(), 5, "two by two, as the server can take them");
+    for (vector, fd) in vectors {
+        rustix::io::write(&fd, &3u64.to_ne_bytes()).unwrap();
+        assert_eq!(irqs[vector as usize].drain().unwrap(), 3);
+    }
+    assert!(f.enable_irqs(6).is_err());
+    f.disable_irqs().unwrap();
+    f.function_reset().unwrap();
+    assert_eq!(f.service().unwrap(), []);
+}
+
+#[test]
+fn both_sides_see_the_same_memory() {
+    let s = server(good());
+    let mut f = open(&s).unwrap();
+    let region = f.dma_alloc(8192).unwrap();
+    region.store_u32(4096, 0xcafe_f00d, Order::Ordered).unwrap();
+    let (map, fd) = s
+        .seen
+        .try_iter()
+        .find_map(|seen| {
+            let request = Request::decode(&seen.header, &seen.payload, &Limits::default());
+            match request {
+                Ok(Request::DmaMap(map)) => Some((map, seen.fds.into_iter().next().unwrap())),
+                _ => None,
+            }
+        })
+        .unwrap();
+    let at = map.offset + (region.iova() - map.iova);
+    let mut word = [0; 4];
+    pread(&fd, &mut word, at + 4096).unwrap();
+    assert_eq!(u32::from_le_bytes(word), 0xcafe_f00d);
+    pwrite(&fd, &[7], at + 1).unwrap();
+    assert_eq!(region.load_u8(1, Order::Relaxed).unwrap(), 7);
+    assert!(region.iova() + region.len() as u64 <= map.iova + map.size);
+}
+
+#[test]
+fn accesses_outside_are_refused_here() {
+    let s = server(good());
+    let f = open(&s).unwrap();
+    let sent = s.seen.try_iter().count();
+    assert!(sent > 0);
+    let size = common::BAR2_LEN;
+    for offset in [size, size - 2, u64::MAX - 1] {
+        let e = f.bar_read(2, offset, Width::B4).unwrap_err();
+        assert_eq!(e.cause(), &Cause::OutOfRange { size }, "{offset:#x}");
+    }
+    let e = f.bar_read(2, 2, Width::B4).unwrap_err();
+    assert_eq!(e.cause(), &Cause::Unaligned);
+    let mut b = [0xaa; 8];
+    assert!(f.config_read(4092, &mut b).is_err());
+    assert_eq!(b, [0; 8], "no stale bytes");
+    assert!(f.config_write(u16::MAX, &[0]).is_err());
+    assert_eq!(s.seen.try_iter().count(), 0, "nothing was sent");
+}
+
+#[test]
+fn a_refusal_is_an_error_of_that_access_alone() {
+    let mut left = 1;
+    // The first reads are the client's own, of the whole configuration space.
+    let s = server(Box::new(move |header, payload| {
+        let bar = header.command == Command::REGION_READ && payload[8] == 2;
+        if bar && left > 0 {
+            left -= 1;
+            Instead::Changed(|out| {
+                out.truncate(16);
+                out[4] = 16;
+                out[5] = 0;
+                out[8] = 0x21;
+                out[12] = 13;
+            })
+        } else {
+            Instead::Answer
+        }
+    }));
+    let f = open(&s).unwrap();
+    let e = f.bar_read(2, 4, Width::B4).unwrap_err();
+    assert_eq!(e.cause(), &Cause::Refused(Errno::ACCESS));
+    assert!(!e.is_fatal());
+    let text = e.to_string();
+    assert!(
+        text.contains("pf.sock") && text.contains("BAR2 0x4+4"),
+        "{text}"
+    );
+    assert_eq!(f.bar_read(2, 4, Width::B4).unwrap(), 0x5a5a_5a5a);
+}
+
+/// Runs a read of BAR 2 against a server that answers it in the given way; gives the error and
+/// checks that it is for ever.
+fn broken_read(instead: fn() -> Instead) -> Cause {
+    let s = server(Box::new(move |header, payload| {
+        if header.command == Command::REGION_READ && payload[8] == 2 {
+            instead()
+        } else {
+            Instead::Answer
+        }
+    }));
+    let f = open(&s).unwrap();
+    let begun = Instant::now();
+    let e = f.bar_read(2, 0, Width::B4).unwrap_err();
+    assert!(e.is_fatal(), "{e}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let again = Instant::now();
+    let later = f.config_read(0, &mut [0; 4]).unwrap_err();
+    assert_eq!(later.cause(), &Cause::Dead(Box::new(e.cause().clone())));
+    assert!(again.elapsed() < Duration::from_millis(100), "at once");
+    e.cause().clone()
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_is_lost_for_ever() {
+    let bad: [(&str, fn() -> Instead); 12] = [
+        ("another id", || Instead::Changed(|o| o[0] ^= 1)),
+        ("another command", || Instead::Changed(|o| o[2] = 10)),
+        ("size below the header", || Instead::Changed(|o| o[4] = 15)),
+        ("size of 4 GiB", || Instead::Changed(|o| o[4..8].fill(0xff))),
+        ("neither command nor reply", || {
+            Instead::Changed(|o| o[8] = 7)
+        }),
+        ("another offset", || Instead::Changed(|o| o[16] = 8)),
+        ("another region", || Instead::Changed(|o| o[24] = 3)),
+        ("count larger than the data", || {
+            Instead::Changed(|o| o[28] = 200)
+        }),
+        ("count of 4 GiB", || {
+            Instead::Changed(|o| o[28..32].fill(0xff))
+        }),
+        ("no payload", || {
+            Instead::Changed(|o| {
+                o.truncate(16);
+                o[4..8].copy_from_slice(&16u32.to_ne_bytes());
+            })
+        }),
+        ("all ones", || Instead::Bytes(vec![0xff; 64])),
+        ("all zeros", || Instead::Bytes(vec![0; 64])),
+    ];
+    for (what, instead) in bad {
+        let cause = broken_read(instead);
+        assert!(matches!(cause, Cause::Protocol(_)), "{what}: {cause}");
+    }
+}
+
+#[test]
+fn a_short_reply_is_an_error_and_leaves_zeros() {
+    let s = server(Box::new(|header, payload| {
+        if header.command == Command::REGION_READ && payload[0] == 0x80 {
+            Instead::Changed(|o| {
+                o.truncate(16 + 16 + 2);
+                o[4..8].copy_from_slice(&34u32.to_ne_bytes());
+                o[28..32].copy_from_slice(&2u32.to_ne_bytes());
+            })
+        } else {
+            Instead::Answer
+        }
+    }));
+    let f = open(&s).unwrap();
+    let mut b = [0xaa; 4];
+    let e = f.config_read(0x80, &mut b).unwrap_err();
+    assert_eq!(e.cause(), &Cause::Short { got: 2, want: 4 });
+    assert_eq!(b, [0; 4]);
+    f.config_read(0x84, &mut b).unwrap();
+}
+
+#[test]
+fn a_silent_peer_ends_at_the_deadline() {
+    let cause = broken_read(|| Instead::Nothing);
+    let after = options().deadlines.request;
+    assert_eq!(
+        cause,
+        Cause::TimedOut {
+            what: "reply",
+            after
+        }
+    );
+    let cause = broken_read(|| Instead::Bytes(vec![1; 7]));
+    assert!(matches!(cause, Cause::TimedOut { .. }), "{cause}");
+}
+
+#[test]
+fn a_peer_that_dies_is_noticed_at_once_and_without_a_call() {
+    assert_eq!(broken_read(|| Instead::Close(vec![])), Cause::PeerClosed);
+    assert_eq!(
+        broken_read(|| Instead::Close(vec![1; 9])),
+        Cause::PeerClosed
+    );
+
+    let s = server(on(Command::DEVICE_RESET, || Instead::Close(vec![])));
+    let mut f = open(&s).unwrap();
+    assert_eq!(pci_transport::ready(&f.event_fds()).unwrap(), [false]);
+    assert!(f.function_reset().is_err());
+    let e = f.service().unwrap_err();
+    assert!(matches!(e.cause(), Cause::Dead(_)), "{e}");
+
+    // Closed while nobody asks: the descriptor says so.
+    let s = server(Box::new(|header, _| {
+        if header.no_reply() {
+            Instead::Close(vec![])
+        } else {
+            Instead::Answer
+        }
+    }));
+    let mut f = open(&s).unwrap();
+    f.bar_write(2, 0, Width::B2, 1, Posted::Yes).unwrap();
+    let until = Instant::now() + Duration::from_secs(2);
+    while !pci_transport::ready(&f.event_fds()).unwrap()[0] {
+        assert!(Instant::now() < until, "the end of the peer was not seen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(f.service().unwrap_err().cause(), &Cause::PeerClosed);
+}
+
+#[test]
+fn commands_of_the_server_are_refused_and_do_not_disturb() {
+    let s = server(Box::new(|header, payload| {
+        if header.command == Command::REGION_READ && payload[8] == 2 {
+            Instead::Changed(|out| {
+                // DMA_READ in front of the reply.
+                let mut both = vec![0; 32];
+                both[..2].copy_from_slice(&77u16.to_ne_bytes());
+                both[2..4].copy_from_slice(&11u16.to_ne_bytes());
+                both[4..8].copy_from_slice(&32u32.to_ne_bytes());
+                both.append(out);
+                *out = both;
+            })
+        } else {
+            Instead::Answer
+        }
+    }));
+    let f = open(&s).unwrap();
+    assert_eq!(f.bar_read(2, 0, Width::B1).unwrap(), 0x5a);
+    f.config_read(0, &mut [0; 4]).unwrap();
+    let refusals: Vec<Header> = s
+        .seen
+        .try_iter()
+        .map(|seen| seen.header)
+        .filter(Header::is_reply)
+        .collect();
+    assert_eq!(refusals.len(), 1);
+    assert!(refusals[0].is_error() && refusals[0].id == 77);
+}
+
+#[test]
+fn an_ioeventfd_is_used_only_for_the_write_it_stands_for() {
+    let entry = |offset, size, flags, datamatch, fd_index, kind| IoEventFd {
+        offset,
+        size,
+        fd_index,
+        kind,
+        flags,
+        datamatch,
+    };
+    let bell = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let file: OwnedFd = tempfile::tempfile().unwrap().into();
+    let table = IoFdsReply {
+        argsz: 0,
+        index: 2,
+        entries: vec![
+            entry(0x10, 2, 0, 0, 0, 9),
+            entry(0x10, 4, 0, 0, 0, IO_FD_TYPE_IOEVENTFD),
+            entry(0x10, 2, IoEventFd::DATAMATCH, 6, 0, IO_FD_TYPE_IOEVENTFD),
+            entry(0x10, 2, IoEventFd::DATAMATCH, 5, 0, IO_FD_TYPE_IOEVENTFD),
+            entry(0x20, 2, 0, 0, 1, IO_FD_TYPE_IOEVENTFD),
+            entry(0x30, 2, 0, 0, 14, IO_FD_TYPE_IOEVENTFD),
+        ],
+    };
+    let watch = bell.try_clone().unwrap();
+    let s = server_with(good(), Some((table, vec![bell, file])));
+    let mut f = open(&s).unwrap();
+    let d = f.doorbell(2, 0x10, Width::B2, 5).unwrap().unwrap();
+    d.ring().unwrap();
+    d.ring().unwrap();
+    let mut count = [0; 8];
+    rustix::io::read(&watch, &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), 2);
+    assert!(f.doorbell(2, 0x10, Width::B2, 4).unwrap().is_none());
+    assert!(f.doorbell(2, 0x12, Width::B2, 5).unwrap().is_none());
+    assert!(
+        f.doorbell(2, 0x20, Width::B2, 0).unwrap().is_none(),
+        "a file is no eventfd"
+    );
+    assert!(
+        f.doorbell(2, 0x30, Width::B2, 0).unwrap().is_none(),
+        "no such descriptor"
+    );
+    // A server without the command.
+    let s = server(good());
+    let mut f = open(&s).unwrap();
+    assert!(f.doorbell(2, 0x10, Width::B2, 5).unwrap().is_none());
+    assert_eq!(f.bar_read(2, 0, Width::B1).unwrap(), 0x5a);
+}
+
+#[test]
+fn functions_that_cannot_be_are_refused_at_the_start() {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(Command, Change, &str); 6] = [
+        (Command::VERSION, |o| o[16] = 1, "newer protocol version"),
+        (Command::VERSION, |o| o[20] = b'x', "not JSON"),
+        (
+            Command::DEVICE_GET_INFO,
+            |o| o[20] = 1,
+            "not a PCI function",
+        ),
+        (
+            Command::DEVICE_GET_INFO,
+            |o| o[24] = 7,
+            "no configuration space",
+        ),
+        (
+            Command::DEVICE_GET_REGION_INFO,
+            |o| o[24] ^= 1,
+            "another region",
+        ),
+        (
+            Command::DMA_MAP,
+            |o| {
+                o[8] = 0x21;
+                o[12] = 12;
+            },
+            "refused",
+        ),
+    ];
+    for (command, change, text) in cases {
+        let s = server(Box::new(move |header, _| {
+            if header.command == command {
+                Instead::Changed(change)
+            } else {
+                Instead::Answer
+            }
+        }));
+        let e = open(&s).unwrap_err().to_string();
+        assert!(e.contains(text), "{text}: {e}");
+        assert!(e.contains("pf.sock"), "{e}");
+    }
+}
+
+#[test]
+fn a_socket_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.sock");
+    let begun = Instant::now();
+    let e = VfioUserFunction::open(&path, options()).unwrap_err();
+    assert_eq!(e.cause(), &Cause::Connect(Errno::NOENT));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(e.to_string().contains("none.sock"));
+
+    let mut o = Options {
+        wait_for_socket: true,
+        ..options()
+    };
+    o.deadlines.connect = Duration::from_millis(150);
+    let begun = Instant::now();
+    let e = VfioUserFunction::open(&path, o).unwrap_err();
+    assert_eq!(e.cause(), &Cause::Connect(Errno::NOENT));
+    assert!(begun.elapsed() >= Duration::from_millis(150));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+
+    let long = dir.path().join("x".repeat(200));
+    assert!(VfioUserFunction::open(&long, options()).is_err());
+}
+
+#[test]
+fn any_bytes_from_the_peer_end_in_an_error_or_a_value() {
+    // A fixed sequence: the same bytes in every run.
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..60 {
+        let noise: Vec<u8> = (0..256).map(|_| (next() >> 24) as u8).collect();
+        let victim = next() % 12;
+        let cut = (next() % 80) as usize;
+        let mut command = 0;
+        let s = server(Box::new(move |_, _| {
+            command += 1;
+            if command - 1 != victim {
+                return Instead::Answer;
+            }
+            // A sound header with noise behind it, or noise alone.
+            let mut bytes = noise.clone();
+            if round % 2 == 0 {
+                bytes[..2].copy_from_slice(&(command as u16).to_ne_bytes());
+                bytes[4..8].copy_from_slice(&(16 + cut as u32).to_ne_bytes());
+                bytes[8..12].copy_from_slice(&1u32.to_ne_bytes());
+                bytes.truncate(16 + cut);
+            }
+            Instead::Close(bytes)
+        }));
+        let begun = Instant::now();
+        if let Ok(f) = open(&s) {
+            let _value = f.bar_read(2, 0, Width::B4);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+}
