@@ -103,10 +103,11 @@ impl PciDevice {
         }
     }
 
-    /// Whether the guest has MSI-X enabled.
+    /// Whether the guest has MSI-X enabled. Any thread; only after realize.
     pub fn msix_enabled(&self) -> bool {
-        assert!(bql::is_locked());
-        // SAFETY: the object is alive and the lock is held.
+        // SAFETY: the object is alive. The C function reads cap_present and one byte of the
+        // configuration image, which both live as long as the device; if the guest switches the
+        // bit at this very moment on another vCPU, either answer is right.
         unsafe { bindings::msix_enabled(self.0.as_mut_ptr()) != 0 }
     }
 

@@ -3,7 +3,7 @@
 //! Bindings of QEMU's PCI devices, enough to write a subclass of an existing C device in Rust.
 //!
 //! What is meant to stay as it is: [`PciDevice`], [`ChainedPciDevice`] with its class
-//! struct, [`ClassProperties`](property::ClassProperties), [`with_bql`] and the report functions. What follows QEMU's internals and may change with any release: everything in
+//! struct and properties, [`with_bql`] and the report functions. What follows QEMU's internals and may change with any release: everything in
 //! [`bindings`], [`backends`] and [`memory`]. Users of this crate never need `unsafe` to call it,
 //! save for declaring which types they inherit from.
 

@@ -14,7 +14,10 @@ use qom::{
     ObjectType,
 };
 
-use crate::bindings::{self, Visitor};
+use crate::{
+    bindings::{self, Visitor},
+    ChainedPciClass,
+};
 
 /// A string property of a device. QEMU sets it before realize and frees it with the device.
 #[repr(transparent)]
@@ -43,57 +46,34 @@ impl StringProperty {
     }
 }
 
-/// Adds read-only properties to a class, inside its class_init. `get` must be a function or a
-/// closure that captures nothing; it runs under the big QEMU lock and must not block.
-pub trait ClassProperties<T: ObjectType> {
-    /// A number. `qom-get` shows it; its name must be unique in the class.
-    fn add_u64<F: for<'a> FnCall<(&'a T,), u64>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        get: F,
-    );
-    /// A truth value.
-    fn add_bool<F: for<'a> FnCall<(&'a T,), bool>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        get: F,
-    );
-    /// A text.
-    fn add_str<F: for<'a> FnCall<(&'a T,), String>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        get: F,
-    );
-}
-
-impl<T: ObjectType<Class = crate::ChainedPciClass>> ClassProperties<T> for crate::ChainedPciClass {
-    fn add_u64<F: for<'a> FnCall<(&'a T,), u64>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        _get: F,
-    ) {
+/// Read-only properties, to be added inside class_init. `get` must be a function or a closure that
+/// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
+/// the class.
+impl ChainedPciClass {
+    /// A number.
+    pub fn add_u64<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
+    where
+        T: ObjectType<Class = Self>,
+        F: for<'a> FnCall<(&'a T,), u64>,
+    {
         add(self.as_object_class(), name, c"uint64", description, get_u64::<T, F>);
     }
 
-    fn add_bool<F: for<'a> FnCall<(&'a T,), bool>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        _get: F,
-    ) {
+    /// A truth value.
+    pub fn add_bool<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
+    where
+        T: ObjectType<Class = Self>,
+        F: for<'a> FnCall<(&'a T,), bool>,
+    {
         add(self.as_object_class(), name, c"bool", description, get_bool::<T, F>);
     }
 
-    fn add_str<F: for<'a> FnCall<(&'a T,), String>>(
-        &mut self,
-        name: &'static CStr,
-        description: &'static CStr,
-        _get: F,
-    ) {
+    /// A text.
+    pub fn add_str<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
+    where
+        T: ObjectType<Class = Self>,
+        F: for<'a> FnCall<(&'a T,), String>,
+    {
         add(self.as_object_class(), name, c"string", description, get_str::<T, F>);
     }
 }

@@ -107,6 +107,13 @@ impl VfioPciBase {
         result(done, len)
     }
 
+    /// Bytes of the device's configuration space that VFIO gives access to.
+    pub fn config_region_size(&self) -> usize {
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: the device is alive, and the size does not change after the parent's realize.
+        unsafe { (*vdev).config_size as usize }
+    }
+
     /// Bytes of a BAR (0 to 5) of the VFIO device itself; 0 if it has none.
     pub fn bar_size(&self, bar: u8) -> u64 {
         let vdev = self.0.as_mut_ptr();

@@ -7,6 +7,11 @@
 
 #include "qemu/osdep.h"
 
+#include "standard-headers/linux/virtio_balloon.h"
+#include "standard-headers/linux/virtio_blk.h"
 #include "standard-headers/linux/virtio_config.h"
+#include "standard-headers/linux/virtio_console.h"
 #include "standard-headers/linux/virtio_ids.h"
+#include "standard-headers/linux/virtio_net.h"
 #include "standard-headers/linux/virtio_pci.h"
+#include "standard-headers/linux/virtio_scsi.h"

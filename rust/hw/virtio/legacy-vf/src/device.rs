@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The QOM types `virtio-legacy-vf` and `virtio-legacy-vf-user`.
+
+use std::{ffi::CStr, sync::PoisonError};
+
+use common::uninit_field_mut;
+use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
+use pci::{
+    property::StringProperty, ChainedPciClass, ChainedPciDevice, PciDevice,
+};
+use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
+use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
+use util::Result;
+use vfio::{VfioPci, VfioPciBase, VfioUserPci};
+
+use crate::{
+    hide::MAX_HIDDEN,
+    legacy::{self, Kind, LegacyVf, Options, State},
+};
+
+/// Size of BAR0 until the VF is known; no type needs more.
+const MAX_BAR0: u64 = 512;
+
+macro_rules! legacy_vf_type {
+    ($(#[$doc:meta])* $name:ident, $parent:ty, $type_name:literal, $kind:expr, $desc:literal) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(qom::Object, hwcore::Device)]
+        pub struct $name {
+            parent_obj: ParentField<$parent>,
+            #[property(rename = "helper")]
+            helper: StringProperty,
+            #[property(rename = "vf", default = 0)]
+            vf: u16,
+            #[property(rename = "helper-deadline-ms", default = 3000)]
+            deadline_ms: u32,
+            #[property(rename = "disable-modern", default = false)]
+            disable_modern: bool,
+            #[property(rename = "x-bus-master-fixup", default = true)]
+            bus_master_fixup: bool,
+            bar0: MemoryRegion,
+            covers: [MemoryRegion; MAX_HIDDEN],
+            state: State,
+        }
+
+        qom_isa!($name: $parent, VfioPciBase, PciDevice, DeviceState, Object);
+
+        // SAFETY: the struct is repr(C) and starts with a ParentField of the parent, the class
+        // struct starts with the parent's class struct.
+        unsafe impl ObjectType for $name {
+            type Class = ChainedPciClass;
+            const TYPE_NAME: &'static CStr = $type_name;
+        }
+
+        impl ObjectImpl for $name {
+            type ParentType = $parent;
+            const INSTANCE_INIT: Option<unsafe fn(ParentInit<Self>)> = Some(Self::init);
+            const CLASS_INIT: fn(&mut Self::Class) = |class| {
+                class.class_init::<Self>();
+                class.set_description($desc);
+                add_properties::<Self>(class);
+            };
+        }
+
+        impl DeviceImpl for $name {}
+
+        impl ResettablePhasesImpl for $name {}
+
+        impl ChainedPciDevice for $name {
+            fn realize(&self) -> Result<()> {
+                legacy::realize(self)
+            }
+
+            fn exit(&self) {
+                legacy::exit(self);
+            }
+
+            fn config_read(&self, address: u32, len: u8) -> u32 {
+                legacy::config_read(self, address, len)
+            }
+
+            fn config_write(&self, address: u32, value: u32, len: u8) {
+                legacy::config_write(self, address, value, len);
+            }
+
+            fn reset(&self) {
+                legacy::reset(self);
+            }
+        }
+
+        impl LegacyVf for $name {
+            const KIND: Kind = $kind;
+
+            fn options(&self) -> Options {
+                Options {
+                    helper: self.helper.get(),
+                    vf: self.vf,
+                    deadline_ms: self.deadline_ms,
+                    disable_modern: self.disable_modern,
+                    bus_master_fixup: self.bus_master_fixup,
+                }
+            }
+
+            fn state(&self) -> &State {
+                &self.state
+            }
+
+            fn bar0(&self) -> &MemoryRegion {
+                &self.bar0
+            }
+
+            fn covers(&self) -> &[MemoryRegion] {
+                &self.covers
+            }
+        }
+
+        impl $name {
+            /// # Safety
+            ///
+            /// Called by QOM for memory that holds an initialized parent.
+            unsafe fn init(mut this: ParentInit<Self>) {
+                static BAR0_OPS: MemoryRegionOps<$name> = MemoryRegionOpsBuilder::<$name>::new()
+                    .read(&$name::bar0_read)
+                    .write(&$name::bar0_write)
+                    .little_endian()
+                    .valid_sizes(1, 4)
+                    .impl_sizes(1, 4)
+                    .build();
+                static HIDDEN_OPS: MemoryRegionOps<$name> = MemoryRegionOpsBuilder::<$name>::new()
+                    .read(&$name::hidden_read)
+                    .write(&$name::hidden_write)
+                    .little_endian()
+                    .valid_sizes(1, 8)
+                    .impl_sizes(1, 8)
+                    .build();
+
+                MemoryRegion::init_io(
+                    &mut uninit_field_mut!(*this, bar0),
+                    &BAR0_OPS,
+                    "virtio-legacy",
+                    MAX_BAR0,
+                );
+                for i in 0..MAX_HIDDEN {
+                    MemoryRegion::init_io(
+                        &mut uninit_field_mut!(*this, covers[i]),
+                        &HIDDEN_OPS,
+                        "virtio-hidden",
+                        1,
+                    );
+                }
+                uninit_field_mut!(*this, state).write(State::default());
+            }
+
+            fn bar0_read(&self, offset: hwaddr, size: u32) -> u64 {
+                legacy::bar0_access(self, offset, size, None)
+            }
+
+            fn bar0_write(&self, offset: hwaddr, value: u64, size: u32) {
+                legacy::bar0_access(self, offset, size, Some(value));
+            }
+
+            fn hidden_read(&self, _offset: hwaddr, _size: u32) -> u64 {
+                u64::MAX
+            }
+
+            fn hidden_write(&self, _offset: hwaddr, _value: u64, _size: u32) {}
+        }
+    };
+}
+
+legacy_vf_type!(
+    /// A virtio VF of the host, shown as a transitional device.
+    VirtioLegacyVf,
+    VfioPci,
+    c"virtio-legacy-vf",
+    Kind::Host,
+    c"virtio VF of the host as a transitional device (legacy registers through a helper)"
+);
+legacy_vf_type!(
+    /// A virtio VF that another process emulates, shown as a transitional device.
+    VirtioLegacyVfUser,
+    VfioUserPci,
+    c"virtio-legacy-vf-user",
+    Kind::User,
+    c"virtio VF behind a vfio-user socket as a transitional device"
+);
+
+/// State and counters for `qom-get`. None of them takes a lock that is held while the helper
+/// answers.
+fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
+    macro_rules! counters {
+        ($($name:literal, $description:literal, $field:ident;)*) => {
+            $(class.add_u64::<D, _>($name, $description, |dev: &D| {
+                dev.state().stats.$field.get()
+            });)*
+        };
+    }
+
+    class.add_str::<D, _>(c"link-state", c"connected, lost or closed", |dev: &D| {
+        dev.state().stats.link.get().name().to_owned()
+    });
+    class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
+        dev.state().link().map_or_else(String::new, |l| l.reason())
+    });
+    class.add_str::<D, _>(c"notify-by", c"who writes the doorbell, vf or helper", |dev: &D| {
+        dev.state().link().map_or_else(String::new, |l| {
+            let delivery = l.delivery.read().unwrap_or_else(PoisonError::into_inner);
+            delivery.name().to_owned()
+        })
+    });
+    counters! {
+        c"accesses", c"guest accesses to BAR0 other than notifications", accesses;
+        c"commands", c"register commands sent to the helper", commands;
+        c"command-failures", c"of these, refused or failed", failed;
+        c"notifies", c"notifications by the guest", notifies;
+        c"notify-failures", c"notifications that could not be delivered", notify_failures;
+        c"lost-reads", c"reads answered with all-ones without the helper", lost_reads;
+        c"lost-writes", c"writes dropped without the helper", lost_writes;
+        c"rejected", c"accesses that the legacy interface does not define", rejected;
+        c"timeouts", c"accesses that ended at the deadline", timeouts;
+        c"losses", c"times the helper was lost", losses;
+        c"reconnects", c"times the helper came back", reconnects;
+        c"helper-events", c"events that the helper sent", events;
+        c"resets", c"resets of the device", resets;
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! One connection to the helper: HELLO and OPEN, then requests one at a time.
+
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
+
+use legacy_vf_proto::{
+    client::{Client, LostReason, Received, SendError},
+    limits::MAX_MESSAGE,
+    ErrorCode, Event, MessageBuf, Name, Open, OpenReply, Printable, Proof, Reply, Request,
+};
+
+use crate::seqpacket::{Socket, Stop, WaitFor, Woken};
+
+/// Which VF to open, and where.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The helper's socket.
+    pub path: PathBuf,
+    /// Member number of the VF, from 1.
+    pub member: u16,
+    /// Virtio device ID that the VF must have.
+    pub virtio_id: u16,
+    /// PCIe Device Serial Number of the VF, 0 if it has none.
+    pub serial: u64,
+}
+
+/// Why a connection could not be made, or has ended.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The socket could not be connected.
+    Connect(io::Error),
+    /// The deadline passed.
+    Deadline,
+    /// The device goes away.
+    Stopped,
+    /// The helper closed the connection.
+    Closed,
+    /// The socket failed.
+    Socket(io::Error),
+    /// The helper does not keep to the protocol.
+    Protocol(LostReason),
+    /// This side could not send what it wanted to.
+    Send(SendError),
+    /// The helper refused HELLO or OPEN.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// What it says about it, fit for a log.
+        text: String,
+    },
+}
+
+/// A refused request, other than HELLO and OPEN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub code: ErrorCode,
+    /// Status of the admin command, with [`ErrorCode::DEVICE`].
+    pub admin_status: u16,
+    /// Its qualifier.
+    pub admin_qualifier: u16,
+    /// What the helper says about it, fit for a log.
+    pub text: String,
+}
+
+/// An open connection.
+pub struct Connection {
+    socket: Arc<Socket>,
+    client: Client,
+    opened: OpenReply,
+    out: Box<MessageBuf>,
+    received: Box<MessageBuf>,
+}
+
+/// How this program calls itself.
+const NAME: Name = Name::new("qemu virtio-legacy-vf");
+
+impl Connection {
+    /// Connects and opens the VF, until `deadline`. `events` gets what the helper tells unasked.
+    pub fn open(
+        target: &Target,
+        stop: &Stop,
+        deadline: Instant,
+        events: &dyn Fn(Event),
+    ) -> Result<Self, LinkError> {
+        let socket = Arc::new(Socket::connect(&target.path).map_err(LinkError::Connect)?);
+        let mut client = Client::new(NAME, 0);
+        let mut out = Box::new([0; MAX_MESSAGE]);
+        let mut received = Box::new([0; MAX_MESSAGE]);
+        let io = Io {
+            socket: &socket,
+            stop,
+            deadline,
+            events,
+        };
+        let sent = client.hello(&mut out).map_err(LinkError::Send)?;
+        let message = out.get(..sent.len).unwrap_or_default();
+        io.exchange(&mut client, message, sent.seq, &mut received, |r| greeting(&r))??;
+        let open = Open {
+            member: target.member,
+            proof: Proof::NONE,
+            virtio_id: target.virtio_id,
+            serial: target.serial,
+        };
+        let sent = client.open(open, &mut out).map_err(LinkError::Send)?;
+        let message = out.get(..sent.len).unwrap_or_default();
+        io.exchange(&mut client, message, sent.seq, &mut received, |r| greeting(&r))??;
+        let Some(opened) = client.open_reply().copied() else {
+            return Err(LinkError::Protocol(LostReason::Closed));
+        };
+        Ok(Self {
+            socket,
+            client,
+            opened,
+            out,
+            received,
+        })
+    }
+
+    /// The socket, for notifications and to watch for its end.
+    pub const fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// What the helper said about the VF.
+    pub const fn opened(&self) -> &OpenReply {
+        &self.opened
+    }
+
+    /// Sends a request and waits for its reply, which is passed to `f`. After an error the
+    /// connection must not be used any more: the reply may still come.
+    pub fn request<R>(
+        &mut self,
+        request: &Request,
+        stop: &Stop,
+        deadline: Instant,
+        events: &dyn Fn(Event),
+        f: impl FnOnce(Reply<'_>) -> R,
+    ) -> Result<R, LinkError> {
+        let io = Io {
+            socket: &self.socket,
+            stop,
+            deadline,
+            events,
+        };
+        let sent = self
+            .client
+            .request(request, &mut self.out)
+            .map_err(LinkError::Send)?;
+        let message = self.out.get(..sent.len).unwrap_or_default();
+        io.exchange(&mut self.client, message, sent.seq, &mut self.received, f)
+    }
+}
+
+/// What an exchange needs besides the state of the protocol.
+struct Io<'a> {
+    socket: &'a Socket,
+    stop: &'a Stop,
+    deadline: Instant,
+    events: &'a dyn Fn(Event),
+}
+
+impl Io<'_> {
+    fn wait(&self, what: WaitFor) -> Result<(), LinkError> {
+        match self.socket.wait(what, self.stop, Some(self.deadline)) {
+            Ok(Woken::Ready) => Ok(()),
+            Ok(Woken::Deadline) => Err(LinkError::Deadline),
+            Ok(Woken::Stopped) => Err(LinkError::Stopped),
+            Err(e) => Err(LinkError::Socket(e)),
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> Result<(), LinkError> {
+        loop {
+            match self.socket.send(message, None) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(WaitFor::Room)?,
+                Err(e) if is_hang_up(&e) => return Err(LinkError::Closed),
+                Err(e) => return Err(LinkError::Socket(e)),
+            }
+        }
+    }
+
+    fn exchange<R>(
+        &self,
+        client: &mut Client,
+        message: &[u8],
+        seq: u32,
+        buf: &mut MessageBuf,
+        f: impl FnOnce(Reply<'_>) -> R,
+    ) -> Result<R, LinkError> {
+        self.send(message)?;
+        loop {
+            let len = match self.socket.receive(buf) {
+                Ok(len) => len,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(WaitFor::Message)?;
+                    continue;
+                }
+                Err(e) if is_hang_up(&e) => return Err(LinkError::Closed),
+                Err(e) => return Err(LinkError::Socket(e)),
+            };
+            match client.receive(buf.get(..len).unwrap_or_default()) {
+                Received::Reply { seq: got, reply } if got == seq => return Ok(f(reply)),
+                Received::Event(event) => (self.events)(event),
+                Received::Reply { .. } | Received::Stale { .. } => {}
+                Received::Lost(LostReason::Closed) => return Err(LinkError::Closed),
+                Received::Lost(reason) => return Err(LinkError::Protocol(reason)),
+            }
+            // A peer that sends without end must not keep this loop beyond the deadline.
+            if Instant::now() >= self.deadline {
+                return Err(LinkError::Deadline);
+            }
+        }
+    }
+}
+
+/// The reply to HELLO or OPEN: only whether it was refused.
+fn greeting(reply: &Reply<'_>) -> Result<(), LinkError> {
+    match reply {
+        Reply::Error(e) => Err(LinkError::Refused {
+            code: e.code,
+            text: Printable(e.text).to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the other end is gone, as opposed to something being wrong.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::ConnectionAborted
+    )
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! At most one log line per second for what a guest or a peer can cause.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counts lines and lets one through per second.
+#[derive(Debug, Default)]
+pub struct RateLimit(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// Whether a line may be written now; if so, how many were left out since the last one.
+    pub fn allow(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
+        {
+            state.suppressed = state.suppressed.saturating_add(1);
+            return None;
+        }
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
+    }
+
+    /// Passes `text()` to `report` if a line may be written now.
+    pub fn report(&self, report: fn(&str), text: impl FnOnce() -> String) {
+        if let Some(suppressed) = self.allow(Instant::now()) {
+            let mut line = text();
+            if suppressed > 0 {
+                line.push_str(&format!(" ({suppressed} more messages were left out)"));
+            }
+            report(&line);
+        }
+    }
+}

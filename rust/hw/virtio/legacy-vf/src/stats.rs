@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Counters and state, readable from any thread without a lock.
+
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+
+/// A counter.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How the connection to the helper stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The device is not realized, or gone.
+    Closed,
+    /// Register accesses work.
+    Connected,
+    /// Register accesses read all-ones; reconnection is under way.
+    Lost,
+}
+
+impl LinkState {
+    /// As `qom-get link-state` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Connected => "connected",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A [`LinkState`] for any thread to read.
+#[derive(Debug, Default)]
+pub struct LinkStateCell(AtomicU8);
+
+impl LinkStateCell {
+    /// Changes the state.
+    pub fn set(&self, state: LinkState) {
+        self.0.store(state as u8, Ordering::Release);
+    }
+
+    /// The state.
+    pub fn get(&self) -> LinkState {
+        match self.0.load(Ordering::Acquire) {
+            1 => LinkState::Connected,
+            2 => LinkState::Lost,
+            _ => LinkState::Closed,
+        }
+    }
+}
+
+/// What a device has done; kept over reconnections.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// How the connection stands.
+    pub link: LinkStateCell,
+    /// Accesses of the guest to BAR0, notifications aside.
+    pub accesses: Count,
+    /// Register commands sent to the helper.
+    pub commands: Count,
+    /// Of these, refused or failed.
+    pub failed: Count,
+    /// Notifications by the guest.
+    pub notifies: Count,
+    /// Notifications that could not be delivered.
+    pub notify_failures: Count,
+    /// Reads answered with all-ones because the helper was lost.
+    pub lost_reads: Count,
+    /// Writes dropped because the helper was lost.
+    pub lost_writes: Count,
+    /// Accesses that the legacy interface does not define.
+    pub rejected: Count,
+    /// Times the deadline of an access passed.
+    pub timeouts: Count,
+    /// Times the connection was lost.
+    pub losses: Count,
+    /// Times the connection was restored.
+    pub reconnects: Count,
+    /// Events that the helper sent.
+    pub events: Count,
+    /// Resets of the device by the machine, its bus or the guest's function level reset.
+    pub resets: Count,
+}
