@@ -114,6 +114,27 @@ impl NotifyLayout {
     ];
 }
 
+impl NotifyLayout {
+    /// Addresses in the member's BAR work.
+    pub(crate) fn has_member(self) -> bool {
+        !matches!(
+            self,
+            NotifyLayout::Absent
+                | NotifyLayout::Empty
+                | NotifyLayout::Owner
+                | NotifyLayout::BadOnly
+        )
+    }
+
+    /// Addresses in the owner's BAR work.
+    pub(crate) fn has_owner(self) -> bool {
+        matches!(
+            self,
+            NotifyLayout::Owner | NotifyLayout::MemberFirst | NotifyLayout::OwnerFirst
+        )
+    }
+}
+
 impl FromStr for NotifyLayout {
     type Err = ConfigError;
 

@@ -211,6 +211,11 @@ pub enum Violation {
         /// Queue.
         queue: u16,
     },
+    /// A BAR access while memory decoding is off (COMMAND of the PF, VF MSE for VFs).
+    MemorySpaceOff {
+        /// BAR number.
+        bar: u8,
+    },
     /// DMA is needed while Bus Master Enable is clear.
     BusMasterOff {
         /// Queue.
@@ -250,6 +255,7 @@ impl Violation {
             Violation::CommandSize { .. } => "command_size",
             Violation::CrossesFields { .. } => "crosses_fields",
             Violation::NotifyByCommand { .. } => "notify_by_command",
+            Violation::MemorySpaceOff { .. } => "memory_space_off",
             Violation::BusMasterOff { .. } => "bus_master_off",
         }
     }

@@ -132,7 +132,7 @@ impl Core {
     }
 
     /// Whether the buffer still belongs to a running queue.
-    fn current(&self, chain: &Chain) -> bool {
+    pub(crate) fn is_current(&self, chain: &Chain) -> bool {
         self.queue_ready(chain.queue)
             && self
                 .virtio
@@ -140,10 +140,10 @@ impl Core {
                 .is_some_and(|q| q.epoch == chain.epoch)
     }
 
-    /// As [`current`](Self::current), for code that is about to do DMA: trying it for a queue that
+    /// As [`is_current`](Self::is_current), for code that is about to do DMA: trying it for a queue that
     /// does not run any more is a fault of the model, which the counter shows.
     fn may_touch(&mut self, chain: &Chain) -> Result<(), RingFault> {
-        if self.current(chain) {
+        if self.is_current(chain) {
             return Ok(());
         }
         self.counters.dma_forbidden += 1;
@@ -151,9 +151,11 @@ impl Core {
     }
 
     pub(crate) fn unpop(&mut self, chain: Chain) {
-        if self.current(&chain) {
+        if self.is_current(&chain) {
             if let Some(q) = self.virtio.queue_mut(chain.queue) {
                 q.unpop();
+                self.counters.buffers -= 1;
+                self.budget += 1;
             }
         }
         self.recycle(chain.segments);
@@ -209,7 +211,7 @@ impl Core {
     }
 
     pub(crate) fn complete(&mut self, chain: Chain, written: u32) -> Result<(), RingFault> {
-        if !self.current(&chain) {
+        if !self.is_current(&chain) {
             self.counters.stale_completions += 1;
             self.recycle(chain.segments);
             return Ok(());
@@ -236,7 +238,7 @@ impl Core {
         };
         let mut used = Vec::with_capacity(buffers.len());
         for (chain, written) in buffers {
-            if chain.queue == queue && self.current(&chain) {
+            if chain.queue == queue && self.is_current(&chain) {
                 used.push((chain.head, written));
             } else {
                 self.counters.stale_completions += 1;
@@ -251,6 +253,18 @@ impl Core {
             self.dirty.push(queue);
         }
         q.push_used_together(&view, &used)
+    }
+
+    /// Asks the driver to notify (or not to) for more buffers; `true` if some are waiting already.
+    pub(crate) fn ask_for_kicks(&mut self, queue: u16, wanted: bool) -> Result<bool, RingFault> {
+        if !self.queue_ready(queue) {
+            return Ok(false);
+        }
+        let view = self.memory.view();
+        match self.virtio.queues.get_mut(usize::from(queue)) {
+            Some(Some(q)) => q.ask_for_kicks(&view, wanted),
+            _ => Ok(false),
+        }
     }
 
     /// Tells the driver about used buffers, as far as it wants to know.
@@ -473,7 +487,7 @@ impl Function {
 
     fn try_service(&mut self, queue: u16, shared: &mut Shared) -> Result<(), RingFault> {
         loop {
-            let before = self.core.pending(queue)?;
+            let before = self.core.counters.buffers;
             let mut ctx = DeviceCtx {
                 core: &mut self.core,
                 shared: &mut *shared,
@@ -486,16 +500,10 @@ impl Function {
                 shared.later(self.core.id, queue);
                 return Ok(());
             }
-            if !self.core.queue_ready(queue) {
-                return Ok(());
-            }
             let wanted = !shared.knobs.suppress_kicks;
-            let view = self.core.memory.view();
-            let Some(Some(q)) = self.core.virtio.queues.get_mut(usize::from(queue)) else {
-                return Ok(());
-            };
-            let more = q.ask_for_kicks(&view, wanted)?;
-            if !more || q.pending(&view)? == before {
+            let more = self.core.ask_for_kicks(queue, wanted)?;
+            // What the device leaves in the queue on purpose is no reason to ask it again.
+            if !more || self.core.counters.buffers == before {
                 return Ok(());
             }
         }
@@ -534,6 +542,20 @@ impl Function {
             self.core.virtio.resetting_until = Some(due);
             self.core.status_in_reset = old;
             shared.timer(due, self.core.id);
+        }
+    }
+
+    /// Resets of the device and of its queues that take until now or less are over.
+    pub(crate) fn end_resets(&mut self, now: u64) {
+        let over = |t: &mut Option<u64>| {
+            if t.is_some_and(|due| due <= now) {
+                *t = None;
+            }
+        };
+        let v = &mut self.core.virtio;
+        over(&mut v.resetting_until);
+        for q in v.queues.iter_mut().flatten() {
+            over(&mut q.resetting_until);
         }
     }
 

@@ -8,9 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod admin;
+mod assemble;
 mod bars;
 pub mod blk;
 mod capabilities;
+mod common_cfg;
 mod config;
 mod config_space;
 mod counters;
@@ -18,11 +22,15 @@ mod device;
 mod dma;
 mod effect;
 mod event;
+mod fault;
 mod function;
+mod legacy;
+mod model;
 mod msix;
 pub mod net;
 mod queue;
 mod shared;
+mod sriov;
 pub mod switch;
 mod virtio;
 
@@ -41,4 +49,6 @@ pub use device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice
 pub use dma::{Access, Allowed, DmaMemory, DmaView, IovaMap, MapError, NoMemory};
 pub use effect::{Effect, FrameSwitch, FunctionId, NoSwitch, Port};
 pub use event::{CommandRecord, Event, EventMask, Record, ResetCause, Via, Violation};
+pub use fault::{Action, FaultError, FaultRule, FaultSet, FaultState, OpcodeName};
+pub use model::Model;
 pub use queue::{Chain, RingFault, Segment};

@@ -250,10 +250,6 @@ impl VirtQueue {
         self.ring.size()
     }
 
-    pub(crate) fn max_size(&self) -> u16 {
-        self.ring.max_size()
-    }
-
     /// Shrinks the queue; `false` if the size is not a power of two up to the maximum.
     pub(crate) fn set_size(&mut self, size: u16) -> bool {
         self.ring.try_set_size(size).is_ok()

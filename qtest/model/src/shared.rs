@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::config::Knobs;
+use crate::config::{Knobs, Leniency};
 use crate::counters::Counters;
 use crate::effect::{Effect, FunctionId};
 use crate::event::{Event, EventLog, EventMask, Violation};
@@ -19,6 +19,7 @@ pub(crate) struct Shared {
     pub(crate) log: EventLog,
     pub(crate) counters: Counters,
     pub(crate) knobs: Knobs,
+    pub(crate) leniency: Leniency,
     pub(crate) frames: VecDeque<(FunctionId, Vec<u8>)>,
     spare_frames: Vec<Vec<u8>>,
     /// Functions that were reset since the model last looked.
@@ -30,13 +31,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(knobs: Knobs, mask: EventMask) -> Self {
+    pub(crate) fn new(knobs: Knobs, leniency: Leniency, mask: EventMask) -> Self {
         Shared {
             now_ns: 0,
             effects: Vec::new(),
             log: EventLog::new(mask),
             counters: Counters::default(),
             knobs,
+            leniency,
             frames: VecDeque::new(),
             spare_frames: Vec::new(),
             reset: Vec::new(),

@@ -55,6 +55,8 @@ pub(crate) struct VirtioState {
     pub(crate) numbers: QueueNumbers,
     pub(crate) queues: Vec<Option<VirtQueue>>,
     lenient_chain: bool,
+    /// queue_notif_config_data of the first admin queue, where offered.
+    config_data_base: u16,
 }
 
 impl VirtioState {
@@ -85,7 +87,24 @@ impl VirtioState {
             numbers,
             queues,
             lenient_chain,
+            config_data_base: 0,
         }
+    }
+
+    pub(crate) fn set_config_data_base(&mut self, base: u16) {
+        self.config_data_base = base;
+    }
+
+    /// queue_notif_config_data: different for every queue.
+    pub(crate) fn notif_config_data(&self, index: u16) -> u16 {
+        let from_admin = index.wrapping_sub(self.numbers.admin_index);
+        self.config_data_base.wrapping_add(from_admin)
+    }
+
+    /// The queue whose queue_notif_config_data is `data`, if there is one.
+    pub(crate) fn queue_of_config_data(&self, data: u16) -> u16 {
+        data.wrapping_sub(self.config_data_base)
+            .wrapping_add(self.numbers.admin_index)
     }
 
     /// Everything the driver set, except what shows on the configuration generation.

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Putting a function together: features, queues, BARs, configuration space.
+
+use virtio_pci_spec::features::{self as f, bit};
+use virtio_pci_spec::DeviceType;
+
+use crate::bars::{BarLayout, BarNeeds};
+use crate::config::{ConfigError, Knobs, ModelConfig, SrIovCapability, MAX_VECTORS};
+use crate::config_space::{ConfigSpace, Identity, SriovNeeds};
+use crate::device::VirtioDevice;
+use crate::effect::FunctionId;
+use crate::function::{Core, Function};
+use crate::msix::Msix;
+use crate::queue::VirtQueue;
+use crate::virtio::{QueueNumbers, VirtioState};
+
+/// Feature bits that belong to device types ("Feature Bits").
+const DEVICE_BITS: u64 = 0x00ff_ffff | !0 << 50;
+/// Longest device configuration that the one-byte offset of an admin command can reach.
+const MAX_CONFIG_LEN: u16 = 256;
+
+fn bad(device: &dyn VirtioDevice, why: &str) -> ConfigError {
+    ConfigError::Device(device.device_type().name(), why.to_owned())
+}
+
+fn ring_bits(k: &Knobs) -> u64 {
+    let mut bits = 0;
+    for (on, n) in [
+        (k.indirect_desc, f::INDIRECT_DESC),
+        (k.event_idx, f::EVENT_IDX),
+    ] {
+        if on {
+            bits |= bit(n);
+        }
+    }
+    bits
+}
+
+fn modern_offer(k: &Knobs, device: u64, is_pf: bool) -> u64 {
+    let mut bits = (device & DEVICE_BITS) | bit(f::VERSION_1) | ring_bits(k);
+    for (on, n) in [
+        (k.access_platform, f::ACCESS_PLATFORM),
+        (k.order_platform, f::ORDER_PLATFORM),
+        (k.ring_reset, f::RING_RESET),
+        (k.notification_data, f::NOTIFICATION_DATA),
+        (is_pf && k.notif_config_data.is_some(), f::NOTIF_CONFIG_DATA),
+        (is_pf, f::SR_IOV),
+        (is_pf, f::ADMIN_VQ),
+    ] {
+        if on {
+            bits |= bit(n);
+        }
+    }
+    if is_pf && k.offer_everything {
+        return u64::MAX;
+    }
+    bits
+}
+
+fn legacy_offer(k: &Knobs, device: u64) -> u32 {
+    let mut bits = (device & 0xff_ffff) | ring_bits(k) | bit(f::ANY_LAYOUT);
+    for (on, n) in [
+        (k.notify_on_empty, f::NOTIFY_ON_EMPTY),
+        (k.legacy_unused_bit, f::UNUSED),
+    ] {
+        if on {
+            bits |= bit(n);
+        }
+    }
+    bits as u32
+}
+
+/// Queues of a device, then for a PF the gap and the admin queues.
+fn make_queues(
+    k: &Knobs,
+    device: &dyn VirtioDevice,
+    is_pf: bool,
+) -> Result<(QueueNumbers, Vec<Option<VirtQueue>>), ConfigError> {
+    let mut queues = Vec::new();
+    for size in device.queue_sizes() {
+        queues.push(match size {
+            0 => None,
+            n => Some(
+                VirtQueue::new(*n)
+                    .ok_or_else(|| bad(device, "a queue size is no power of two up to 32768"))?,
+            ),
+        });
+    }
+    let device_queues =
+        u16::try_from(queues.len()).map_err(|_| bad(device, "more than 65535 queues"))?;
+    let (gap, num) = if is_pf {
+        (k.admin_queue_gap, k.admin_queues)
+    } else {
+        (0, 0)
+    };
+    let admin_index = device_queues
+        .checked_add(gap)
+        .filter(|i| i.checked_add(num).is_some())
+        .ok_or_else(|| bad(device, "no queue numbers left for admin queues"))?;
+    queues.extend((0..gap).map(|_| None));
+    for _ in 0..num {
+        queues.push(VirtQueue::new(k.admin_queue_size));
+    }
+    Ok((
+        QueueNumbers {
+            device: device_queues,
+            admin_index,
+            admin_num: num,
+        },
+        queues,
+    ))
+}
+
+fn bar_layout(
+    config: &ModelConfig,
+    device: &dyn VirtioDevice,
+    queues: u16,
+    vectors: u16,
+    is_pf: bool,
+) -> BarLayout {
+    let k = &config.knobs;
+    BarLayout::new(BarNeeds {
+        vectors,
+        queues,
+        multiplier: k.notify_multiplier,
+        notification_data: k.notification_data,
+        device_len: u64::from(device.config_len()).max(k.device_structure_len.into()),
+        legacy_slots: if is_pf { config.total_vfs.into() } else { 1 },
+        bar0: !is_pf && k.vf_bar0,
+    })
+}
+
+fn vector_count(k: &Knobs, queues: &[Option<VirtQueue>]) -> u16 {
+    k.msix_vectors.unwrap_or_else(|| {
+        let used = queues.iter().flatten().count() + 1;
+        used.clamp(2, usize::from(MAX_VECTORS)) as u16
+    })
+}
+
+/// Makes the function `id` around `device`; the PF also needs the BARs of a VF.
+pub(crate) fn function(
+    config: &ModelConfig,
+    id: FunctionId,
+    device: Box<dyn VirtioDevice>,
+    vf_bars: Option<&BarLayout>,
+) -> Result<Function, ConfigError> {
+    let k = &config.knobs;
+    let is_pf = id == FunctionId::Pf;
+    let device_type: DeviceType = device.device_type();
+    if device_type != config.vf_type {
+        return Err(bad(device.as_ref(), "not the type that was asked for"));
+    }
+    if device.config_len() > MAX_CONFIG_LEN {
+        return Err(bad(device.as_ref(), "configuration of more than 256 bytes"));
+    }
+    let (numbers, queues) = make_queues(k, device.as_ref(), is_pf)?;
+    let vectors = vector_count(k, &queues);
+    let bars = bar_layout(config, device.as_ref(), queues.len() as u16, vectors, is_pf);
+    let vf_device = k.vf_device_id.unwrap_or(device_type.modern_pci_id());
+    let interrupt_pin = is_pf && k.pf_intx;
+    let identity = Identity {
+        device_type,
+        device_id: if is_pf {
+            device_type.modern_pci_id()
+        } else {
+            vf_device
+        },
+        serial: config.serial,
+        vectors,
+        multiplier: k.notify_multiplier,
+        bogus: k.bogus_capabilities,
+        interrupt_pin,
+    };
+    let sriov = match (vf_bars, config.sriov) {
+        (Some(vf_bars), SrIovCapability::Own) => Some(SriovNeeds {
+            total: config.total_vfs,
+            vf_device,
+            vf_bars,
+        }),
+        _ => None,
+    };
+    let space = ConfigSpace::new(&identity, &bars, sriov.as_ref());
+    let mut virtio = VirtioState::new(
+        modern_offer(k, device.features(), is_pf),
+        legacy_offer(k, device.legacy_features()),
+        numbers,
+        queues,
+        config.leniency.chain,
+    );
+    if is_pf {
+        virtio.set_config_data_base(k.notif_config_data.unwrap_or(0));
+        if k.offer_everything {
+            virtio.offered_high = u64::MAX;
+        }
+    }
+    Ok(Function {
+        core: Core::new(id, virtio, space, Msix::new(vectors), bars, interrupt_pin),
+        device,
+    })
+}
