@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{anyhow, Context, Result};
 
-use crate::steps::{open_log, tail, Step};
+use crate::steps::{open_log, plain, tail, Step};
 
-/// Lines of a log that a failure shows.
+/// Lines of a log that a failure shows: its end, and errors before that.
 const TAIL: usize = 25;
+const ERRORS: usize = 5;
 
 /// Starts a command such that it ends when its parent does, however that happens: nothing may go on
 /// writing to a directory whose lock went with this program. Part of every Debian.
@@ -198,8 +200,19 @@ impl Cmd {
 
     fn failure(&self, status: ExitStatus, log: &Path) -> anyhow::Error {
         let mut text = format!("{}: {}\n", describe(status), self.line());
+        let end = tail(log, TAIL);
+        let errors: Vec<String> = first_errors(log)
+            .into_iter()
+            .filter(|line| !end.contains(line))
+            .collect();
+        if !errors.is_empty() {
+            let _ = writeln!(text, "  the first errors:");
+        }
+        for line in errors {
+            let _ = writeln!(text, "    | {line}");
+        }
         let _ = writeln!(text, "  the end of its output:");
-        for line in tail(log, TAIL) {
+        for line in end {
             let _ = writeln!(text, "    | {line}");
         }
         let _ = write!(text, "  all of it: {}", log.display());
@@ -216,6 +229,19 @@ fn describe(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => "ended without a status".to_owned(),
     }
+}
+
+/// The first few lines that look like a compiler's or meson's errors, after the last command in
+/// the log.
+fn first_errors(log: &Path) -> Vec<String> {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let start = text.rfind("\n$ ").unwrap_or(0);
+    let lines = text.get(start..).unwrap_or_default().lines().map(plain);
+    let is_error = |line: &String| {
+        line.starts_with("error") || line.contains(": error: ") || line.contains("ERROR: ")
+    };
+    lines.filter(is_error).take(ERRORS).collect()
 }
 
 /// Quotes a word for a POSIX shell where it needs it.
@@ -267,6 +293,28 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} missing in {text}");
         }
+    }
+
+    #[test]
+    fn the_first_errors_are_shown_when_the_end_has_none() {
+        let script =
+            "for i in 1 2 3 4 5 6 7; do echo \"x.c:$i: error: no $i\"; done; seq 100; exit 1";
+        let error = step(|step| {
+            Cmd::new("sh")
+                .args(["-c", "echo error: of another command"])
+                .run(step)?;
+            Cmd::new("sh").args(["-c", script]).run(step)
+        });
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(
+            text.contains("the first errors:\n    | x.c:1: error: no 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("no 5\n  the end of its output:\n    | 76\n"),
+            "{text}"
+        );
+        assert!(!text.contains("another command"), "{text}");
     }
 
     #[test]

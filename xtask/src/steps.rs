@@ -235,7 +235,7 @@ pub(crate) fn tail(path: &Path, count: usize) -> Vec<String> {
 }
 
 /// A line without control characters and colours.
-fn plain(line: &str) -> String {
+pub(crate) fn plain(line: &str) -> String {
     let mut text = String::new();
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
