@@ -109,7 +109,7 @@ pub fn page() -> Vec<u8> {
         .cloned()
         .collect();
     let man = Man::new(command)
-        .section("8")
+        .section("1")
         .manual("QEMU virtio legacy VF")
         .date("");
     let mut out = Vec::new();

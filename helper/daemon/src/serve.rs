@@ -52,9 +52,10 @@ fn raise_file_limit() {
 }
 
 fn connect_pf(config: &ServeConfig) -> anyhow::Result<PfBackend> {
+    let usual = Deadlines::default();
     let deadlines = Deadlines {
         connect: config.pf.start_timeout,
-        ..Deadlines::default()
+        request: usual.request.min(config.pf.start_timeout),
     };
     let function = VfioUserFunction::connect(&config.pf_socket, deadlines)
         .with_context(|| format!("PF {}", config.pf_socket.display()))?;

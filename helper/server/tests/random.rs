@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Random traffic of several clients: nothing is lost, mixed up or answered twice.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::{hello, open, query, read, write, Answer, Bench};

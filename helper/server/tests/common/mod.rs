@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the tests of this crate share.
 #![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
