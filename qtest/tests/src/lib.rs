@@ -1,2 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Integration tests of device, helper and simulator as processes; see the tests directory.
+//! What the integration tests share; the tests themselves are in the tests directory.
+
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod modern;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Result};
+use qtest_harness::stack::DEVICE_ID;
+use qtest_harness::Qmp;
+use serde_json::Value;
+
+/// QOM path of the device that the stack makes.
+pub fn device_path() -> String {
+    format!("/machine/peripheral/{DEVICE_ID}")
+}
+
+/// A read-only property of the device.
+///
+/// # Errors
+/// If there is no such property.
+pub fn property(qmp: &mut Qmp, name: &str) -> Result<Value> {
+    qmp.get(&device_path(), name)
+}
+
+/// A counter of the device.
+///
+/// # Errors
+/// If there is no such counter.
+pub fn counter(qmp: &mut Qmp, name: &str) -> Result<u64> {
+    match property(qmp, name)?.as_u64() {
+        Some(n) => Ok(n),
+        None => bail!("property {name} is not a number"),
+    }
+}
+
+/// Waits until the device shows this link state.
+///
+/// # Errors
+/// If it does not in time.
+pub fn wait_link(qmp: &mut Qmp, state: &str, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    loop {
+        let now = property(qmp, "link-state")?;
+        if now == state {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("link-state is {now}, not {state}, after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Tries until `check` gives something.
+///
+/// # Errors
+/// If it fails, or gives nothing before `limit`.
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut check: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(value) = check()? {
+            return Ok(value);
+        }
+        if Instant::now() > end {
+            bail!("{what}: not after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Register commands that the helper's PF has carried out, by the simulator's count.
+///
+/// # Errors
+/// If the simulator does not answer.
+pub fn commands(sim: &mut qtest_harness::Simulator) -> Result<Vec<u64>> {
+    let counters = sim.counters()?;
+    let list = counters
+        .pointer("/counters/commands")
+        .or_else(|| counters.get("commands"))
+        .and_then(Value::as_array);
+    match list {
+        Some(list) => Ok(list.iter().filter_map(Value::as_u64).collect()),
+        None => bail!("no counts of commands in {counters}"),
+    }
+}
