@@ -13,8 +13,10 @@
 //! standard output is for a subcommand's result.
 
 mod conformance;
+mod demo;
 mod digest;
 mod guest;
+mod guest_test;
 mod lock;
 mod packages;
 mod programs;
@@ -62,6 +64,14 @@ enum Command {
         /// Build without optimization.
         #[arg(long)]
         debug: bool,
+    },
+    /// Boot a guest that has only the legacy driver on two simulated VFs and show what happened.
+    Demo(demo::Options),
+    /// Boot Debian's kernel on simulated VFs and test what its drivers do.
+    GuestTest {
+        /// Only these scenarios (repeat the option for several).
+        #[arg(long = "scenario", value_name = "NAME")]
+        scenarios: Vec<String>,
     },
     /// Make what the test guest boots from and print where it is.
     Guest,
@@ -115,6 +125,8 @@ fn dispatch(args: Args) -> Result<()> {
             }
             Ok(())
         }
+        Command::Demo(options) => demo::run(&project, options),
+        Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
         Command::Guest => guest::run(&project),
         Command::Test { suites } => test::run(&project, &suites),
         Command::Conformance { check } => conformance::run(project.root(), check),

@@ -4,10 +4,19 @@
 //!
 //! [`debs`] gets the packages, [`modules`] finds the drivers, [`cpio`] writes the archive. The image
 //! is in the cache under a key of everything that goes into it.
+//!
+//! To run it: [`rig`] is a simulated PF with its helper, [`machine`] a virtual machine, [`process`] and
+//! [`qmp`] what both stand on, [`answer`] what the guest says, [`counters`] what the simulator counts.
 
+pub(crate) mod answer;
+pub(crate) mod counters;
 mod cpio;
 mod debs;
+pub(crate) mod machine;
 mod modules;
+pub(crate) mod process;
+mod qmp;
+pub(crate) mod rig;
 
 use std::fs::{self, File};
 use std::io::BufWriter;

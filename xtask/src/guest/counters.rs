@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The simulator's counters, as far as they are shown or tested here.
+
+use serde_json::Value;
+
+/// Counters of one VF.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Vf {
+    pub(crate) doorbells_modern: u64,
+    pub(crate) doorbells_legacy: u64,
+    pub(crate) doorbells_command: u64,
+    pub(crate) buffers: u64,
+    pub(crate) interrupts: u64,
+    pub(crate) rx_frames: u64,
+    pub(crate) tx_frames: u64,
+    pub(crate) sectors_read: u64,
+    pub(crate) sectors_written: u64,
+    pub(crate) needs_reset: u64,
+}
+
+impl Vf {
+    /// Finds VF `vf` in the simulator's answer.
+    pub(crate) fn of(counters: &Value, vf: u16) -> Option<Self> {
+        let object = find_vf(counters, vf)?;
+        let number = |name: &str| object.get(name).and_then(Value::as_u64).unwrap_or(0);
+        // What is not there at all would read as 0: this one is always there.
+        object.get("buffers")?;
+        Some(Self {
+            doorbells_modern: number("doorbells_modern"),
+            doorbells_legacy: number("doorbells_member") + number("doorbells_owner"),
+            doorbells_command: number("doorbells_command"),
+            buffers: number("buffers"),
+            interrupts: number("interrupts"),
+            rx_frames: number("rx_frames"),
+            tx_frames: number("tx_frames"),
+            sectors_read: number("sectors_read"),
+            sectors_written: number("sectors_written"),
+            needs_reset: number("needs_reset"),
+        })
+    }
+}
+
+fn find_vf(counters: &Value, vf: u16) -> Option<&Value> {
+    counters
+        .get(format!("vf{vf}"))
+        .or_else(|| counters.get("functions")?.get(format!("vf{vf}")))
+}
+
+/// Admin commands by opcode: (opcode, how many), without those that were never sent.
+pub(crate) fn commands(counters: &Value) -> Vec<(u16, u64)> {
+    let list = counters
+        .get("commands")
+        .or_else(|| counters.get("device")?.get("commands"))
+        .and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(opcode, count)| {
+            let count = count.as_u64().filter(|count| *count > 0)?;
+            Some((u16::try_from(opcode).ok()?, count))
+        })
+        .collect()
+}

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A virtual machine with the test guest.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use serde_json::json;
+
+use super::answer::{Answer, Line};
+use super::process::{Interrupted, Process, POLL};
+use super::qmp::Qmp;
+use super::Image;
+use crate::run::quote;
+use crate::steps::tail;
+
+/// Memory of a guest in MiB: room for the files of its scenarios.
+const MEMORY_MIB: u32 = 768;
+/// Longest time from QEMU's start until the guest takes commands, on a loaded machine.
+const BOOT: Duration = Duration::from_secs(120);
+/// Longest time until QEMU has opened its sockets.
+const OPEN: Duration = Duration::from_secs(20);
+
+/// The driver Linux is to use on the functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    Legacy,
+    Modern,
+}
+
+/// One virtio function for a guest.
+#[derive(Debug, Clone)]
+pub(crate) struct Function {
+    /// Socket of the simulated VF.
+    pub(crate) vf_socket: PathBuf,
+    /// Socket of the helper.
+    pub(crate) helper_socket: PathBuf,
+    /// Number of the VF, from 1.
+    pub(crate) vf: u16,
+}
+
+impl Function {
+    /// QEMU's -device argument.
+    pub(crate) fn device(&self, id: &str) -> String {
+        json!({
+            "driver": "virtio-legacy-vf-user",
+            "id": id,
+            "socket": { "type": "unix", "path": self.vf_socket },
+            "helper": self.helper_socket,
+            "vf": self.vf,
+        })
+        .to_string()
+    }
+}
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Config<'a> {
+    pub(crate) qemu: &'a Path,
+    pub(crate) image: &'a Image,
+    pub(crate) driver: Driver,
+    pub(crate) functions: Vec<Function>,
+    /// Address of the guest on the simulated network.
+    pub(crate) address: &'a str,
+    /// Give the guest's console to this program's terminal.
+    pub(crate) console: bool,
+}
+
+impl Config<'_> {
+    /// QEMU's arguments up to where the console and the sockets go.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        for dir in &self.image.firmware {
+            args.push("-L".into());
+            args.push(dir.into());
+        }
+        let memory = format!("memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on");
+        let size = MEMORY_MIB.to_string();
+        for arg in [
+            "-machine",
+            "q35,memory-backend=ram",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            &size,
+            "-object",
+            &memory,
+            "-no-user-config",
+            "-nodefaults",
+            "-display",
+            "none",
+        ] {
+            args.push(arg.into());
+        }
+        args.push("-kernel".into());
+        args.push((&self.image.kernel).into());
+        args.push("-initrd".into());
+        args.push((&self.image.initrd).into());
+        args.push("-append".into());
+        args.push(self.command_line().into());
+        for (index, function) in self.functions.iter().enumerate() {
+            args.push("-device".into());
+            args.push(function.device(&format!("vf{index}")).into());
+        }
+        args
+    }
+
+    fn command_line(&self) -> String {
+        let mut line = format!("console=ttyS0 quiet panic=-1 vlvf.addr={}", self.address);
+        if self.driver == Driver::Legacy {
+            line += " virtio_pci.force_legacy=1";
+        }
+        line
+    }
+
+    /// The command for somebody who starts the guest by hand, with a shell on its console.
+    pub(crate) fn by_hand(&self) -> String {
+        let mut line = quote(self.qemu.as_os_str());
+        for arg in self.arguments() {
+            let arg = arg.to_string_lossy();
+            let arg = if arg.starts_with("console=ttyS0") {
+                format!("{arg} vlvf.shell").into()
+            } else {
+                arg
+            };
+            line.push(' ');
+            line += &quote(OsString::from(arg.as_ref()).as_os_str());
+        }
+        line + " -serial stdio"
+    }
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    name: String,
+    process: Process,
+    port: UnixStream,
+    lines: Receiver<String>,
+    qmp: Qmp,
+    console_log: PathBuf,
+    port_log: PathBuf,
+    interrupted: Interrupted,
+    next_id: u32,
+}
+
+impl Machine {
+    /// Starts QEMU; the guest boots meanwhile. Sockets go to `dir`, logs to `logs`.
+    ///
+    /// # Errors
+    /// When QEMU does not start; with its messages.
+    pub(crate) fn start(
+        name: &str,
+        config: &Config<'_>,
+        dir: &Path,
+        logs: &Path,
+        interrupted: &Interrupted,
+    ) -> Result<Self> {
+        let log = logs.join(format!("{name}-qemu.log"));
+        let console_log = logs.join(format!("{name}-console.log"));
+        let port_log = logs.join(format!("{name}-port.log"));
+        let (port, qmp) = (
+            dir.join(format!("{name}.port")),
+            dir.join(format!("{name}.qmp")),
+        );
+        for old in [&port, &qmp] {
+            let _ = fs::remove_file(old);
+        }
+        let mut args = config.arguments();
+        let console = if config.console {
+            "stdio,id=console,signal=off,mux=off".to_owned()
+        } else {
+            format!("file,id=console,path={}", comma(&console_log))
+        };
+        let sockets = [
+            ("-chardev", console),
+            ("-serial", "chardev:console".to_owned()),
+            (
+                "-chardev",
+                format!("socket,id=port,path={},server=on,wait=off", comma(&port)),
+            ),
+            ("-serial", "chardev:port".to_owned()),
+            ("-qmp", format!("unix:{},server=on,wait=off", comma(&qmp))),
+        ];
+        for (option, value) in sockets {
+            args.push(option.into());
+            args.push(value.into());
+        }
+        let mut process = if config.console {
+            let mut line = quote(config.qemu.as_os_str());
+            for arg in &args {
+                line.push(' ');
+                line += &quote(arg);
+            }
+            let out = File::create(&log)?;
+            let child = Command::new(config.qemu)
+                .args(&args)
+                .stdin(Stdio::inherit())
+                .stdout(Stdio::inherit())
+                .stderr(out)
+                .spawn()
+                .with_context(|| format!("cannot start {}", config.qemu.display()))?;
+            Process::adopt(name, child, &log, line)
+        } else {
+            Process::start(name, config.qemu, &args, &log)?
+        };
+        let port = connect(&mut process, &port, interrupted)?;
+        let qmp = Qmp::new(connect(&mut process, &qmp, interrupted)?)?;
+        let lines = read_lines(port.try_clone()?, &port_log)?;
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+            port,
+            lines,
+            qmp,
+            console_log,
+            port_log,
+            interrupted: interrupted.clone(),
+            next_id: 0,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Waits until the guest takes commands, at the start or after a reset.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        let until = Instant::now() + BOOT;
+        loop {
+            match self.line(until)? {
+                Some(Line::Ready) => return Ok(()),
+                Some(_) => {}
+                None => bail!(
+                    "{} has not booted within {BOOT:?}{}",
+                    self.name,
+                    self.evidence()
+                ),
+            }
+        }
+    }
+
+    /// Has the guest run a scenario, and waits until it is over.
+    ///
+    /// # Errors
+    /// When the guest does not answer in time. A scenario that failed is not an error here: see
+    /// [`Answer::ok`].
+    pub(crate) fn run(&mut self, command: &str, within: Duration) -> Result<Answer> {
+        let id = self.send(command)?;
+        self.wait(&id, command, within)
+    }
+
+    /// Asks for a scenario without waiting; [`Machine::wait`] with the result waits.
+    ///
+    /// # Errors
+    /// When the guest's port is gone.
+    pub(crate) fn send(&mut self, command: &str) -> Result<String> {
+        self.next_id += 1;
+        let id = self.next_id.to_string();
+        self.port
+            .write_all(format!("{id} {command}\n").as_bytes())
+            .with_context(|| format!("{} takes no commands{}", self.name, self.evidence()))?;
+        Ok(id)
+    }
+
+    /// Waits for the end of a scenario.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub(crate) fn wait(&mut self, id: &str, command: &str, within: Duration) -> Result<Answer> {
+        let until = Instant::now() + within;
+        let mut values = Vec::new();
+        loop {
+            match self.line(until)? {
+                Some(Line::Done { id: done, status }) if done == id => {
+                    return Ok(Answer::new(command, status, values))
+                }
+                Some(Line::Values(more)) => values.extend(more),
+                Some(_) => {}
+                None => bail!(
+                    "{} has not finished \"{command}\" within {within:?}; it said so far: {}{}",
+                    self.name,
+                    Answer::new(command, 0, values).text(),
+                    self.evidence()
+                ),
+            }
+        }
+    }
+
+    /// The next line of the protocol; `None` when the time is over.
+    fn line(&mut self, until: Instant) -> Result<Option<Line>> {
+        loop {
+            self.interrupted.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match self
+                .lines
+                .recv_timeout(left.min(Duration::from_millis(200)))
+            {
+                Ok(text) => {
+                    if let Some(line) = Line::parse(&text) {
+                        return Ok(Some(line));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.process.ended() {
+                        bail!("{} ended{}", self.name, self.evidence());
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("{} closed its port{}", self.name, self.evidence())
+                }
+            }
+        }
+    }
+
+    /// Waits until QEMU has ended, as after a power off.
+    ///
+    /// # Errors
+    /// When the user interrupts.
+    pub(crate) fn wait_ended(&mut self, within: Option<Duration>) -> Result<bool> {
+        let began = Instant::now();
+        while !self.process.ended() {
+            self.interrupted.check()?;
+            if within.is_some_and(|within| began.elapsed() > within) {
+                return Ok(false);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(true)
+    }
+
+    fn evidence(&self) -> String {
+        let mut text = self.process.evidence();
+        for log in [&self.port_log, &self.console_log] {
+            for line in tail(log, 6) {
+                text += "\n    | ";
+                text += &line;
+            }
+            text += &format!("\n  log: {}", log.display());
+        }
+        text
+    }
+}
+
+/// Connects to a socket that a process is about to open.
+fn connect(process: &mut Process, path: &Path, interrupted: &Interrupted) -> Result<UnixStream> {
+    let until = Instant::now() + OPEN;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if Instant::now() > until => {
+                bail!(
+                    "QEMU has not opened {}: {error}{}",
+                    path.display(),
+                    process.evidence()
+                )
+            }
+            Err(_) => {}
+        }
+        interrupted.check()?;
+        if process.ended() {
+            bail!("QEMU ended at once{}", process.evidence());
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Reads lines in a thread of its own, so that the guest never waits for this program.
+fn read_lines(port: UnixStream, log: &Path) -> Result<Receiver<String>> {
+    let mut log = File::create(log)?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(port)
+            .split(b'\n')
+            .map_while(std::result::Result::ok)
+        {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let _ = writeln!(log, "{}", line.trim_end());
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(lines)
+}
+
+/// A path for QEMU's options, where a comma is doubled.
+fn comma(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A client of QEMU's machine protocol: one command at a time.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+/// Longest time QEMU may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Qmp {
+    reader: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    /// Takes a fresh connection out of the negotiation mode.
+    ///
+    /// # Errors
+    /// When QEMU does not answer as it should.
+    pub(crate) fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let mut qmp = Self {
+            reader: BufReader::new(stream),
+        };
+        let greeting = qmp.receive()?;
+        if greeting.get("QMP").is_none() {
+            bail!("this is not QEMU's machine protocol: {greeting}");
+        }
+        qmp.execute("qmp_capabilities", &json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Executes a command and gives what it returns.
+    ///
+    /// # Errors
+    /// When QEMU refuses it or does not answer in time.
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        let began = Instant::now();
+        self.reader.get_mut().write_all(text.as_bytes())?;
+        while began.elapsed() < ANSWER {
+            let mut answer = self
+                .receive()
+                .with_context(|| format!("QEMU, asked for {command}"))?;
+            if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
+            }
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+            // Otherwise an event.
+        }
+        bail!("QEMU sends events instead of an answer to {command}")
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line).context("no answer")? == 0 {
+            bail!("QEMU closed the connection");
+        }
+        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
+    }
+}

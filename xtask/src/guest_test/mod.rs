@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `cargo xtask guest-test`: Debian's kernel on VFs of the simulated PF, with QEMU's device and the
+//! helper in between. Each scenario says PASS or FAIL with its figures.
+
+mod scenarios;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{bail, Result};
+
+use crate::guest::machine::{Config, Driver, Function, Machine};
+use crate::guest::process::Interrupted;
+use crate::guest::rig::{Pf, Programs, RunDir};
+use crate::guest::{self, Image};
+use crate::programs::{self, Profile};
+use crate::project::Project;
+use crate::qemu;
+use crate::steps::{seconds, Steps};
+
+/// What a scenario has at hand.
+pub(crate) struct Bench {
+    pub(crate) programs: Programs,
+    pub(crate) image: Image,
+    pub(crate) run: RunDir,
+    pub(crate) logs: PathBuf,
+    pub(crate) interrupted: Interrupted,
+}
+
+impl Bench {
+    /// Builds everything that is needed; what is current is not built again.
+    ///
+    /// # Errors
+    /// When something cannot be built.
+    pub(crate) fn prepare(project: &Project, steps: &mut Steps, command: &str) -> Result<Self> {
+        let interrupted = Interrupted::watch()?;
+        let qemu = qemu::ensure(project, steps)?;
+        let built = programs::build(project, steps, Profile::Release, None)?;
+        let programs = Programs {
+            qemu,
+            helper: built.helper,
+            simulator: built.simulator,
+        };
+        let image = guest::ensure(project, steps)?;
+        Ok(Self {
+            programs,
+            image,
+            run: RunDir::new()?,
+            logs: project.log_dir(command)?,
+            interrupted,
+        })
+    }
+
+    /// A PF with its helper.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub(crate) fn pf(&self, kind: &'static str, vfs: u16, options: &[&str]) -> Result<Pf> {
+        Pf::start(
+            &self.programs,
+            kind,
+            vfs,
+            options,
+            self.run.path(),
+            &self.logs,
+            &self.interrupted,
+        )
+    }
+
+    /// A configuration of a machine with these functions.
+    pub(crate) fn config(&self, driver: Driver, functions: Vec<Function>) -> Config<'_> {
+        Config {
+            qemu: &self.programs.qemu,
+            image: &self.image,
+            driver,
+            functions,
+            address: "10.0.77.2",
+            console: false,
+        }
+    }
+
+    /// Starts a machine; see [`Machine::wait_ready`].
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub(crate) fn machine(&self, name: &str, config: &Config<'_>) -> Result<Machine> {
+        Machine::start(name, config, self.run.path(), &self.logs, &self.interrupted)
+    }
+}
+
+/// Runs the named scenarios, or all.
+///
+/// # Errors
+/// When a name is unknown, something cannot be built, or a scenario failed.
+pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
+    let all = scenarios::ALL;
+    for name in names {
+        if !all.iter().any(|scenario| scenario.name == name) {
+            let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+            bail!("no scenario {name}; there are: {}", known.join(", "));
+        }
+    }
+    let steps = &mut Steps::new(project, "guest-test")?;
+    let bench = Bench::prepare(project, steps, "guest-test")?;
+    let (mut passed, mut failed) = (0, 0);
+    for scenario in all {
+        if !names.is_empty() && !names.iter().any(|name| name == scenario.name) {
+            continue;
+        }
+        let began = Instant::now();
+        let result = steps.run(scenario.name, |_| (scenario.run)(&bench));
+        let time = seconds(began.elapsed());
+        match result {
+            Ok(figures) => {
+                passed += 1;
+                println!("PASS {}: {figures} ({time})", scenario.name);
+            }
+            Err(error) => {
+                failed += 1;
+                println!("FAIL {} ({time}): {error:#}", scenario.name);
+            }
+        }
+        bench.interrupted.check()?;
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 {
+        bail!(
+            "{failed} guest tests failed; logs are in {}",
+            bench.logs.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The scenarios of [`super`].
+
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::json;
+
+use super::Bench;
+use crate::guest::answer::Answer;
+use crate::guest::machine::{Driver, Machine};
+
+/// One scenario.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    /// Gives the figures to be shown.
+    pub(super) run: fn(&Bench) -> Result<String>,
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "legacy",
+        run: |bench| one_guest(bench, Driver::Legacy),
+    },
+    Scenario {
+        name: "modern",
+        run: |bench| one_guest(bench, Driver::Modern),
+    },
+    Scenario {
+        name: "two-guests",
+        run: two_guests,
+    },
+    Scenario {
+        name: "reboot",
+        run: reboot,
+    },
+    Scenario {
+        name: "rebind",
+        run: rebind,
+    },
+    Scenario {
+        name: "system-reset",
+        run: system_reset,
+    },
+    Scenario {
+        name: "helper-killed",
+        run: helper_killed,
+    },
+];
+
+/// For what the guest does at once.
+const SHORT: Duration = Duration::from_secs(30);
+/// For pings and rebinds.
+const MEDIUM: Duration = Duration::from_secs(90);
+/// For transfers, on a loaded machine.
+const LONG: Duration = Duration::from_secs(300);
+
+/// Feature bit 32, VERSION_1, in Linux's list of accepted features (one digit per bit).
+const VERSION_1: usize = 32;
+
+/// Checks what Linux says about a function against the driver it was told to use.
+fn check_driver(info: &Answer, kind: &str, driver: Driver) -> Result<()> {
+    let get = |key: &str| info.get(&format!("{kind}.{key}"));
+    let (id, subsystem, virtio) = match kind {
+        "net" => ("0x1af4:0x1000", "0x1af4:0x0001", "virtio_net"),
+        _ => ("0x1af4:0x1001", "0x1af4:0x0002", "virtio_blk"),
+    };
+    ensure!(get("id")? == id, "{kind}: ID {}, not {id}", get("id")?);
+    ensure!(
+        get("revision")? == "0x00",
+        "{kind}: revision {}",
+        get("revision")?
+    );
+    ensure!(
+        get("subsystem")? == subsystem,
+        "{kind}: subsystem {}",
+        get("subsystem")?
+    );
+    ensure!(
+        get("pci_driver")? == "virtio-pci",
+        "{kind}: PCI driver {}",
+        get("pci_driver")?
+    );
+    ensure!(
+        get("virtio_driver")? == virtio,
+        "{kind}: driver {}",
+        get("virtio_driver")?
+    );
+    let features = get("features")?.as_bytes();
+    let version_1 = features.get(VERSION_1) == Some(&b'1');
+    let status = get("status")?;
+    match driver {
+        Driver::Legacy => {
+            ensure!(!version_1, "{kind}: a legacy driver accepted VERSION_1");
+            ensure!(
+                features
+                    .get(VERSION_1..)
+                    .is_some_and(|high| high.iter().all(|bit| *bit == b'0')),
+                "{kind}: a legacy driver accepted features above 31: {}",
+                get("features")?
+            );
+            // ACKNOWLEDGE, DRIVER, DRIVER_OK.
+            ensure!(
+                status == "0x00000007",
+                "{kind}: status {status} without FEATURES_OK is 7"
+            );
+        }
+        Driver::Modern => {
+            ensure!(
+                version_1,
+                "{kind}: the modern driver did not accept VERSION_1"
+            );
+            ensure!(status == "0x0000000f", "{kind}: status {status}, not 0xf");
+        }
+    }
+    // The region of BAR 0 has flag 1, I/O ports.
+    ensure!(
+        get("bar0")?.ends_with("01"),
+        "{kind}: BAR 0 is no I/O region: {}",
+        get("bar0")?
+    );
+    let msix: u64 = info.number(&format!("{kind}.msix"))?;
+    let lines: u64 = info.number(&format!("{kind}.irqs"))?;
+    ensure!(msix >= 2, "{kind}: {msix} MSI-X vectors");
+    ensure!(lines >= 2, "{kind}: {lines} lines in /proc/interrupts");
+    Ok(())
+}
+
+/// The two digests a transfer tells, which the guest compared; compared here again.
+fn same(answer: &Answer, one: &str, other: &str) -> Result<()> {
+    let (one, other) = (answer.get(one)?, answer.get(other)?);
+    ensure!(one.len() == 64, "no SHA-256: {one:?}");
+    ensure!(one == other, "digests differ: {one} and {other}");
+    Ok(())
+}
+
+fn ping(machine: &mut Machine, command: &str) -> Result<u64> {
+    let answer = machine.run(command, MEDIUM)?.ok()?;
+    let (sent, received) = (
+        answer.number("pings_sent")?,
+        answer.number("pings_received")?,
+    );
+    ensure!(
+        sent == received && sent > 0,
+        "{received} of {sent} pings came back"
+    );
+    Ok(received)
+}
+
+fn boot(bench: &Bench, name: &str, driver: Driver, kinds: &[&'static str]) -> Result<Guest> {
+    let mut pfs = Vec::new();
+    for kind in kinds {
+        let options: &[&str] = if *kind == "blk" {
+            &["--blk-ram", "300M"]
+        } else {
+            &[]
+        };
+        pfs.push(bench.pf(kind, 1, options)?);
+    }
+    let functions = pfs.iter().map(|pf| pf.function(1)).collect();
+    let mut machine = bench.machine(name, &bench.config(driver, functions))?;
+    machine.wait_ready()?;
+    Ok(Guest { machine, pfs })
+}
+
+/// A machine and the PFs its functions belong to; the machine ends first.
+struct Guest {
+    machine: Machine,
+    pfs: Vec<crate::guest::rig::Pf>,
+}
+
+/// Everything one guest does, on a net and a blk VF.
+fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
+    let mut guest = boot(bench, "guest", driver, &["net", "blk"])?;
+    let machine = &mut guest.machine;
+    let info = machine.run("info", SHORT)?.ok()?;
+    for kind in ["net", "blk"] {
+        check_driver(&info, kind, driver)?;
+    }
+    check_simulator(&guest.pfs, driver)?;
+    let machine = &mut guest.machine;
+    let net = machine.run("net", SHORT)?.ok()?;
+    let pings = ping(machine, "ping 100 0.02")?;
+    ensure!(pings == 100, "{pings} of 100 pings");
+    let tcp = machine.run("tcp 64", LONG)?.ok()?;
+    same(&tcp, "tcp_out_sha256", "tcp_out_peer_sha256")?;
+    same(&tcp, "tcp_in_sha256", "tcp_in_peer_sha256")?;
+    let disk = machine.run("disk 256", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    ensure!(
+        disk.number("disk_sectors_written")? >= 524_288,
+        "not all of the disk was written"
+    );
+    ensure!(
+        disk.number("disk_sectors_read")? >= 524_288,
+        "the disk was read from a cache"
+    );
+    let interrupts = machine.run("info", SHORT)?.ok()?;
+    for kind in ["net", "blk"] {
+        let count = interrupts.number(&format!("{kind}.interrupts"))?;
+        ensure!(count > 0, "{kind}: no MSI-X interrupt arrived");
+    }
+    Ok(format!(
+        "{pings} of 100 pings, first packet after {} ms; TCP 64 MiB out {} ms, in {} ms; disk 256 MiB \
+         written {} ms, read {} ms; interrupts net {}, blk {}",
+        net.get("first_packet_ms")?,
+        tcp.get("tcp_out_ms")?,
+        tcp.get("tcp_in_ms")?,
+        disk.get("disk_write_ms")?,
+        disk.get("disk_read_ms")?,
+        interrupts.get("net.interrupts")?,
+        interrupts.get("blk.interrupts")?,
+    ))
+}
+
+/// What the simulated hardware saw of the driver.
+fn check_simulator(pfs: &[crate::guest::rig::Pf], driver: Driver) -> Result<()> {
+    for pf in pfs {
+        let counters = pf.counters()?;
+        let vf = crate::guest::counters::Vf::of(&counters, 1)
+            .with_context(|| format!("no counters of VF 1 in {counters}"))?;
+        match driver {
+            Driver::Legacy => ensure!(
+                vf.doorbells_modern == 0,
+                "a legacy driver rang {} modern doorbells",
+                vf.doorbells_modern
+            ),
+            Driver::Modern => ensure!(vf.doorbells_modern > 0, "no modern doorbell was rung"),
+        }
+    }
+    Ok(())
+}
+
+/// Two guests on two VFs of one PF.
+fn two_guests(bench: &Bench) -> Result<String> {
+    let pf = bench.pf("net", 2, &[])?;
+    let mut machines = Vec::new();
+    for (vf, address) in [(1, "10.0.77.2"), (2, "10.0.77.3")] {
+        let mut config = bench.config(Driver::Legacy, vec![pf.function(vf)]);
+        config.address = address;
+        machines.push(bench.machine(&format!("guest-{vf}"), &config)?);
+    }
+    for machine in &mut machines {
+        machine.wait_ready()?;
+        machine.run("net", SHORT)?.ok()?;
+    }
+    let [one, two] = machines.as_mut_slice() else {
+        bail!("two machines were started")
+    };
+    let pings = ping(one, "ping 100 0.02 10.0.77.3")?;
+    let back = ping(two, "ping 100 0.02 10.0.77.2")?;
+    two.run("serve", SHORT)?.ok()?;
+    let echo = one.run("echo 16 10.0.77.3", LONG)?.ok()?;
+    same(&echo, "echo_sent_sha256", "echo_received_sha256")?;
+    Ok(format!(
+        "{pings} and {back} of 100 pings each way, 16 MiB there and back in {} ms",
+        echo.get("echo_ms")?
+    ))
+}
+
+/// The guest reboots itself, without QEMU's help or a new connection.
+fn reboot(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "guest", Driver::Legacy, &["net", "blk"])?;
+    for _ in 0..2 {
+        guest.machine.run("net", SHORT)?.ok()?;
+        ping(&mut guest.machine, "ping 10 0.02")?;
+        guest.machine.run("reboot", SHORT)?.ok()?;
+        guest.machine.wait_ready()?;
+    }
+    let info = guest.machine.run("info", SHORT)?.ok()?;
+    check_driver(&info, "net", Driver::Legacy)?;
+    check_driver(&info, "blk", Driver::Legacy)?;
+    guest.machine.run("net", SHORT)?.ok()?;
+    let pings = ping(&mut guest.machine, "ping 100 0.02")?;
+    let disk = guest.machine.run("disk 8", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    Ok(format!("2 reboots, then {pings} of 100 pings and the disk"))
+}
+
+/// The driver lets go of the functions and takes them again.
+fn rebind(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "guest", Driver::Legacy, &["net", "blk"])?;
+    let machine = &mut guest.machine;
+    for command in ["rebind net 20", "rebind blk 20"] {
+        let answer = machine.run(command, MEDIUM)?.ok()?;
+        ensure!(answer.number("rebinds")? == 20, "{}", answer.text());
+    }
+    machine.run("net", SHORT)?.ok()?;
+    let pings = ping(machine, "ping 100 0.02")?;
+    let disk = machine.run("disk 8", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    Ok(format!(
+        "20 times net and blk, then {pings} of 100 pings and the disk"
+    ))
+}
+
+/// The machine is reset while the functions are busy.
+fn system_reset(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "guest", Driver::Legacy, &["net", "blk"])?;
+    const RESETS: u32 = 3;
+    for _ in 0..RESETS {
+        let machine = &mut guest.machine;
+        machine.run("net", SHORT)?.ok()?;
+        machine.run("traffic", SHORT)?.ok()?;
+        std::thread::sleep(Duration::from_millis(700));
+        let before = activity(&guest.pfs)?;
+        std::thread::sleep(Duration::from_millis(300));
+        let after = activity(&guest.pfs)?;
+        for (kind, before, after) in [("net", before.0, after.0), ("blk", before.1, after.1)] {
+            ensure!(
+                after > before,
+                "{kind}: no traffic before the reset ({before} buffers)"
+            );
+        }
+        guest.machine.qmp().execute("system_reset", &json!({}))?;
+        guest.machine.wait_ready()?;
+    }
+    let machine = &mut guest.machine;
+    let info = machine.run("info", SHORT)?.ok()?;
+    check_driver(&info, "net", Driver::Legacy)?;
+    machine.run("net", SHORT)?.ok()?;
+    let pings = ping(machine, "ping 100 0.02")?;
+    let disk = machine.run("disk 8", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    Ok(format!(
+        "{RESETS} resets under traffic, then {pings} of 100 pings and the disk"
+    ))
+}
+
+/// Buffers the net and the blk VF have used so far.
+fn activity(pfs: &[crate::guest::rig::Pf]) -> Result<(u64, u64)> {
+    let mut buffers = pfs.iter().map(|pf| -> Result<u64> {
+        let counters = pf.counters()?;
+        Ok(crate::guest::counters::Vf::of(&counters, 1)
+            .context("no VF 1")?
+            .buffers)
+    });
+    let mut next = || buffers.next().context("two PFs")?;
+    Ok((next()?, next()?))
+}
+
+/// The helper crashes while the guest pings.
+fn helper_killed(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "guest", Driver::Legacy, &["net"])?;
+    let machine = &mut guest.machine;
+    machine.run("net", SHORT)?.ok()?;
+    let before = machine.run("bar0 net", SHORT)?.ok()?;
+    let features = before.get("bar0")?.to_owned();
+    ensure!(
+        features != "ffffffff",
+        "the registers give all-ones from the start"
+    );
+    machine.run("ping_start 0.05", SHORT)?.ok()?;
+    std::thread::sleep(Duration::from_secs(1));
+    for pf in &mut guest.pfs {
+        pf.helper().kill();
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let machine = &mut guest.machine;
+    let during = machine.run("bar0 net", SHORT)?.ok()?;
+    ensure!(
+        during.get("bar0")? == "ffffffff",
+        "without the helper the registers give {}, not all-ones",
+        during.get("bar0")?
+    );
+    for pf in &mut guest.pfs {
+        pf.restart_helper()?;
+    }
+    let machine = &mut guest.machine;
+    let mut after = String::new();
+    for _ in 0..100 {
+        after = machine
+            .run("bar0 net", SHORT)?
+            .ok()?
+            .get("bar0")?
+            .to_owned();
+        if after == features {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(
+        after == features,
+        "registers give {after} after the restart, before {features}"
+    );
+    let stopped = machine.run("ping_stop", SHORT)?.ok()?;
+    let (sent, received) = (
+        stopped.number("pings_sent")?,
+        stopped.number("pings_received")?,
+    );
+    ensure!(sent >= 40, "only {sent} pings were sent meanwhile");
+    // The last one may have been on its way when ping was stopped.
+    ensure!(received + 1 >= sent, "{received} of {sent} pings came back");
+    let info = machine.run("info", SHORT)?.ok()?;
+    check_driver(&info, "net", Driver::Legacy)?;
+    let rebound = machine.run("rebind net 1", MEDIUM)?.ok()?;
+    machine.run("net", SHORT)?.ok()?;
+    let pings = ping(machine, "ping 100 0.02")?;
+    Ok(format!(
+        "{received} of {sent} pings while the helper was killed and restarted, registers work again, \
+         {} rebind, then {pings} of 100 pings",
+        rebound.get("rebinds")?
+    ))
+}
