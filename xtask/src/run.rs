@@ -239,7 +239,10 @@ fn first_errors(log: &Path) -> Vec<String> {
     let start = text.rfind("\n$ ").unwrap_or(0);
     let lines = text.get(start..).unwrap_or_default().lines().map(plain);
     let is_error = |line: &String| {
-        line.starts_with("error") || line.contains(": error: ") || line.contains("ERROR: ")
+        let error =
+            line.starts_with("error") || line.contains(": error: ") || line.contains("ERROR: ");
+        // The command itself can have the word.
+        error && !line.starts_with("$ ")
     };
     lines.filter(is_error).take(ERRORS).collect()
 }
