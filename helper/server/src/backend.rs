@@ -219,6 +219,20 @@ pub trait AccessBackend {
     /// retries, expires deadlines.
     fn poll(&mut self, now: Instant, out: &mut Polled);
 
+    /// Like [`AccessBackend::poll`], but looks again and again for at most `budget` until something
+    /// has ended, without asking the device for interrupts meanwhile.
+    fn poll_spinning(&mut self, budget: Duration, out: &mut Polled) {
+        let begun = Instant::now();
+        loop {
+            let now = Instant::now();
+            self.poll(now, out);
+            if !out.done.is_empty() || now.saturating_duration_since(begun) >= budget {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// File descriptors that become readable when [`AccessBackend::poll`] has something to do.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 

@@ -360,10 +360,26 @@ impl<B: AccessBackend> Hub<B> {
         self.next_scan = Some(self.next_scan.map_or(deadline, |t| t.min(deadline)));
     }
 
+    /// Whether [`Hub::poll`] has something to do although the backend's descriptors are silent.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.in_flight > 0 || self.next_deadline().is_some_and(|t| t <= now)
+    }
+
     /// Moves everything on. Returns how many operations have ended.
     pub fn poll(&mut self, now: Instant) -> usize {
         let mut polled = std::mem::take(&mut self.polled);
         self.backend.poll(now, &mut polled);
+        self.polled(polled, now)
+    }
+
+    /// Like [`Hub::poll`], but waits busily for at most `budget` until an operation has ended.
+    pub fn poll_spinning(&mut self, budget: Duration) -> usize {
+        let mut polled = std::mem::take(&mut self.polled);
+        self.backend.poll_spinning(budget, &mut polled);
+        self.polled(polled, Instant::now())
+    }
+
+    fn polled(&mut self, mut polled: Polled, now: Instant) -> usize {
         let ended = polled.done.len();
         for completion in polled.done.drain(..) {
             self.complete(completion, now);

@@ -56,6 +56,27 @@ impl PfBackend {
         }
     }
 
+    fn give(&mut self, ended: Vec<virtio_pf::Completion>, out: &mut Polled) {
+        for c in ended {
+            let result = c.result.map_err(|e| self.op_error(e));
+            out.done.push(Completion {
+                token: c.token,
+                result,
+            });
+        }
+        for event in self.pf.take_events() {
+            match event {
+                PfEvent::Reset { cause } => {
+                    out.events.push(BackendEvent::Resetting(cause.to_string()));
+                }
+                PfEvent::Recovered { .. } => out.events.push(BackendEvent::Recovered),
+                // Its cause is in the state.
+                PfEvent::Failed { .. } => {}
+                PfEvent::RemovalRequested => out.events.push(BackendEvent::RemovalRequested),
+            }
+        }
+    }
+
     fn op_error(&self, error: virtio_pf::OpError) -> OpError {
         match error {
             virtio_pf::OpError::Device { status, qualifier } => {
@@ -133,24 +154,13 @@ impl AccessBackend for PfBackend {
     }
 
     fn poll(&mut self, now: Instant, out: &mut Polled) {
-        for c in self.pf.poll(now) {
-            let result = c.result.map_err(|e| self.op_error(e));
-            out.done.push(Completion {
-                token: c.token,
-                result,
-            });
-        }
-        for event in self.pf.take_events() {
-            match event {
-                PfEvent::Reset { cause } => {
-                    out.events.push(BackendEvent::Resetting(cause.to_string()));
-                }
-                PfEvent::Recovered { .. } => out.events.push(BackendEvent::Recovered),
-                // Its cause is in the state.
-                PfEvent::Failed { .. } => {}
-                PfEvent::RemovalRequested => out.events.push(BackendEvent::RemovalRequested),
-            }
-        }
+        let ended = self.pf.poll(now);
+        self.give(ended, out);
+    }
+
+    fn poll_spinning(&mut self, budget: Duration, out: &mut Polled) {
+        let ended = self.pf.poll_spinning(budget);
+        self.give(ended, out);
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {

@@ -218,14 +218,7 @@ impl<B: AccessBackend> Reactor<B> {
             }
         }
         self.events = events;
-        if backend || self.hub.in_flight() > 0 {
-            now = Instant::now();
-        }
-        self.hub.poll(now);
-        self.flush(now);
-        if self.config.spin && self.hub.in_flight() > 0 {
-            now = self.spin(now);
-        }
+        now = self.work(backend, now);
         self.timers(now, notice);
         Ok(self.ended(now))
     }
@@ -233,8 +226,8 @@ impl<B: AccessBackend> Reactor<B> {
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
         events.reserve(BATCH);
         let mut timeout = Some(Duration::ZERO);
-        // Completions that are there already must not be slept over.
-        if !self.spinner.busy() {
+        // While polling pays, only look for new requests.
+        if !(self.spinner.busy() && self.hub.in_flight() > 0) {
             let now = Instant::now();
             let deadline = [
                 self.hub.next_deadline(),
@@ -265,27 +258,29 @@ impl<B: AccessBackend> Reactor<B> {
         }
     }
 
-    /// Polls for completions for a short while.
-    fn spin(&mut self, from: Instant) -> Instant {
-        let budget = self.spinner.budget(self.hub.backend().spin_hint());
+    /// Lets the PF work and gives out the results. While accesses are in flight, completions are
+    /// polled for before anything is waited for.
+    fn work(&mut self, backend: bool, now: Instant) -> Instant {
+        if !backend && !self.hub.is_due(now) {
+            self.flush(now);
+            return now;
+        }
+        let budget = if self.config.spin && self.hub.in_flight() > 0 {
+            self.spinner.budget(self.hub.backend().spin_hint())
+        } else {
+            Duration::ZERO
+        };
         if budget.is_zero() {
-            return from;
+            self.hub.poll(now);
+        } else if self.hub.poll_spinning(budget) > 0 {
+            self.counters.spins_won += 1;
+            self.spinner.won();
+        } else {
+            self.counters.spins_lost += 1;
+            self.spinner.lost();
         }
-        let mut now = from;
-        while now.saturating_duration_since(from) < budget {
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
-            now = Instant::now();
-            if self.hub.poll(now) > 0 {
-                self.counters.spins_won += 1;
-                self.spinner.won();
-                self.flush(now);
-                return now;
-            }
-        }
-        self.counters.spins_lost += 1;
-        self.spinner.lost();
+        let now = Instant::now();
+        self.flush(now);
         now
     }
 

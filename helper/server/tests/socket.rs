@@ -72,7 +72,7 @@ fn garbage_ends_its_own_connection_only() {
     let mut good = TestClient::opened(&server.path, 2);
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for len in (1..=MAX_MESSAGE + 900).step_by(13) {
-        let mut c = TestClient::opened(&server.path, 1);
+        let c = TestClient::opened(&server.path, 1);
         let bytes: Vec<u8> = (0..len)
             .map(|_| {
                 state ^= state << 13;
