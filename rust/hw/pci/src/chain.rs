@@ -6,14 +6,14 @@
 //! inherited function pointers behind the parent's class struct, installs its own, and reaches the
 //! parent's through [`ChainedPciMethods`].
 
-use std::ffi::c_int;
+use std::ffi::{c_int, CStr};
 
 use hwcore::DeviceImpl;
 use qom::prelude::*;
 use util::{Error, Result};
 
 use crate::{
-    bindings::{PCIDevice, PCIDeviceClass},
+    bindings::{self, PCIDevice, PCIDeviceClass},
     PciDevice,
 };
 
@@ -70,8 +70,21 @@ impl ChainedPciClass {
     }
 
     /// The text that `-device help` shows.
-    pub fn set_description(&mut self, text: &'static std::ffi::CStr) {
+    pub fn set_description(&mut self, text: &'static CStr) {
         self.parent_class.parent_class.desc = text.as_ptr();
+    }
+
+    /// Says in `-device TYPE,help` what a property of the class is for; after
+    /// [`class_init`](Self::class_init).
+    pub fn describe_property(&mut self, name: &'static CStr, text: &'static CStr) {
+        // SAFETY: the class struct is under construction, both strings are constants.
+        unsafe {
+            bindings::object_class_property_set_description(
+                self.as_object_class(),
+                name.as_ptr(),
+                text.as_ptr(),
+            );
+        }
     }
 
     /// The class as the root of the hierarchy, to add properties to.

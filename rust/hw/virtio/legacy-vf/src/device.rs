@@ -186,9 +186,18 @@ legacy_vf_type!(
     c"virtio VF behind a vfio-user socket as a transitional device"
 );
 
-/// State and counters for `qom-get`. None of them takes a lock that is held while the helper
+/// Help for the settable properties; state and counters for `qom-get`. None of these takes a lock that is held while the helper
 /// answers.
 fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
+    for (name, text) in [
+        (c"helper", c"socket of the helper that serves the PF of this VF"),
+        (c"vf", c"number of the VF at its PF, from 1"),
+        (c"helper-deadline-ms", c"longest wait for the helper in one register access"),
+        (c"disable-modern", c"hide the modern interface from the guest"),
+        (c"x-bus-master-fixup", c"enable bus mastering for guests that forget it"),
+    ] {
+        class.describe_property(name, text);
+    }
     macro_rules! counters {
         ($($name:literal, $description:literal, $field:ident;)*) => {
             $(class.add_u64::<D, _>($name, $description, |dev: &D| {

@@ -51,6 +51,8 @@ pub struct Link {
     pub name: CString,
     /// Limits the log lines that guest or helper can cause.
     pub log: RateLimit,
+    /// The same for the good news, which must not be lost behind the bad.
+    log_back: RateLimit,
     /// Counters.
     pub stats: Arc<Stats>,
     /// Raised when the device goes away.
@@ -108,6 +110,7 @@ impl Link {
             label: config.label,
             name: config.name,
             log: RateLimit::default(),
+            log_back: RateLimit::default(),
             stats: config.stats,
             stop,
             deadline: config.deadline,
@@ -309,7 +312,7 @@ impl Link {
         drop(inner);
         lock(&self.reason).clear();
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
-        self.log.report(report::info_report, || {
+        self.log_back.report(report::info_report, || {
             format!("{}: the helper is back, legacy registers work again", self.label)
         });
         // Those that came in between the first repetition and the new sender.
