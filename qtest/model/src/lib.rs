@@ -32,6 +32,8 @@ mod queue;
 mod shared;
 mod sriov;
 pub mod switch;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod virtio;
 
 pub use bars::{

@@ -31,10 +31,10 @@ impl StationHandle {
     }
 }
 
-/// The switch.
-#[derive(Debug, Default)]
+/// The switch. Clones are the same switch.
+#[derive(Clone, Debug, Default)]
 pub struct Switch {
-    stations: Vec<(FunctionId, StationHandle)>,
+    stations: Arc<Mutex<Vec<(FunctionId, StationHandle)>>>,
 }
 
 impl Switch {
@@ -44,14 +44,15 @@ impl Switch {
     }
 
     /// Connects a function, or replaces its connection.
-    pub fn connect(&mut self, function: FunctionId, station: StationHandle) {
-        match self.stations.binary_search_by_key(&function, |(f, _)| *f) {
+    pub fn connect(&self, function: FunctionId, station: StationHandle) {
+        let mut stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+        match stations.binary_search_by_key(&function, |(f, _)| *f) {
             Ok(at) => {
-                if let Some(slot) = self.stations.get_mut(at) {
+                if let Some(slot) = stations.get_mut(at) {
                     slot.1 = station;
                 }
             }
-            Err(at) => self.stations.insert(at, (function, station)),
+            Err(at) => stations.insert(at, (function, station)),
         }
     }
 }
@@ -65,7 +66,8 @@ impl FrameSwitch for Switch {
             return;
         };
         let mut owned = false;
-        for (function, station) in &self.stations {
+        let stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+        for (function, station) in stations.iter() {
             let port = Port::Function(*function);
             if port == from {
                 continue;
@@ -99,7 +101,7 @@ mod tests {
     }
 
     fn switch() -> (Switch, Vec<StationHandle>) {
-        let mut switch = Switch::new();
+        let switch = Switch::new();
         let stations: Vec<_> = (1..=3)
             .map(|n| StationHandle::new(Station::new(mac(n))))
             .collect();

@@ -8,6 +8,8 @@
 pub mod backend;
 pub mod config;
 pub mod request;
+#[cfg(test)]
+mod tests;
 
 use virtio_pci_spec::features::blk;
 use virtio_pci_spec::{status, DeviceType};
@@ -17,8 +19,30 @@ use self::config::{
     BlkSettings, CONFIG_LEN, MAX_ERASE_SECTORS, MAX_ERASE_SEGMENTS, SERIAL_LEN, WRITEBACK_OFFSET,
 };
 use self::request::{Failure, Operation, HEADER_LEN, SEGMENT_LEN};
+use crate::config::{ConfigError, ModelConfig};
 use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::effect::{FunctionId, NoSwitch};
+use crate::model::Model;
 use crate::queue::{Chain, RingFault};
+
+/// A device whose functions are disks; `disk` opens each one's store.
+///
+/// # Errors
+/// The configuration or the settings are not possible, or a store cannot be opened.
+pub fn model(
+    config: ModelConfig,
+    settings: &BlkSettings,
+    disk: &mut dyn FnMut(FunctionId) -> std::io::Result<Box<dyn Backend>>,
+) -> Result<Model, ConfigError> {
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
+        let store = disk(function)
+            .map_err(|e| ConfigError::Device("blk", format!("disk of {function}: {e}")))?;
+        let device = BlkDevice::new(settings.clone(), store)
+            .map_err(|why| ConfigError::Device("blk", why))?;
+        Ok(Box::new(device))
+    };
+    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+}
 
 /// Bytes of a sector, the unit of all addresses of the type.
 pub const SECTOR: u64 = 512;

@@ -5,6 +5,7 @@ use virtio_pci_spec::bytes::put_u16;
 use virtio_pci_spec::features::{bit, net};
 
 use super::filter::Mac;
+use crate::effect::FunctionId;
 
 /// Bytes of the device configuration: mac, status, max_virtqueue_pairs, mtu.
 pub const CONFIG_LEN: usize = 12;
@@ -24,7 +25,7 @@ pub const MAX_PAIRS: u16 = 128;
 /// What the front end chooses for each network function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetSettings {
-    /// MAC address of VF 1; VF n gets it with n - 1 added to the last two bytes.
+    /// MAC address of the PF; VF n gets it with n added to the last two bytes.
     pub mac: Mac,
     /// Largest packet without the Ethernet header.
     pub mtu: u16,
@@ -39,7 +40,7 @@ pub struct NetSettings {
 impl Default for NetSettings {
     fn default() -> Self {
         Self {
-            mac: [0x52, 0x54, 0x00, 0x77, 0x01, 0x01],
+            mac: [0x52, 0x54, 0x00, 0x77, 0x01, 0x00],
             mtu: 1500,
             max_queue_pairs: 1,
             queue_size: 256,
@@ -75,11 +76,15 @@ impl NetSettings {
         Ok(())
     }
 
-    /// The permanent MAC address of a VF (1-based).
-    pub fn vf_mac(&self, vf: u16) -> Mac {
+    /// The permanent MAC address of a function.
+    pub fn mac_of(&self, function: FunctionId) -> Mac {
+        let number = match function {
+            FunctionId::Pf => 0,
+            FunctionId::Vf(n) => n,
+        };
         let [a, b, c, d, e, f] = self.mac;
         let [e, f] = u16::from_be_bytes([e, f])
-            .wrapping_add(vf.saturating_sub(1))
+            .wrapping_add(number)
             .to_be_bytes();
         [a, b, c, d, e, f]
     }
@@ -207,10 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn every_vf_has_its_own_address() {
+    fn every_function_has_its_own_address() {
         let settings = NetSettings::default();
-        assert_eq!(settings.vf_mac(1), [0x52, 0x54, 0, 0x77, 1, 1]);
-        assert_eq!(settings.vf_mac(2), [0x52, 0x54, 0, 0x77, 1, 2]);
-        assert_eq!(settings.vf_mac(256), [0x52, 0x54, 0, 0x77, 2, 0]);
+        assert_eq!(settings.mac_of(FunctionId::Pf), [0x52, 0x54, 0, 0x77, 1, 0]);
+        assert_eq!(
+            settings.mac_of(FunctionId::Vf(1)),
+            [0x52, 0x54, 0, 0x77, 1, 1]
+        );
+        assert_eq!(
+            settings.mac_of(FunctionId::Vf(256)),
+            [0x52, 0x54, 0, 0x77, 2, 0]
+        );
     }
 }

@@ -10,6 +10,8 @@ pub mod control;
 pub mod filter;
 pub mod header;
 pub mod steering;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -21,9 +23,28 @@ use self::control::Command;
 use self::filter::{is_multicast, FilterScope, Mac, RxFilter, Station};
 use self::header::TxHeader;
 use self::steering::Steering;
+use crate::config::{ConfigError, ModelConfig};
 use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::model::Model;
 use crate::queue::{Chain, RingFault};
-use crate::switch::{StationHandle, MAX_FRAME, MIN_FRAME};
+use crate::switch::{StationHandle, Switch, MAX_FRAME, MIN_FRAME};
+
+/// A device whose functions are network cards on one switch.
+///
+/// # Errors
+/// The configuration or the settings are not possible.
+pub fn model(config: ModelConfig, settings: &NetSettings) -> Result<Model, ConfigError> {
+    let bad = |why| ConfigError::Device("net", why);
+    settings.check().map_err(bad)?;
+    let switch = Switch::new();
+    let connected = switch.clone();
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
+        let device = NetDevice::new(settings.clone(), settings.mac_of(function)).map_err(bad)?;
+        connected.connect(function, device.station());
+        Ok(Box::new(device))
+    };
+    Model::with_devices(config, &mut make, Box::new(switch))
+}
 
 /// Entries of the control queue.
 const CONTROL_QUEUE_SIZE: u16 = 64;
