@@ -143,6 +143,11 @@ impl HelperClient {
         Ok(())
     }
 
+    /// Sends without waiting; `false` if the helper takes no more or has closed the connection.
+    pub fn try_send(&self, bytes: &[u8]) -> bool {
+        send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+    }
+
     /// Receives one message; an empty one means that the helper has closed the connection.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! QEMU as a process.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -37,6 +38,7 @@ pub struct QemuBuilder {
     bios: Vec<u8>,
     args: Vec<String>,
     name: String,
+    user: Option<u32>,
 }
 
 impl QemuBuilder {
@@ -49,6 +51,7 @@ impl QemuBuilder {
             bios: vec![0; 65536],
             args: Vec::new(),
             name: "qemu".to_owned(),
+            user: None,
         }
     }
 
@@ -56,6 +59,13 @@ impl QemuBuilder {
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Runs it as another user (and group) of this number.
+    #[must_use]
+    pub fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -144,7 +154,22 @@ impl QemuBuilder {
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let process = Process::spawn(&self.name, &artifacts::qemu()?, &self.arguments(dir), dir)?;
+        let qemu = artifacts::qemu()?;
+        let process = match self.user {
+            None => Process::spawn(&self.name, &qemu, &self.arguments(dir), dir)?,
+            Some(user) => {
+                fs::set_permissions(&socket, Permissions::from_mode(0o666))?;
+                let mut args = vec![
+                    format!("--reuid={user}"),
+                    format!("--regid={user}"),
+                    "--clear-groups".to_owned(),
+                    "--".to_owned(),
+                    qemu.display().to_string(),
+                ];
+                args.extend(self.arguments(dir));
+                Process::spawn(&self.name, Path::new("/usr/bin/setpriv"), &args, dir)?
+            }
+        };
         Ok((listener, process))
     }
 

@@ -140,7 +140,7 @@ impl Simulator {
     ///
     /// # Errors
     /// If it does not take it.
-    pub fn add_fault(&mut self, rule: &str) -> Result<()> {
+    pub fn add_fault(&mut self, rule: &Value) -> Result<()> {
         self.control(&json!({"cmd": "fault-add", "rule": rule}))?;
         Ok(())
     }
