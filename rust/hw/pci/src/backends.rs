@@ -37,8 +37,9 @@ unsafe extern "C" fn visit(obj: *mut Object, opaque: *mut c_void) -> c_int {
             .cast::<HostMemoryBackend>();
         if !backend.is_null() && bindings::host_memory_backend_is_mapped(backend) {
             let region = bindings::host_memory_backend_get_memory(backend);
-            let shared =
-                (*backend).share && !region.is_null() && bindings::memory_region_get_fd(region) >= 0;
+            let shared = (*backend).share
+                && !region.is_null()
+                && bindings::memory_region_get_fd(region) >= 0;
             if !shared {
                 let name = bindings::object_get_canonical_path_component(obj);
                 let name = if name.is_null() {

@@ -24,8 +24,8 @@
 use std::mem::{offset_of, size_of};
 
 use glib_sys::{
-    guint, GArray, GByteArray, GHashTable, GHashTableIter, GList, GPollFD, GPtrArray, GSList, GSource,
-    GString,
+    guint, GArray, GByteArray, GHashTable, GHashTableIter, GList, GPollFD, GPtrArray, GSList,
+    GSource, GString,
 };
 use hwcore::bindings::{DeviceClass, DeviceState};
 use migration::bindings::VMStateDescription;

@@ -30,7 +30,9 @@ impl MigrationBlocker {
         self.remove();
         let mut error = ptr::null_mut();
         // SAFETY: `error` is a local null pointer, which is what propagate() wants to fill.
-        unsafe { Error::msg(reason.to_owned()).propagate(&mut error) };
+        unsafe {
+            Error::msg(reason.to_owned()).propagate(&mut error);
+        }
         // SAFETY: `error` is a valid error that the callee takes over; it is set to null on
         // failure, and errp points to a null pointer.
         let added =
@@ -46,7 +48,9 @@ impl MigrationBlocker {
         let mut error = self.0.replace(ptr::null_mut());
         if !error.is_null() {
             // SAFETY: the error was registered by add() and not yet removed.
-            unsafe { bindings::migrate_del_blocker(&mut error) };
+            unsafe {
+                bindings::migrate_del_blocker(&mut error);
+            }
         }
     }
 }

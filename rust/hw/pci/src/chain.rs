@@ -37,7 +37,9 @@ pub struct ChainedPciClass {
 /// The methods of a chained device. Each replaces the parent's; call the parent's from it.
 ///
 /// All run with the big QEMU lock held.
-pub trait ChainedPciDevice: DeviceImpl + IsA<PciDevice> + ObjectType<Class = ChainedPciClass> {
+pub trait ChainedPciDevice:
+    DeviceImpl + IsA<PciDevice> + ObjectType<Class = ChainedPciClass>
+{
     /// Makes the device ready. If this fails after the parent's succeeded, undo the parent's with
     /// [`ChainedPciMethods::parent_exit`]: nobody else does.
     fn realize(&self) -> Result<()>;

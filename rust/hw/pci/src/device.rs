@@ -135,4 +135,3 @@ impl PciDevice {
         (at != 0).then_some(at)
     }
 }
-

@@ -25,7 +25,9 @@ pub fn with_bql<R>(f: impl FnOnce() -> R) -> R {
     }
     // SAFETY: this thread does not hold the lock, so this cannot deadlock on itself; the file name
     // is a NUL-terminated constant.
-    unsafe { bindings::bql_lock_impl(c"rust/hw/pci/src/lock.rs".as_ptr(), line!() as c_int) };
+    unsafe {
+        bindings::bql_lock_impl(c"rust/hw/pci/src/lock.rs".as_ptr(), line!() as c_int);
+    }
     let _held = Held;
     f()
 }

@@ -46,7 +46,7 @@ impl StringProperty {
     }
 }
 
-/// Read-only properties, to be added inside class_init. `get` must be a function or a closure that
+/// Read-only properties, to be added inside `class_init`. `get` must be a function or a closure that
 /// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
 /// the class.
 impl ChainedPciClass {
@@ -56,7 +56,13 @@ impl ChainedPciClass {
         T: ObjectType<Class = Self>,
         F: for<'a> FnCall<(&'a T,), u64>,
     {
-        add(self.as_object_class(), name, c"uint64", description, get_u64::<T, F>);
+        add(
+            self.as_object_class(),
+            name,
+            c"uint64",
+            description,
+            get_u64::<T, F>,
+        );
     }
 
     /// A truth value.
@@ -65,7 +71,13 @@ impl ChainedPciClass {
         T: ObjectType<Class = Self>,
         F: for<'a> FnCall<(&'a T,), bool>,
     {
-        add(self.as_object_class(), name, c"bool", description, get_bool::<T, F>);
+        add(
+            self.as_object_class(),
+            name,
+            c"bool",
+            description,
+            get_bool::<T, F>,
+        );
     }
 
     /// A text.
@@ -74,7 +86,13 @@ impl ChainedPciClass {
         T: ObjectType<Class = Self>,
         F: for<'a> FnCall<(&'a T,), String>,
     {
-        add(self.as_object_class(), name, c"string", description, get_str::<T, F>);
+        add(
+            self.as_object_class(),
+            name,
+            c"string",
+            description,
+            get_str::<T, F>,
+        );
     }
 }
 

@@ -92,7 +92,13 @@ impl VfioPciBase {
     /// before it is done; later accesses of the same device still come after it. Threads and
     /// blocking as for [`region_read`](Self::region_read), except that a posted write does not
     /// wait for an answer.
-    pub fn region_write(&self, region: u8, offset: u64, data: &[u8], posted: bool) -> io::Result<()> {
+    pub fn region_write(
+        &self,
+        region: u8,
+        offset: u64,
+        data: &[u8],
+        posted: bool,
+    ) -> io::Result<()> {
         let (len, offset) = request(data.len(), offset)?;
         let vdev = self.0.as_mut_ptr();
         // SAFETY: as in region_read(); the data is only read, whatever the C prototype says.
@@ -119,7 +125,8 @@ impl VfioPciBase {
         let vdev = self.0.as_mut_ptr();
         // SAFETY: the device is alive, and BAR sizes do not change after the parent's realize.
         let bars = unsafe { &(*vdev).bars };
-        bars.get(usize::from(bar)).map_or(0, |b| b.region.size as u64)
+        bars.get(usize::from(bar))
+            .map_or(0, |b| b.region.size as u64)
     }
 
     /// Whether a reset of the device through VFIO really resets the function.

@@ -6,8 +6,7 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use legacy_vf_proto::{ErrorCode, Printable, Reply, Request, Space};
 use legacy_window::{
-    Command, CommandKind, Completion, FailKind, Outcome, Rejected, Space as WindowSpace,
-    Step,
+    Command, CommandKind, Completion, FailKind, Outcome, Rejected, Space as WindowSpace, Step,
 };
 use pci::report;
 use util::{log::Log, log_mask_ln};
@@ -78,9 +77,7 @@ impl Link {
                     self.notify(device, queue);
                     Outcome::Written
                 }
-                Step::Command(command) => {
-                    self.command(&mut inner, command, deadline, &mut refusal)
-                }
+                Step::Command(command) => self.command(&mut inner, command, deadline, &mut refusal),
             };
             step = inner.window.resume(outcome);
         };
@@ -133,7 +130,7 @@ impl Link {
             deadline,
             &|e| self.event(e),
             |reply| match reply {
-                Reply::Read { data } => Ok(Outcome::Data(data)),
+                Reply::Read { data: bytes } => Ok(Outcome::Data(bytes)),
                 Reply::Write => Ok(Outcome::Written),
                 Reply::Error(e) => Err(Refusal {
                     code: e.code,
@@ -219,7 +216,10 @@ impl Link {
             self.log.report(report::warn_report, || {
                 let what = if write.is_some() { "write" } else { "read" };
                 let device = if why.code == ErrorCode::DEVICE {
-                    format!(" (status {}, qualifier {})", why.admin_status, why.admin_qualifier)
+                    format!(
+                        " (status {}, qualifier {})",
+                        why.admin_status, why.admin_qualifier
+                    )
                 } else {
                     String::new()
                 };
@@ -229,7 +229,11 @@ impl Link {
                     self.label,
                     why.code,
                     why.text,
-                    if write.is_some() { "goes on without it" } else { "reads ones" }
+                    if write.is_some() {
+                        "goes on without it"
+                    } else {
+                        "reads ones"
+                    }
                 )
             });
         }

@@ -6,9 +6,7 @@ use std::{ffi::CStr, sync::PoisonError};
 
 use common::uninit_field_mut;
 use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
-use pci::{
-    property::StringProperty, ChainedPciClass, ChainedPciDevice, PciDevice,
-};
+use pci::{property::StringProperty, ChainedPciClass, ChainedPciDevice, PciDevice};
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
 use util::Result;
@@ -190,11 +188,23 @@ legacy_vf_type!(
 /// answers.
 fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     for (name, text) in [
-        (c"helper", c"socket of the helper that serves the PF of this VF"),
+        (
+            c"helper",
+            c"socket of the helper that serves the PF of this VF",
+        ),
         (c"vf", c"number of the VF at its PF, from 1"),
-        (c"helper-deadline-ms", c"longest wait for the helper in one register access"),
-        (c"disable-modern", c"hide the modern interface from the guest"),
-        (c"x-bus-master-fixup", c"enable bus mastering for guests that forget it"),
+        (
+            c"helper-deadline-ms",
+            c"longest wait for the helper in one register access",
+        ),
+        (
+            c"disable-modern",
+            c"hide the modern interface from the guest",
+        ),
+        (
+            c"x-bus-master-fixup",
+            c"enable bus mastering for guests that forget it",
+        ),
     ] {
         class.describe_property(name, text);
     }
@@ -212,12 +222,16 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
         dev.state().link().map_or_else(String::new, |l| l.reason())
     });
-    class.add_str::<D, _>(c"notify-by", c"who writes the doorbell, vf or helper", |dev: &D| {
-        dev.state().link().map_or_else(String::new, |l| {
-            let delivery = l.delivery.read().unwrap_or_else(PoisonError::into_inner);
-            delivery.name().to_owned()
-        })
-    });
+    class.add_str::<D, _>(
+        c"notify-by",
+        c"who writes the doorbell, vf or helper",
+        |dev: &D| {
+            dev.state().link().map_or_else(String::new, |l| {
+                let delivery = l.delivery.read().unwrap_or_else(PoisonError::into_inner);
+                delivery.name().to_owned()
+            })
+        },
+    );
     counters! {
         c"accesses", c"guest accesses to BAR0 other than notifications", accesses;
         c"commands", c"register commands sent to the helper", commands;

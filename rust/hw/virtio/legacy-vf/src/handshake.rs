@@ -5,7 +5,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 use legacy_vf_proto::{
-    client::{Client, LostReason, Received, SendError},
+    client::{Client, LostReason, Received, SendError, Sent},
     limits::MAX_MESSAGE,
     ErrorCode, Event, MessageBuf, Name, Open, OpenReply, Printable, Proof, Reply, Request,
 };
@@ -21,7 +21,7 @@ pub struct Target {
     pub member: u16,
     /// Virtio device ID that the VF must have.
     pub virtio_id: u16,
-    /// PCIe Device Serial Number of the VF, 0 if it has none.
+    /// Device Serial Number of the VF, 0 if it has none.
     pub serial: u64,
 }
 
@@ -94,18 +94,20 @@ impl Connection {
             deadline,
             events,
         };
-        let sent = client.hello(&mut out).map_err(LinkError::Send)?;
-        let message = out.get(..sent.len).unwrap_or_default();
-        io.exchange(&mut client, message, sent.seq, &mut received, |r| greeting(&r))??;
+        let hello = client.hello(&mut out).map_err(LinkError::Send)?;
+        io.exchange(&mut client, &out[..], hello, &mut received, |r| {
+            greeting(&r)
+        })??;
         let open = Open {
             member: target.member,
             proof: Proof::NONE,
             virtio_id: target.virtio_id,
             serial: target.serial,
         };
-        let sent = client.open(open, &mut out).map_err(LinkError::Send)?;
-        let message = out.get(..sent.len).unwrap_or_default();
-        io.exchange(&mut client, message, sent.seq, &mut received, |r| greeting(&r))??;
+        let opening = client.open(open, &mut out).map_err(LinkError::Send)?;
+        io.exchange(&mut client, &out[..], opening, &mut received, |r| {
+            greeting(&r)
+        })??;
         let Some(opened) = client.open_reply().copied() else {
             return Err(LinkError::Protocol(LostReason::Closed));
         };
@@ -148,8 +150,7 @@ impl Connection {
             .client
             .request(request, &mut self.out)
             .map_err(LinkError::Send)?;
-        let message = self.out.get(..sent.len).unwrap_or_default();
-        io.exchange(&mut self.client, message, sent.seq, &mut self.received, f)
+        io.exchange(&mut self.client, &self.out[..], sent, &mut self.received, f)
     }
 }
 
@@ -185,12 +186,12 @@ impl Io<'_> {
     fn exchange<R>(
         &self,
         client: &mut Client,
-        message: &[u8],
-        seq: u32,
+        out: &[u8],
+        sent: Sent,
         buf: &mut MessageBuf,
         f: impl FnOnce(Reply<'_>) -> R,
     ) -> Result<R, LinkError> {
-        self.send(message)?;
+        self.send(out.get(..sent.len).unwrap_or_default())?;
         loop {
             let len = match self.socket.receive(buf) {
                 Ok(len) => len,
@@ -202,7 +203,7 @@ impl Io<'_> {
                 Err(e) => return Err(LinkError::Socket(e)),
             };
             match client.receive(buf.get(..len).unwrap_or_default()) {
-                Received::Reply { seq: got, reply } if got == seq => return Ok(f(reply)),
+                Received::Reply { seq: got, reply } if got == sent.seq => return Ok(f(reply)),
                 Received::Event(event) => (self.events)(event),
                 Received::Reply { .. } | Received::Stale { .. } => {}
                 Received::Lost(LostReason::Closed) => return Err(LinkError::Closed),

@@ -136,7 +136,8 @@ const _: () = {
     assert!(cmd::OFFSET == size_of::<c::virtio_admin_cmd_hdr>());
     assert!(cmd::READ_REQUEST_LEN == cmd::OFFSET + size_of::<c::virtio_admin_cmd_legacy_rd_data>());
     assert!(
-        cmd::WRITE_HEADER_LEN == cmd::OFFSET + offset_of!(c::virtio_admin_cmd_legacy_wr_data, registers)
+        cmd::WRITE_HEADER_LEN
+            == cmd::OFFSET + offset_of!(c::virtio_admin_cmd_legacy_wr_data, registers)
     );
     assert!(cmd::notify_flags::END as u32 == c::VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_END);
     assert!(cmd::notify_flags::OWNER as u32 == c::VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_DEV);
@@ -158,11 +159,19 @@ const _: () = {
         at_config(DeviceType::Net, b"supported_hash_types")
             == offset_of!(c::virtio_net_config, supported_hash_types)
     );
-    assert!(at_config(DeviceType::Block, b"capacity") == offset_of!(c::virtio_blk_config, capacity));
-    assert!(at_config(DeviceType::Block, b"size_max") == offset_of!(c::virtio_blk_config, size_max));
+    assert!(
+        at_config(DeviceType::Block, b"capacity") == offset_of!(c::virtio_blk_config, capacity)
+    );
+    assert!(
+        at_config(DeviceType::Block, b"size_max") == offset_of!(c::virtio_blk_config, size_max)
+    );
     assert!(at_config(DeviceType::Block, b"seg_max") == offset_of!(c::virtio_blk_config, seg_max));
-    assert!(at_config(DeviceType::Block, b"cylinders") == offset_of!(c::virtio_blk_config, geometry));
-    assert!(at_config(DeviceType::Block, b"blk_size") == offset_of!(c::virtio_blk_config, blk_size));
+    assert!(
+        at_config(DeviceType::Block, b"cylinders") == offset_of!(c::virtio_blk_config, geometry)
+    );
+    assert!(
+        at_config(DeviceType::Block, b"blk_size") == offset_of!(c::virtio_blk_config, blk_size)
+    );
     assert!(
         at_config(DeviceType::Block, b"alignment_offset")
             == offset_of!(c::virtio_blk_config, alignment_offset)
@@ -183,7 +192,9 @@ const _: () = {
         at_config(DeviceType::Block, b"secure_erase_sector_alignment")
             == offset_of!(c::virtio_blk_config, secure_erase_sector_alignment)
     );
-    assert!(at_config(DeviceType::Block, b"zone_sectors") == offset_of!(c::virtio_blk_config, zoned));
+    assert!(
+        at_config(DeviceType::Block, b"zone_sectors") == offset_of!(c::virtio_blk_config, zoned)
+    );
     assert!(len_config(DeviceType::Block) == size_of::<c::virtio_blk_config>());
     assert!(
         at_config(DeviceType::Console, b"emerg_wr")

@@ -29,10 +29,7 @@ pub struct HiddenRange {
 ///
 /// # Errors
 /// There are more than [`MAX_HIDDEN`]; the number.
-pub fn ranges(
-    caps: &[VirtioCap],
-    bar_size: impl Fn(u8) -> u64,
-) -> Result<Vec<HiddenRange>, usize> {
+pub fn ranges(caps: &[VirtioCap], bar_size: impl Fn(u8) -> u64) -> Result<Vec<HiddenRange>, usize> {
     let mut found = Vec::new();
     for cap in caps {
         if !matches!(

@@ -39,7 +39,7 @@ pub struct Identity {
     pub device: DeviceType,
     /// Bytes of device configuration that the legacy interface shows.
     pub config_len: u16,
-    /// PCIe Device Serial Number, 0 if there is none.
+    /// Device Serial Number, 0 if there is none.
     pub serial: u64,
     /// The virtio capabilities in the order of the list.
     pub caps: Vec<VirtioCap>,

@@ -31,7 +31,7 @@ use crate::{
     handshake::Target,
     hide::{self, HiddenRange},
     identity::{starts_flr, Identity},
-    link::{Link, LinkConfig, RunningLink},
+    link::{lock, Link, LinkConfig, RunningLink},
     messages,
     notify::Delivery,
     stats::Stats,
@@ -237,12 +237,12 @@ fn attach<D: LegacyVf>(
         let why = messages::connect_failed(&target, &e, options.deadline_ms);
         Error::msg(format!("{of}: {why}"))
     })?;
-    choose_delivery(&link, vfio, options, &of);
+    choose_delivery::<D>(&link, vfio, options, &of);
     let name = link.name.clone();
     let running = RunningLink::start(link)
         .map_err(|e| Error::msg(format!("{of}: cannot start a thread: {e}")))?;
     let shared = running.link().clone();
-    *state.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    *lock(&state.running) = Some(running);
 
     show_as_transitional(vfio, &identity);
     if options.disable_modern {
@@ -291,10 +291,10 @@ fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
     })
 }
 
-fn choose_delivery(link: &Link, vfio: &VfioPciBase, options: &Options, of: &str) {
+fn choose_delivery<D: LegacyVf>(link: &Link, vfio: &VfioPciBase, options: &Options, of: &str) {
     let opened = link.lock().connection.as_ref().map(|c| *c.opened());
     let Some(opened) = opened else { return };
-    let (delivery, warning) = Delivery::choose(&opened, |bar| vfio.bar_size(bar));
+    let (delivery, warning) = Delivery::choose(&opened, D::KIND, |bar| vfio.bar_size(bar));
     if let Some(warning) = warning {
         report::warn_report(&format!("{of}: {warning}"));
     }
@@ -305,7 +305,10 @@ fn choose_delivery(link: &Link, vfio: &VfioPciBase, options: &Options, of: &str)
             options.deadline_ms, opened.deadline_ms
         ));
     }
-    *link.delivery.write().unwrap_or_else(PoisonError::into_inner) = delivery;
+    *link
+        .delivery
+        .write()
+        .unwrap_or_else(PoisonError::into_inner) = delivery;
 }
 
 /// Changes the identity that the guest sees; class and capabilities stay.
@@ -340,11 +343,6 @@ fn hide_modern<D: LegacyVf>(dev: &D, identity: &Identity, of: &str) -> Result<()
     for change in hide::unlink(&image, &identity.caps) {
         vfio.emulate_config_byte(change.offset.into(), change.value, change.mask, 0);
     }
-    let mut covered = dev
-        .state()
-        .covered
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
     for (range, cover) in ranges.into_iter().zip(dev.covers()) {
         memory::set_size(cover, range.length);
         if !vfio.cover_bar(range.bar, range.offset, cover) {
@@ -353,7 +351,7 @@ fn hide_modern<D: LegacyVf>(dev: &D, identity: &Identity, of: &str) -> Result<()
                 range.bar
             )));
         }
-        covered.push(range);
+        lock(&dev.state().covered).push(range);
     }
     Ok(())
 }
@@ -363,19 +361,9 @@ fn detach<D: LegacyVf>(dev: &D) {
     let state = dev.state();
     *state.link.write().unwrap_or_else(PoisonError::into_inner) = None;
     // Ends waits for the helper and the thread; a vCPU inside an access has its own reference.
-    drop(
-        state
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(),
-    );
-    let covered = std::mem::take(
-        &mut *state
-            .covered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner),
-    );
+    drop(lock(&state.running).take());
+    let covered =
+        std::mem::take(&mut *state.covered.lock().unwrap_or_else(PoisonError::into_inner));
     for (range, cover) in covered.iter().zip(dev.covers()) {
         vfio(dev).uncover_bar(range.bar, cover);
     }

@@ -93,7 +93,8 @@ pub struct LinkConfig {
     pub window: Window,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a mutex; a panic elsewhere would have ended QEMU.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -105,7 +106,11 @@ impl Link {
         let connection = Connection::open(&config.target, &stop, deadline, &|_| {})?;
         config.stats.link.set(LinkState::Connected);
         let opened = connection.opened();
-        events::trace_virtio_legacy_vf_connected(&config.name, opened.member.into(), opened.session);
+        events::trace_virtio_legacy_vf_connected(
+            &config.name,
+            opened.member.into(),
+            opened.session,
+        );
         Ok(Self {
             label: config.label,
             name: config.name,
@@ -262,10 +267,11 @@ impl Link {
 
     fn hung_up(&self, socket: &Arc<Socket>, error: &LinkError) {
         let mut inner = self.lock();
-        let current = inner.connection.as_ref();
-        if current.is_some_and(|c| Arc::ptr_eq(c.socket(), socket)) {
+        let is_current = |c: &Connection| Arc::ptr_eq(c.socket(), socket);
+        if inner.connection.as_ref().is_some_and(is_current) {
             self.lose(&mut inner, error);
         }
+        drop(inner);
     }
 
     /// Notes why an attempt failed; a new reason is worth a line.
@@ -313,7 +319,10 @@ impl Link {
         lock(&self.reason).clear();
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
         self.log_back.report(report::info_report, || {
-            format!("{}: the helper is back, legacy registers work again", self.label)
+            format!(
+                "{}: the helper is back, legacy registers work again",
+                self.label
+            )
         });
         // Those that came in between the first repetition and the new sender.
         self.notify_again(&socket).map_err(LinkError::Socket)

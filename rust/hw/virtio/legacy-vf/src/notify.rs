@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc, PoisonError,
     },
     time::Instant,
@@ -17,6 +17,7 @@ use vfio::VfioPciBase;
 
 use crate::{
     events,
+    legacy::Kind,
     link::Link,
     seqpacket::{Socket, WaitFor, Woken},
 };
@@ -35,11 +36,22 @@ pub trait Doorbell: Send + Sync {
 struct RegionDoorbell {
     bar: u8,
     offset: u64,
+    /// A write that fails once will always fail: a vfio-user connection does not come back, and
+    /// QEMU logs every attempt.
+    once: bool,
+    broken: AtomicBool,
 }
 
 impl Doorbell for RegionDoorbell {
     fn ring(&self, device: &VfioPciBase, queue: u16) -> io::Result<()> {
-        device.region_write(self.bar, self.offset, &queue.to_le_bytes(), true)
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let result = device.region_write(self.bar, self.offset, &queue.to_le_bytes(), true);
+        if self.once && result.is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        result
     }
 }
 
@@ -54,14 +66,20 @@ pub enum Delivery {
 impl Delivery {
     /// What the helper says about the VF's notify address, checked against the VF's BARs. The
     /// second value is a warning if the address cannot be used.
-    pub fn choose(opened: &OpenReply, bar_size: impl Fn(u8) -> u64) -> (Self, Option<String>) {
+    pub fn choose(
+        opened: &OpenReply,
+        kind: Kind,
+        bar_size: impl Fn(u8) -> u64,
+    ) -> (Self, Option<String>) {
         if opened.notify_kind != NotifyKind::Member {
             return (Self::Helper, None);
         }
         let (bar, offset) = (opened.notify_bar, opened.notify_offset);
         let fits = (1..=5).contains(&bar)
             && offset % 2 == 0
-            && offset.checked_add(2).is_some_and(|end| end <= bar_size(bar));
+            && offset
+                .checked_add(2)
+                .is_some_and(|end| end <= bar_size(bar));
         if !fits {
             let warning = format!(
                 "the notify address (BAR {bar}, offset {offset:#x}) is not inside the VF; \
@@ -69,7 +87,13 @@ impl Delivery {
             );
             return (Self::Helper, Some(warning));
         }
-        (Self::Direct(Box::new(RegionDoorbell { bar, offset })), None)
+        let doorbell = RegionDoorbell {
+            bar,
+            offset,
+            once: kind == Kind::User,
+            broken: AtomicBool::new(false),
+        };
+        (Self::Direct(Box::new(doorbell)), None)
     }
 
     /// As `qom-get notify-by` shows it.

@@ -156,12 +156,7 @@ impl Socket {
     }
 
     /// Waits until the socket is ready, the deadline passes or `stop` is raised.
-    pub fn wait(
-        &self,
-        what: WaitFor,
-        stop: &Stop,
-        deadline: Option<Instant>,
-    ) -> io::Result<Woken> {
+    pub fn wait(&self, what: WaitFor, stop: &Stop, deadline: Option<Instant>) -> io::Result<Woken> {
         let events = match what {
             WaitFor::Message => libc::POLLIN,
             WaitFor::Room => libc::POLLOUT,
@@ -223,9 +218,8 @@ fn wait(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<Woken
             }
         };
         // SAFETY: the array is valid for its length.
-        let ready = check(unsafe {
-            libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout)
-        });
+        let ready =
+            check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) });
         match ready {
             Ok(0) if timeout == c_int::MAX => {}
             Ok(0) => return Ok(Woken::Deadline),
