@@ -27,5 +27,6 @@ pub use function::{
     BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
 };
 pub use irq::{ready, IrqEvent};
+pub use rustix::io::Errno;
 pub use sriov::ConfigSriov;
 pub use vfio_user::Deadlines;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The vfio-user client against a good server and against every kind of bad one.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::os::fd::OwnedFd;
@@ -179,7 +181,8 @@ fn broken_read(instead: fn() -> Instead) -> Cause {
 
 #[test]
 fn a_peer_that_breaks_the_protocol_is_lost_for_ever() {
-    let bad: [(&str, fn() -> Instead); 12] = [
+    type Bad = (&'static str, fn() -> Instead);
+    let bad: [Bad; 12] = [
         ("another id", || Instead::Changed(|o| o[0] ^= 1)),
         ("another command", || Instead::Changed(|o| o[2] = 10)),
         ("size below the header", || Instead::Changed(|o| o[4] = 15)),
