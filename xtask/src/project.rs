@@ -48,6 +48,15 @@ impl Project {
         Ok(Self { root, cache })
     }
 
+    /// A project and a cache at given places.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path, cache: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            cache: cache.to_owned(),
+        }
+    }
+
     /// The top of the project's tree.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -146,10 +155,7 @@ mod tests {
     #[test]
     fn only_a_cache_that_was_made_here_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let project = |cache: &str| Project {
-            root: dir.path().into(),
-            cache: dir.path().join(cache),
-        };
+        let project = |cache: &str| Project::at(dir.path(), &dir.path().join(cache));
         let own = project("own");
         own.cache_dir("a/b").unwrap();
         own.cache_dir("c").unwrap();
