@@ -173,7 +173,7 @@ pub struct FileDisk {
 }
 
 /// Bytes written at once by [`FileDisk::zero`].
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 impl FileDisk {
     /// Takes an open file.
