@@ -66,6 +66,7 @@ fn configuration(dir: &Path) -> String {
          Acquire::Retries \"2\";\n\
          Acquire::http::Timeout \"30\";\n\
          Acquire::https::Timeout \"30\";\n\
+         APT::Update::Error-Mode \"any\";\n\
          APT::Sandbox::User \"root\";\n"
     )
 }
