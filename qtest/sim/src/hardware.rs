@@ -99,6 +99,10 @@ pub trait Hardware {
     fn doorbells(&self, function: Function, bar: u8) -> Vec<Doorbell>;
     /// MSI-X vectors of a function.
     fn vectors(&self, function: Function) -> u32;
+    /// The client attached (or took away) eventfds of the vectors from `first`.
+    fn vectors_attached(&mut self, function: Function, first: u16, attached: &[bool]);
+    /// The client took all vectors away: MSI-X is off.
+    fn vectors_disabled(&mut self, function: Function);
     /// The memory that a function reaches by DMA from now on.
     fn set_memory(&mut self, function: Function, memory: Arc<DmaSpace>);
     /// Function level reset.

@@ -52,6 +52,12 @@ impl IrqTable {
         self.msix.iter().flatten().count()
     }
 
+    /// Which of the vectors from `start` have an eventfd.
+    pub fn present(&self, start: usize, count: usize) -> Vec<bool> {
+        let vectors = self.msix.iter().skip(start).take(count);
+        vectors.map(Option::is_some).collect()
+    }
+
     /// Carries out SET_IRQS.
     ///
     /// # Errors

@@ -9,9 +9,9 @@ use crate::hardware::{Function, Hardware};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vfio_user_wire::{
-    device_flags, dma_flags, errno, region_flags, Capabilities, Command, DeviceInfo, Header,
-    IoFdsReply, Limits, RegionAccess, RegionInfo, Reply, Request, Version, MAJOR, MINOR,
-    REGION_CONFIG, REGION_ROM,
+    device_flags, dma_flags, errno, irq_flags, region_flags, Capabilities, Command, DeviceInfo,
+    Header, IoFdsReply, Limits, RegionAccess, RegionInfo, Reply, Request, SetIrqs, Version,
+    IRQ_MSIX, MAJOR, MINOR, REGION_CONFIG, REGION_ROM,
 };
 
 use super::stream::MAX_MESSAGE_FDS;
@@ -289,6 +289,7 @@ impl Session {
             },
             Request::SetIrqs(set) => {
                 self.irqs.set(&set, fds)?;
+                self.tell_vectors(&set, shared.hardware);
                 Ok(Reply::Empty)
             }
             Request::RegionRead(access) => {
@@ -325,6 +326,21 @@ impl Session {
         }
     }
 
+    /// The device has to know which vectors lead somewhere: the table with the mask bits is kept
+    /// by the client.
+    fn tell_vectors(&self, set: &SetIrqs<'_>, hardware: &mut dyn Hardware) {
+        if set.index != IRQ_MSIX || set.flags & irq_flags::SET_ACTION_TRIGGER == 0 {
+            return;
+        }
+        if set.flags & irq_flags::SET_DATA_EVENTFD != 0 {
+            let present = self.irqs.present(set.start as usize, set.count as usize);
+            let first = u16::try_from(set.start).unwrap_or(u16::MAX);
+            hardware.vectors_attached(self.function, first, &present);
+        } else if set.flags & irq_flags::SET_DATA_NONE != 0 && set.count == 0 {
+            hardware.vectors_disabled(self.function);
+        }
+    }
+
     fn version(&mut self, client: &Version) -> Result<Reply<'static>, Failure> {
         if self.state == State::Ready {
             return Err((errno::EINVAL, "sent twice".to_owned()));
@@ -341,7 +357,8 @@ impl Session {
         self.state = State::Ready;
         Ok(Reply::Version(Version {
             major: MAJOR,
-            minor: client.minor.min(MINOR),
+            // Never above what the client proposed: the lowest there is.
+            minor: MINOR,
             capabilities: Capabilities {
                 max_msg_fds: MAX_MESSAGE_FDS as u32,
                 max_data_xfer_size: transfer,

@@ -122,7 +122,6 @@ mod tests {
         pcap.frame(&[1; 60]);
         pcap.frame(&[2; 42]);
         pcap.flush();
-        drop(pcap);
         assert_eq!(word(&bytes, 0), 0xa1b2_3c4d);
         assert_eq!(bytes[4..8], [2, 0, 4, 0]);
         assert_eq!(word(&bytes, 20), 1);
@@ -141,7 +140,6 @@ mod tests {
             pcap.frame(&[0; 60]);
         }
         assert_eq!(pcap.dropped, 8);
-        drop(pcap);
         assert_eq!(bytes.len(), 24 + 2 * 76);
     }
 }

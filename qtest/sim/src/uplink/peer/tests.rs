@@ -49,14 +49,14 @@ impl Guest {
             .poll(now, &mut self.device, &mut self.sockets);
         while let Some(frame) = self.device.transmit() {
             self.frames += 1;
-            if self.lose_every == 0 || self.frames % self.lose_every != 0 {
+            if self.lose_every == 0 || !self.frames.is_multiple_of(self.lose_every) {
                 self.peer.receive(frame);
             }
         }
         self.peer.poll();
         while let Some(frame) = self.peer.transmit() {
             self.frames += 1;
-            if self.lose_every == 0 || self.frames % self.lose_every != 0 {
+            if self.lose_every == 0 || !self.frames.is_multiple_of(self.lose_every) {
                 self.device.receive(frame);
             }
         }

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The command line, and its way to checked options.
+
+use crate::device::config::{parse_events, parse_size, set_knob, DeviceOptions, TypeOptions};
+use crate::event_log;
+use crate::event_loop::Options;
+use crate::server::session::SessionOptions;
+use crate::uplink::pcap;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use virtio_pci_spec::DeviceType;
+use virtio_pf_model::blk::config::BlkSettings;
+use virtio_pf_model::net::config::NetSettings;
+use virtio_pf_model::{EventMask, FaultRule, Leniency, ModelConfig, NotifyLayout, SrIovCapability};
+
+/// Simulates a virtio PF with an administration virtqueue and its SR-IOV VFs, each as a vfio-user
+/// device on a Unix socket of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "virtio-pf-sim",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+#[command(subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// Something else than running the simulator.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of the simulator.
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send one command to a running simulator and print its reply.
+    ///
+    /// The command is a name with name=value pairs, or a JSON object. Examples: counters;
+    /// link vf=1 up=false; fault-add rule='{"opcode":2,"do":"drop"}'; events since=100; quit.
+    Ctl {
+        /// Directory of the running simulator.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The command.
+        #[arg(required = true)]
+        words: Vec<String>,
+    },
+}
+
+/// Device types that can be simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Network cards on one switch.
+    Net,
+    /// Disks.
+    Blk,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Options of the simulator.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Directory for the sockets: pf.sock, vf1.sock ..., ctl.sock. Created if missing.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Type of the VFs, and of the PF itself.
+    #[arg(long = "type", value_enum)]
+    pub kind: Kind,
+    /// Number of VFs (TotalVFs).
+    #[arg(long, default_value_t = 1)]
+    pub vfs: u16,
+    /// VFs that live from the start. Without it VFs appear when the PF's driver enables them.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub vfs_at_start: u16,
+    /// Leave the SR-IOV capability to whoever presents the functions on a bus.
+    #[arg(long)]
+    pub no_sriov_capability: bool,
+    /// What LEGACY_NOTIFY_INFO answers.
+    #[arg(long, value_name = "LAYOUT", default_value = "member",
+          value_parser = parse_layout)]
+    pub notify: NotifyLayout,
+    /// Be softer than the specification in one point; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub lenient: Vec<String>,
+    /// Change one property of the device; may be given several times. "help" lists the names.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub knob: Vec<String>,
+    /// MSI-X vectors of each function. Default: one per queue and one for the configuration.
+    #[arg(long, value_name = "N")]
+    pub vectors: Option<u16>,
+    /// PCIe Device Serial Number that PF and VFs show, in hex.
+    #[arg(long, value_name = "HEX", value_parser = parse_hex)]
+    pub serial: Option<u64>,
+    /// Fault rule in JSON; may be given several times.
+    #[arg(long, value_name = "RULE")]
+    pub fault: Vec<String>,
+
+    /// Net: queue pairs of each function.
+    #[arg(long, value_name = "N", help_heading = "Network")]
+    pub queue_pairs: Option<u16>,
+    /// Net: MTU.
+    #[arg(long, value_name = "BYTES", help_heading = "Network")]
+    pub mtu: Option<u16>,
+    /// Net: MAC address of the PF; VF n has it plus n.
+    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
+    pub mac: Option<[u8; 6]>,
+    /// Net: the built-in host 10.0.77.1 on the uplink (ARP, ping, TCP services).
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub peer: Option<Switch>,
+    /// Net: tap interface of this host as the uplink, in place of the built-in peer.
+    #[arg(long, value_name = "IF", help_heading = "Network")]
+    pub tap: Option<String>,
+    /// Net: write every frame that passes the switch to this file.
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub pcap: Option<PathBuf>,
+    /// Net: size limit of the capture file.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
+    pub pcap_limit: Option<u64>,
+
+    /// Blk: file behind VF 1; VF n uses FILE.vfn if that exists, and memory if not.
+    #[arg(long, value_name = "FILE", help_heading = "Disks")]
+    pub blk_file: Option<PathBuf>,
+    /// Blk: size of disks in memory.
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size,
+          help_heading = "Disks")]
+    pub blk_ram: u64,
+    /// Blk: refuse writes.
+    #[arg(long, help_heading = "Disks")]
+    pub read_only: bool,
+    /// Blk: request queues.
+    #[arg(long, value_name = "N", help_heading = "Disks")]
+    pub blk_queues: Option<u16>,
+    /// Blk: logical block size.
+    #[arg(long, value_name = "BYTES", help_heading = "Disks")]
+    pub block_size: Option<u32>,
+
+    /// Entries of each device queue.
+    #[arg(long, value_name = "N")]
+    pub queue_size: Option<u16>,
+    /// Write what happens to this file, one JSON record per line.
+    #[arg(long, value_name = "FILE")]
+    pub event_log: Option<PathBuf>,
+    /// Most records written to the event log.
+    #[arg(long, value_name = "N", default_value_t = event_log::DEFAULT_LIMIT)]
+    pub event_limit: u64,
+    /// What is recorded: all, none, or a list of commands, doorbells, interrupts, violations,
+    /// state. Default: all with --event-log, else without doorbells and interrupts.
+    #[arg(long, value_name = "LIST", value_parser = parse_events)]
+    pub events: Option<EventMask>,
+    /// Map memory files that their owner could shrink. Such a client can then crash the
+    /// simulator.
+    #[arg(long)]
+    pub map_unsealed: bool,
+    /// Offer REGION_WRITE_MULTI to clients.
+    #[arg(long)]
+    pub write_multiple: bool,
+    /// What to log to standard error: error, warn, info, debug, or a filter of tracing's.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+fn parse_layout(text: &str) -> Result<NotifyLayout, String> {
+    text.parse()
+        .map_err(|e: virtio_pf_model::ConfigError| e.to_string())
+}
+
+fn parse_hex(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|_| format!("{text:?} is not a 64-bit hex number"))
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let wrong = || format!("{text:?} is not a MAC address such as 52:54:00:77:01:00");
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+    }
+    match parts.next() {
+        None => Ok(mac),
+        Some(_) => Err(wrong()),
+    }
+}
+
+impl RunArgs {
+    /// Options that belong to the other device type.
+    fn misplaced(&self) -> Option<&'static str> {
+        let net = [
+            (self.queue_pairs.is_some(), "--queue-pairs"),
+            (self.mtu.is_some(), "--mtu"),
+            (self.mac.is_some(), "--mac"),
+            (self.peer == Some(Switch::On), "--peer"),
+            (self.tap.is_some(), "--tap"),
+            (self.pcap.is_some(), "--pcap"),
+        ];
+        let blk = [
+            (self.blk_file.is_some(), "--blk-file"),
+            (self.read_only, "--read-only"),
+            (self.blk_queues.is_some(), "--blk-queues"),
+            (self.block_size.is_some(), "--block-size"),
+        ];
+        let other: &[(bool, &'static str)] = match self.kind {
+            Kind::Net => &blk,
+            Kind::Blk => &net,
+        };
+        other
+            .iter()
+            .find(|(given, _)| *given)
+            .map(|(_, name)| *name)
+    }
+
+    /// The checked options of device and front end.
+    ///
+    /// # Errors
+    /// Text that names the option and says what is wrong.
+    pub fn options(&self) -> Result<(DeviceOptions, Options), String> {
+        if let Some(name) = self.misplaced() {
+            let kind = match self.kind {
+                Kind::Net => "net",
+                Kind::Blk => "blk",
+            };
+            return Err(format!("{name} makes no sense with --type {kind}"));
+        }
+        if self.tap.is_some() && self.peer == Some(Switch::On) {
+            return Err("--tap and --peer on exclude each other: there is one uplink".to_owned());
+        }
+        let (kind, device) = self.device();
+        let mut model = ModelConfig::new(kind, self.vfs);
+        model.layout = self.notify;
+        model.vfs_at_start = self.vfs_at_start;
+        if self.no_sriov_capability {
+            model.sriov = SrIovCapability::FrontEnd;
+        }
+        if let Some(serial) = self.serial {
+            model.serial = serial;
+        }
+        for name in &self.lenient {
+            // The names may be given with or without their common beginning.
+            let full = format!("lenient-{}", name.trim_start_matches("lenient-"));
+            model.leniency.enable(&full).map_err(|e| {
+                let known: Vec<_> = Leniency::NAMES
+                    .iter()
+                    .map(|(n, w)| format!("{n} ({w})"))
+                    .collect();
+                format!("--lenient {name}: {e}\n{}", known.join("\n"))
+            })?;
+        }
+        model.knobs.msix_vectors = self.vectors;
+        for text in &self.knob {
+            set_knob(&mut model.knobs, text).map_err(|e| format!("--knob {text}: {e}"))?;
+        }
+        model.events = self.events.unwrap_or(match self.event_log {
+            Some(_) => EventMask::ALL,
+            None => EventMask {
+                doorbells: false,
+                interrupts: false,
+                ..EventMask::ALL
+            },
+        });
+        let mut faults = Vec::new();
+        for text in &self.fault {
+            let rule: FaultRule =
+                serde_json::from_str(text).map_err(|e| format!("--fault {text}: {e}"))?;
+            faults.push(rule);
+        }
+        let device = DeviceOptions {
+            model,
+            device,
+            faults,
+        };
+        let peer = self.kind == Kind::Net && self.tap.is_none() && self.peer != Some(Switch::Off);
+        let front = Options {
+            dir: self.dir.clone(),
+            session: SessionOptions {
+                write_multiple: self.write_multiple,
+            },
+            map_unsealed: self.map_unsealed,
+            peer,
+            tap: self.tap.clone(),
+            pcap: self
+                .pcap
+                .clone()
+                .map(|path| (path, self.pcap_limit.unwrap_or(pcap::DEFAULT_LIMIT))),
+            event_log: self.event_log.clone().map(|path| (path, self.event_limit)),
+        };
+        Ok((device, front))
+    }
+
+    fn device(&self) -> (DeviceType, TypeOptions) {
+        match self.kind {
+            Kind::Net => {
+                let mut settings = NetSettings::default();
+                settings.mac = self.mac.unwrap_or(settings.mac);
+                settings.mtu = self.mtu.unwrap_or(settings.mtu);
+                settings.max_queue_pairs = self.queue_pairs.unwrap_or(settings.max_queue_pairs);
+                settings.queue_size = self.queue_size.unwrap_or(settings.queue_size);
+                let capture = self.pcap.is_some();
+                (DeviceType::Net, TypeOptions::Net { settings, capture })
+            }
+            Kind::Blk => {
+                let mut settings = BlkSettings::default();
+                settings.num_queues = self.blk_queues.unwrap_or(settings.num_queues);
+                settings.queue_size = self.queue_size.unwrap_or(settings.queue_size);
+                settings.block_size = self.block_size.unwrap_or(settings.block_size);
+                settings.read_only = self.read_only;
+                let device = TypeOptions::Blk {
+                    settings,
+                    file: self.blk_file.clone(),
+                    ram: self.blk_ram,
+                };
+                (DeviceType::Block, device)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(DeviceOptions, Options), String> {
+        let words = std::iter::once("virtio-pf-sim").chain(text.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|e| e.to_string())?;
+        cli.run.ok_or("no run options")?.options()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_reach_the_device() {
+        let (device, front) = parse(
+            "--dir /d --type net --vfs 4 --notify owner-first --lenient list --serial 0x12 \
+             --knob vf-bar0 --vectors 3 --mac 52:54:00:00:00:10 --pcap f \
+             --fault {\"opcode\":2,\"do\":\"drop\"}",
+        )
+        .unwrap();
+        assert_eq!((device.model.total_vfs, device.model.serial), (4, 0x12));
+        assert_eq!(device.model.layout, NotifyLayout::OwnerFirst);
+        assert!(device.model.leniency.list && device.model.knobs.vf_bar0);
+        assert_eq!(device.model.knobs.msix_vectors, Some(3));
+        assert_eq!(device.faults.len(), 1);
+        assert!(matches!(
+            device.device,
+            TypeOptions::Net { capture: true, .. }
+        ));
+        assert!(front.peer && front.pcap.is_some());
+        let (_, front) = parse("--dir /d --type blk").unwrap();
+        assert!(!front.peer);
+        let (_, front) = parse("--dir /d --type net --tap t0").unwrap();
+        assert!(!front.peer);
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        for (text, want) in [
+            ("--type net", "--dir"),
+            ("--dir /d --type net --read-only", "--read-only"),
+            ("--dir /d --type blk --tap t0", "--tap"),
+            ("--dir /d --type net --tap t0 --peer on", "--tap"),
+            ("--dir /d --type net --notify nonsense", "known:"),
+            ("--dir /d --type net --lenient nonsense", "lenient-list"),
+            ("--dir /d --type net --knob nonsense", "known:"),
+            ("--dir /d --type net --fault {}", "--fault"),
+            ("--dir /d --type net --serial xyz", "hex"),
+            ("--dir /d --type net --mac 1:2", "MAC"),
+            ("--dir /d --type blk --blk-ram lots", "size"),
+        ] {
+            let e = parse(text).unwrap_err();
+            assert!(e.contains(want), "{text}: {e}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What the simulated device is made of, as the command line gives it.
+
+use serde_json::Value;
+use std::path::PathBuf;
+use virtio_pf_model::blk::config::BlkSettings;
+use virtio_pf_model::net::config::NetSettings;
+use virtio_pf_model::{EventMask, FaultRule, Knobs, ModelConfig};
+
+/// Everything needed to build a device.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// What all types share.
+    pub model: ModelConfig,
+    /// What the type needs.
+    pub device: TypeOptions,
+    /// Fault rules in force from the start.
+    pub faults: Vec<FaultRule>,
+}
+
+/// Options of a device type.
+#[derive(Clone, Debug)]
+pub enum TypeOptions {
+    /// Network cards.
+    Net {
+        /// Settings of each function.
+        settings: NetSettings,
+        /// Keep copies of all frames for a capture file.
+        capture: bool,
+    },
+    /// Disks.
+    Blk {
+        /// Settings of each function.
+        settings: BlkSettings,
+        /// File of VF 1; VF n has FILE.vf`n` if that exists.
+        file: Option<PathBuf>,
+        /// Bytes of disks without a file.
+        ram: u64,
+    },
+}
+
+/// Sets one knob by `name=value`, the value in JSON (or a bare word).
+///
+/// # Errors
+/// The name is unknown or the value does not fit; the text lists the names.
+pub fn set_knob(knobs: &mut Knobs, text: &str) -> Result<(), String> {
+    let mut all = serde_json::to_value(&*knobs).map_err(|e| e.to_string())?;
+    let (name, value) = text.split_once('=').unwrap_or((text, "true"));
+    let name = name.trim().replace('-', "_");
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    let Some(slot) = all.get_mut(&name) else {
+        let known: Vec<&str> = all
+            .as_object()
+            .map(|map| map.keys().map(String::as_str).collect())
+            .unwrap_or_default();
+        return Err(format!(
+            "unknown knob {name:?}; known: {}",
+            known.join(", ")
+        ));
+    };
+    *slot = value;
+    *knobs = serde_json::from_value(all).map_err(|e| format!("knob {name}: {e}"))?;
+    Ok(())
+}
+
+/// Parses an amount of bytes with an optional suffix k, M, G or T (powers of 1024).
+///
+/// # Errors
+/// The text is not such an amount.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (text.get(..at), 10),
+        Some((at, 'm' | 'M')) => (text.get(..at), 20),
+        Some((at, 'g' | 'G')) => (text.get(..at), 30),
+        Some((at, 't' | 'T')) => (text.get(..at), 40),
+        _ => (Some(text), 0),
+    };
+    digits
+        .and_then(|d| d.parse::<u64>().ok())
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(|| format!("{text:?} is not a size such as 512M"))
+}
+
+/// Parses a list of event classes, separated by commas.
+///
+/// # Errors
+/// A class is unknown.
+pub fn parse_events(text: &str) -> Result<EventMask, String> {
+    let mut mask = EventMask::NONE;
+    for word in text.split(',').map(str::trim) {
+        match word {
+            "all" => mask = EventMask::ALL,
+            "none" => mask = EventMask::NONE,
+            "commands" => mask.commands = true,
+            "doorbells" => mask.doorbells = true,
+            "interrupts" => mask.interrupts = true,
+            "violations" => mask.violations = true,
+            "state" => mask.state = true,
+            _ => {
+                return Err(format!(
+                    "unknown event class {word:?}; known: all, none, commands, doorbells, \
+                     interrupts, violations, state"
+                ))
+            }
+        }
+    }
+    Ok(mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knobs_are_set_by_name() {
+        let mut knobs = Knobs::default();
+        set_knob(&mut knobs, "msix_vectors=3").unwrap();
+        set_knob(&mut knobs, "vf-bar0").unwrap();
+        set_knob(&mut knobs, "reset-delay-ns=500").unwrap();
+        assert_eq!(knobs.msix_vectors, Some(3));
+        assert!(knobs.vf_bar0);
+        assert_eq!(knobs.reset_delay_ns, 500);
+        let e = set_knob(&mut knobs, "nonsense=1").unwrap_err();
+        assert!(e.contains("known:") && e.contains("msix_vectors"), "{e}");
+        assert!(set_knob(&mut knobs, "msix_vectors=70000").is_err());
+        assert!(set_knob(&mut knobs, "vf_bar0=maybe").is_err());
+        assert_eq!(knobs.msix_vectors, Some(3));
+    }
+
+    #[test]
+    fn sizes_and_events() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("7"), Ok(7));
+        for bad in ["", "M", "-1", "1.5G", "99999999999T", "é"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        let mask = parse_events("commands, state").unwrap();
+        assert!(mask.commands && mask.state && !mask.doorbells);
+        assert_eq!(parse_events("all"), Ok(EventMask::ALL));
+        assert!(parse_events("comands").is_err());
+    }
+}

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The model of the PF as the front end's hardware.
+
+pub mod config;
+mod control;
+
+use crate::dma::DmaSpace;
+use crate::hardware::{Doorbell, Effect, Function, Hardware};
+use config::{DeviceOptions, TypeOptions};
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::sync::{Arc, Mutex, PoisonError};
+use vfio_user_wire::dma_flags;
+use virtio_pf_model::blk::backend::{Backend, FileDisk, RamDisk};
+use virtio_pf_model::net::NetDevice;
+use virtio_pf_model::switch::Switch;
+use virtio_pf_model::{
+    blk, Access, ConfigError, DmaMemory, Effect as ModelEffect, FrameSwitch, FunctionId, Model,
+    Port, VirtioDevice, LEGACY_NOTIFY_BAR, MEMBER_NOTIFY_OFFSET, MODERN_BAR, NOTIFY_OFFSET,
+    OWNER_NOTIFY_OFFSET, OWNER_NOTIFY_STRIDE,
+};
+use vm_memory::VolatileSlice;
+
+/// The simulated PF with its VFs.
+pub struct Device {
+    model: Model,
+    /// Frames that passed the switch, if they are captured.
+    captured: Captured,
+    /// Queues of the device type, the same for every function.
+    device_queues: u16,
+}
+
+impl From<Function> for FunctionId {
+    fn from(f: Function) -> Self {
+        match f {
+            Function::Pf => Self::Pf,
+            Function::Vf(n) => Self::Vf(n),
+        }
+    }
+}
+
+impl From<FunctionId> for Function {
+    fn from(f: FunctionId) -> Self {
+        match f {
+            FunctionId::Pf => Self::Pf,
+            FunctionId::Vf(n) => Self::Vf(n),
+        }
+    }
+}
+
+impl DmaMemory for DmaSpace {
+    fn slice(&self, iova: u64, len: usize, access: Access) -> Option<VolatileSlice<'_>> {
+        let need = match access {
+            Access::Read => dma_flags::MAP_READ,
+            Access::Write => dma_flags::MAP_WRITE,
+        };
+        self.piece(iova, len.max(1), need).ok()
+    }
+}
+
+/// Frames waiting for the capture file; `None` when nothing is captured.
+type Captured = Option<Arc<Mutex<Vec<Vec<u8>>>>>;
+
+/// A switch that keeps a copy of what passes.
+struct CapturingSwitch {
+    inner: Switch,
+    captured: Captured,
+}
+
+impl FrameSwitch for CapturingSwitch {
+    fn forward(&mut self, from: Port, frame: &[u8], to: &mut Vec<Port>) {
+        if let Some(captured) = &self.captured {
+            let mut frames = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.push(frame.to_vec());
+        }
+        self.inner.forward(from, frame, to);
+    }
+
+    fn port_reset(&mut self, port: Port) {
+        self.inner.port_reset(port);
+    }
+}
+
+impl Device {
+    /// Builds the device.
+    ///
+    /// # Errors
+    /// What is not possible, or which disk cannot be opened.
+    pub fn new(options: &DeviceOptions) -> Result<Self, ConfigError> {
+        let config = options.model.clone();
+        let mut captured: Captured = None;
+        let (mut model, device_queues) = match &options.device {
+            TypeOptions::Net { settings, capture } => {
+                captured = capture.then(Arc::default);
+                let bad = |why| ConfigError::Device("net", why);
+                settings.check().map_err(bad)?;
+                let switch = Switch::new();
+                let connected = switch.clone();
+                let mut make = |f: FunctionId| -> Result<Box<dyn VirtioDevice>, ConfigError> {
+                    let mac = settings.mac_of(f);
+                    let device = NetDevice::new(settings.clone(), mac).map_err(bad)?;
+                    connected.connect(f, device.station());
+                    Ok(Box::new(device))
+                };
+                let switch = CapturingSwitch {
+                    inner: switch,
+                    captured: captured.clone(),
+                };
+                let model = Model::with_devices(config, &mut make, Box::new(switch))?;
+                (model, 2 * settings.max_queue_pairs + 1)
+            }
+            TypeOptions::Blk {
+                settings,
+                file,
+                ram,
+            } => {
+                let read_only = settings.read_only;
+                let mut open = |f: FunctionId| -> std::io::Result<Box<dyn Backend>> {
+                    let Some(path) = file else {
+                        return Ok(Box::new(RamDisk::new(*ram)));
+                    };
+                    // One file per function: VF 1 has the file itself, the others one beside it.
+                    let path = match f {
+                        FunctionId::Vf(1) => path.clone(),
+                        other => {
+                            let mut name = path.as_os_str().to_owned();
+                            name.push(format!(".{}", Function::from(other)));
+                            name.into()
+                        }
+                    };
+                    if !path.exists() && f != FunctionId::Vf(1) {
+                        return Ok(Box::new(RamDisk::new(*ram)));
+                    }
+                    let mut how = OpenOptions::new();
+                    let file = how.read(true).write(!read_only).open(&path).map_err(|e| {
+                        std::io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+                    })?;
+                    Ok(Box::new(FileDisk::new(file)?))
+                };
+                let model = blk::model(config, settings, &mut open)?;
+                (model, settings.num_queues)
+            }
+        };
+        for rule in &options.faults {
+            let added = model.faults().add(rule.clone());
+            added.map_err(|e| ConfigError::Device("fault rule", e.to_string()))?;
+        }
+        Ok(Self {
+            model,
+            captured,
+            device_queues,
+        })
+    }
+
+    /// The model, for tests.
+    pub fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn modern_doorbells(&self, function: Function) -> Vec<Doorbell> {
+        let knobs = &self.model.config().knobs;
+        // With these features the value of a notification is not known beforehand.
+        if knobs.notification_data || knobs.notif_config_data.is_some() {
+            return Vec::new();
+        }
+        let first_admin = self.device_queues.saturating_add(knobs.admin_queue_gap);
+        let admin = match function {
+            Function::Pf => first_admin..first_admin.saturating_add(knobs.admin_queues),
+            Function::Vf(_) => 0..0,
+        };
+        let step = u64::from(knobs.notify_multiplier);
+        // Admin queues first: a reply may have no room for all.
+        admin
+            .chain(0..self.device_queues)
+            .map(|queue| Doorbell {
+                offset: NOTIFY_OFFSET + u64::from(queue) * step,
+                width: 2,
+                value: queue.into(),
+            })
+            .collect()
+    }
+
+    fn legacy_doorbells(&self, function: Function) -> Vec<Doorbell> {
+        let slots: Vec<u64> = match function {
+            Function::Pf => (0..u64::from(self.model.config().total_vfs))
+                .map(|n| n * OWNER_NOTIFY_STRIDE + OWNER_NOTIFY_OFFSET)
+                .collect(),
+            Function::Vf(_) => vec![MEMBER_NOTIFY_OFFSET],
+        };
+        let queues = 0..self.device_queues;
+        slots
+            .into_iter()
+            .flat_map(|offset| {
+                queues.clone().map(move |queue| Doorbell {
+                    offset,
+                    width: 2,
+                    value: queue.into(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Hardware for Device {
+    fn total_vfs(&self) -> u16 {
+        self.model.config().total_vfs
+    }
+
+    fn config_read(&mut self, function: Function, offset: u16, buf: &mut [u8]) {
+        self.model.config_read(function.into(), offset, buf);
+    }
+
+    fn config_write(&mut self, function: Function, offset: u16, data: &[u8]) {
+        self.model.config_write(function.into(), offset, data);
+    }
+
+    fn bar_size(&self, function: Function, bar: u8) -> u64 {
+        self.model.bar_size(function.into(), bar)
+    }
+
+    fn bar_read(&mut self, function: Function, bar: u8, offset: u64, buf: &mut [u8]) {
+        self.model.bar_read(function.into(), bar, offset, buf);
+    }
+
+    fn bar_write(&mut self, function: Function, bar: u8, offset: u64, data: &[u8]) {
+        self.model.bar_write(function.into(), bar, offset, data);
+    }
+
+    fn doorbells(&self, function: Function, bar: u8) -> Vec<Doorbell> {
+        match bar {
+            MODERN_BAR => self.modern_doorbells(function),
+            LEGACY_NOTIFY_BAR => self.legacy_doorbells(function),
+            _ => Vec::new(),
+        }
+    }
+
+    fn vectors(&self, function: Function) -> u32 {
+        self.model.msix_vectors(function.into()).into()
+    }
+
+    fn vectors_attached(&mut self, function: Function, first: u16, attached: &[bool]) {
+        let f = function.into();
+        self.model.set_irq_triggers(f, first, attached);
+    }
+
+    fn vectors_disabled(&mut self, function: Function) {
+        self.model.disable_irqs(function.into());
+    }
+
+    fn set_memory(&mut self, function: Function, memory: Arc<DmaSpace>) {
+        self.model.set_memory(function.into(), memory);
+    }
+
+    fn reset_function(&mut self, function: Function) {
+        self.model.reset_function(function.into());
+    }
+
+    fn disconnected(&mut self, function: Function) {
+        self.model.disconnected(function.into());
+    }
+
+    fn rx_frame(&mut self, frame: &[u8]) {
+        self.model.rx_frame(frame);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.model.tick(now_ns);
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        self.model.next_deadline()
+    }
+
+    fn take_effects(&mut self, out: &mut Vec<Effect>) {
+        for effect in self.model.drain_effects() {
+            match effect {
+                ModelEffect::Interrupt { function, vector } => out.push(Effect::Interrupt {
+                    function: function.into(),
+                    vector,
+                }),
+                ModelEffect::FrameOut(frame) => out.push(Effect::FrameOut(frame)),
+                // No function of the simulator has an interrupt pin that a client could see; VFs
+                // never have one.
+                ModelEffect::IntxLevel { .. } => {}
+                ModelEffect::VfsChanged { enabled } => {
+                    tracing::info!("VFs 1 to {enabled} are enabled now");
+                }
+            }
+        }
+        if let Some(captured) = &self.captured {
+            let mut frames = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            out.extend(frames.drain(..).map(Effect::Capture));
+        }
+        for record in self.model.drain_events() {
+            if let Ok(value) = serde_json::to_value(&record) {
+                out.push(Effect::Event(value));
+            }
+        }
+    }
+
+    fn control(&mut self, command: &str, args: &Value) -> Result<Value, String> {
+        self.carry_out(command, args)
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! From options to a simulator whose sockets listen.
+
+use super::clients::spare;
+use super::{FrontCounters, Simulator, Token, MAX_EXTRA};
+use crate::dma::files::FileCache;
+use crate::event_log::EventLog;
+use crate::hardware::{Function, Hardware};
+use crate::server::session::SessionOptions;
+use crate::uplink::pcap::Pcap;
+use crate::uplink::peer::Peer;
+use crate::uplink::tap::Tap;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{
+    bind, connect, listen, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
+};
+use rustix::process::{getrlimit, setrlimit, umask, Resource, Rlimit};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// How the front end behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Directory of the sockets; created (mode 0700) if missing.
+    pub dir: PathBuf,
+    /// Conversations with clients.
+    pub session: SessionOptions,
+    /// Map memory files that their owner can shrink.
+    pub map_unsealed: bool,
+    /// Built-in peer on the uplink.
+    pub peer: bool,
+    /// Tap interface on the uplink.
+    pub tap: Option<String>,
+    /// Capture file and its size limit in bytes.
+    pub pcap: Option<(PathBuf, u64)>,
+    /// Event log file and its limit in records.
+    pub event_log: Option<(PathBuf, u64)>,
+}
+
+/// Why the simulator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The directory cannot be made.
+    #[error("cannot create directory {0}: {1}")]
+    Directory(PathBuf, std::io::Error),
+    /// A socket cannot be made.
+    #[error("cannot listen on {0}: {1}")]
+    Socket(PathBuf, Errno),
+    /// Somebody answers on a socket already.
+    #[error("{0} is in use by another simulator; choose another --dir or stop that one")]
+    InUse(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{0} exists and is not a socket; it is left alone")]
+    NotASocket(PathBuf),
+    /// A file cannot be written.
+    #[error("cannot write {0}: {1}")]
+    File(PathBuf, std::io::Error),
+    /// The tap cannot be had.
+    #[error("{0}")]
+    Tap(String),
+    /// Waiting cannot be set up.
+    #[error("cannot set up waiting: {0}")]
+    Epoll(#[from] Errno),
+    /// The process may not open enough descriptors.
+    #[error("{0} file descriptors are needed for {1} VFs, the limit is {2}; raise it (ulimit -n)")]
+    Descriptors(u64, u16, u64),
+}
+
+impl Simulator {
+    /// Makes the sockets and everything else. `signal` becomes readable when the process is asked
+    /// to end.
+    ///
+    /// # Errors
+    /// See [`SetupError`]; sockets made so far are removed.
+    pub fn new(
+        options: &Options,
+        hardware: Box<dyn Hardware>,
+        signal: UnixStream,
+    ) -> Result<Self, SetupError> {
+        let vfs = hardware.total_vfs();
+        raise_descriptor_limit(vfs)?;
+        let dir = &options.dir;
+        if !dir.is_dir() {
+            let made = std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            made.map_err(|e| SetupError::Directory(dir.clone(), e))?;
+        }
+        let file = |path: &PathBuf| {
+            let path = path.clone();
+            move |e| SetupError::File(path, e)
+        };
+        let log = match &options.event_log {
+            Some((path, limit)) => EventLog::with_file(path, *limit).map_err(file(path))?,
+            None => EventLog::in_memory(),
+        };
+        let pcap = match &options.pcap {
+            Some((path, limit)) => Some(Pcap::create(path, *limit).map_err(file(path))?),
+            None => None,
+        };
+        let tap = options.tap.as_deref().map(Tap::open).transpose();
+        let tap = tap.map_err(SetupError::Tap)?;
+
+        let mut made = MadeSockets::default();
+        let mut listeners = Vec::new();
+        for index in 0..=usize::from(vfs) {
+            let name = Function::from_index(index).socket_name();
+            listeners.push(made.listen(&dir.join(name))?);
+        }
+        let control_listener = made.listen(&dir.join("ctl.sock"))?;
+
+        let mut simulator = Self {
+            hardware,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            dir: dir.clone(),
+            session: options.session,
+            clients: listeners.iter().map(|_| None).collect(),
+            listeners,
+            refused: (0..MAX_EXTRA).map(|_| None).collect(),
+            control_listener,
+            controls: (0..MAX_EXTRA).map(|_| None).collect(),
+            signal,
+            spare: spare(),
+            files: FileCache::new(options.map_unsealed),
+            log,
+            peer: options.peer.then(Peer::new),
+            tap,
+            pcap,
+            effects: Vec::new(),
+            frames_out: VecDeque::new(),
+            scratch: Vec::new(),
+            counters: FrontCounters::default(),
+            started: Instant::now(),
+            flush_at: None,
+            peer_busy: false,
+            stop: false,
+        };
+        simulator.watch_all()?;
+        simulator.drain_effects();
+        made.keep();
+        Ok(simulator)
+    }
+
+    fn watch_all(&mut self) -> Result<(), Errno> {
+        self.signal.set_nonblocking(true).map_err(|_| Errno::IO)?;
+        self.watch(self.signal.as_fd(), Token::Signal, EventFlags::IN)?;
+        for (f, listener) in self.listeners.iter().enumerate() {
+            self.watch(listener.as_fd(), Token::Listener(f), EventFlags::IN)?;
+        }
+        let control = self.control_listener.as_fd();
+        self.watch(control, Token::ControlListener, EventFlags::IN)?;
+        if let Some(tap) = &self.tap {
+            self.watch(tap.fd(), Token::Tap, EventFlags::IN)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the sockets.
+    pub fn remove_sockets(&self) {
+        for index in 0..self.listeners.len() {
+            let name = Function::from_index(index).socket_name();
+            let _ = std::fs::remove_file(self.dir.join(name));
+        }
+        let _ = std::fs::remove_file(self.dir.join("ctl.sock"));
+    }
+}
+
+/// Sockets made so far; removed again unless all could be made.
+#[derive(Default)]
+struct MadeSockets(Vec<PathBuf>);
+
+impl MadeSockets {
+    fn listen(&mut self, path: &Path) -> Result<OwnedFd, SetupError> {
+        let failed = |e| SetupError::Socket(path.to_owned(), e);
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        if let Ok(meta) = std::fs::symlink_metadata(path) {
+            use std::os::unix::fs::FileTypeExt;
+            if !meta.file_type().is_socket() {
+                return Err(SetupError::NotASocket(path.to_owned()));
+            }
+            // EAGAIN: somebody listens and its queue is full.
+            match connect(new().map_err(failed)?, &address) {
+                Ok(()) | Err(Errno::AGAIN) => return Err(SetupError::InUse(path.to_owned())),
+                Err(_) => {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+        let socket = new().map_err(failed)?;
+        // The mode of a socket file is set by the umask alone when it is made.
+        let before = umask(Mode::from_raw_mode(0o117));
+        let bound = bind(&socket, &address);
+        umask(before);
+        bound.map_err(failed)?;
+        self.0.push(path.to_owned());
+        listen(&socket, 16).map_err(failed)?;
+        Ok(socket)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for MadeSockets {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Descriptors per function: listener, connection, eventfds of its vectors and doorbells.
+const PER_FUNCTION: u64 = 2 + 16;
+
+fn raise_descriptor_limit(vfs: u16) -> Result<(), SetupError> {
+    let limit = getrlimit(Resource::Nofile);
+    let have = limit.maximum.unwrap_or(u64::MAX);
+    let need = 32 + (u64::from(vfs) + 1) * 2;
+    if have < need {
+        return Err(SetupError::Descriptors(need, vfs, have));
+    }
+    let wish = (256 + (u64::from(vfs) + 1) * PER_FUNCTION).min(have);
+    if limit.current.is_some_and(|now| now < wish) {
+        let raised = Rlimit {
+            current: Some(wish),
+            maximum: limit.maximum,
+        };
+        // The soft limit may be raised up to the hard one; if not, clients are turned away later.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    Ok(())
+}
