@@ -41,18 +41,21 @@ impl Vf {
 }
 
 fn find_vf(counters: &Value, vf: u16) -> Option<&Value> {
-    counters
-        .get(format!("vf{vf}"))
-        .or_else(|| counters.get("functions")?.get(format!("vf{vf}")))
+    find(counters, &format!("vf{vf}"))
+}
+
+/// The value of a key, in the object or in one below it. The answer has the hardware's counters
+/// beside those of the server in front of it.
+fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let object = value.as_object()?;
+    object.get(key).or_else(|| object.values().find_map(|below| find(below, key)))
 }
 
 /// Admin commands by opcode: (opcode, how many), without those that were never sent.
 pub(crate) fn commands(counters: &Value) -> Vec<(u16, u64)> {
-    let list = counters
-        .get("commands")
-        .or_else(|| counters.get("device")?.get("commands"))
-        .and_then(Value::as_array);
-    list.into_iter()
+    find(counters, "commands")
+        .and_then(Value::as_array)
+        .into_iter()
         .flatten()
         .enumerate()
         .filter_map(|(opcode, count)| {
@@ -60,4 +63,28 @@ pub(crate) fn commands(counters: &Value) -> Vec<(u16, u64)> {
             Some((u16::try_from(opcode).ok()?, count))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counters_are_found_where_the_simulator_has_them() {
+        let answer = json!({
+            "ok": true,
+            "front": { "clients": 2 },
+            "hardware": {
+                "device": { "commands": [1, 0, 7] },
+                "functions": { "pf": {}, "vf2": { "buffers": 3, "doorbells_member": 4, "doorbells_owner": 1 } },
+            },
+        });
+        let vf = Vf::of(&answer, 2).unwrap();
+        assert_eq!((vf.buffers, vf.doorbells_legacy, vf.tx_frames), (3, 5, 0));
+        assert_eq!(Vf::of(&answer, 1), None);
+        assert_eq!(Vf::of(&json!({ "vf1": {} }), 1), None);
+        assert_eq!(commands(&answer), [(0, 1), (2, 7)]);
+        assert_eq!(commands(&json!({})), []);
+    }
 }

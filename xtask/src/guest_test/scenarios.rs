@@ -344,8 +344,8 @@ fn helper_killed(bench: &Bench) -> Result<String> {
     let mut guest = boot(bench, "guest", Driver::Legacy, &["net"])?;
     let machine = &mut guest.machine;
     machine.run("net", SHORT)?.ok()?;
-    let before = machine.run("bar0 net", SHORT)?.ok()?;
-    let features = before.get("bar0")?.to_owned();
+    let before = machine.run("registers net", SHORT)?.ok()?;
+    let features = before.get("features")?.to_owned();
     ensure!(
         features != "ffffffff",
         "the registers give all-ones from the start"
@@ -357,11 +357,11 @@ fn helper_killed(bench: &Bench) -> Result<String> {
     }
     std::thread::sleep(Duration::from_secs(2));
     let machine = &mut guest.machine;
-    let during = machine.run("bar0 net", SHORT)?.ok()?;
+    let during = machine.run("registers net", SHORT)?.ok()?;
     ensure!(
-        during.get("bar0")? == "ffffffff",
+        during.get("features")? == "ffffffff",
         "without the helper the registers give {}, not all-ones",
-        during.get("bar0")?
+        during.get("features")?
     );
     for pf in &mut guest.pfs {
         pf.restart_helper()?;
@@ -370,9 +370,9 @@ fn helper_killed(bench: &Bench) -> Result<String> {
     let mut after = String::new();
     for _ in 0..100 {
         after = machine
-            .run("bar0 net", SHORT)?
+            .run("registers net", SHORT)?
             .ok()?
-            .get("bar0")?
+            .get("features")?
             .to_owned();
         if after == features {
             break;
