@@ -117,3 +117,99 @@ fn hidden_bytes(cap: &VirtioCap) -> Range<u8> {
 pub fn is_hidden(caps: &[VirtioCap], address: u32) -> bool {
     u8::try_from(address).is_ok_and(|a| caps.iter().any(|c| hidden_bytes(c).contains(&a)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cap(at: u8, cfg_type: u8, bar: u8, offset: u32, length: u32) -> VirtioCap {
+        VirtioCap {
+            at,
+            len: 16,
+            cfg_type,
+            bar,
+            offset,
+            length,
+        }
+    }
+
+    fn apply(image: &mut [u8; 256], changes: &[ByteChange]) {
+        for c in changes {
+            let byte = &mut image[usize::from(c.offset)];
+            *byte = (*byte & !c.mask) | (c.value & c.mask);
+        }
+    }
+
+    fn list(image: &[u8; 256]) -> Vec<u8> {
+        let mut ids = Vec::new();
+        let mut at = image[0x34];
+        while at != 0 {
+            ids.push(image[usize::from(at)]);
+            at = image[usize::from(at) + 1];
+        }
+        ids
+    }
+
+    #[test]
+    fn vendor_capabilities_leave_the_list_and_the_others_stay() {
+        let mut image = [0u8; 256];
+        image[6] = 0x10;
+        image[0x34] = 0x90;
+        for (at, id, next) in [
+            (0x90, 9, 0x40),
+            (0x40, 0x10, 0xa0),
+            (0xa0, 9, 0xb0),
+            (0xb0, 9, 0x80),
+            (0x80, 0x11, 0xc0),
+            (0xc0, 9, 0),
+        ] {
+            image[at] = id;
+            image[at + 1] = next;
+        }
+        let caps = [
+            cap(0x90, 1, 2, 0, 64),
+            cap(0xa0, 2, 2, 0x1000, 16),
+            cap(0xb0, 3, 2, 0x2000, 4),
+            cap(0xc0, 4, 2, 0x3000, 28),
+        ];
+        let changes = unlink(&image, &caps);
+        apply(&mut image, &changes);
+        assert_eq!(list(&image), [0x10, 0x11]);
+        assert_eq!(image[6], 0x10);
+        assert!(image[0x90..0xa0]
+            .iter()
+            .chain(&image[0xa0..0xd0])
+            .all(|b| *b == 0));
+        assert!(is_hidden(&caps, 0x90) && is_hidden(&caps, 0xcf));
+        assert!(!is_hidden(&caps, 0x80) && !is_hidden(&caps, 0xd0) && !is_hidden(&caps, 0x190));
+    }
+
+    #[test]
+    fn a_list_of_nothing_else_disappears() {
+        let mut image = [0u8; 256];
+        image[6] = 0x12;
+        image[0x34] = 0x40;
+        image[0x40] = 9;
+        let changes = unlink(&image, &[cap(0x40, 1, 2, 0, 64)]);
+        apply(&mut image, &changes);
+        assert_eq!((image[0x34], image[6]), (0, 0x02));
+    }
+
+    #[test]
+    fn structures_are_cut_to_their_bars() {
+        let caps = [
+            cap(0x40, cfg_type::COMMON, 2, 0, 64),
+            cap(0x50, cfg_type::NOTIFY, 2, 0x3ff0, 0x1000),
+            cap(0x60, cfg_type::ISR, 2, 0x4000, 4),
+            cap(0x70, cfg_type::DEVICE, 6, 0, 28),
+            cap(0x80, cfg_type::PCI, 2, 0, 4),
+            cap(0x90, cfg_type::COMMON, 2, 0, 64),
+        ];
+        let size = |bar| if bar == 2 { 0x4000 } else { 0 };
+        let found = ranges(&caps, size).unwrap();
+        let found: Vec<_> = found.iter().map(|r| (r.bar, r.offset, r.length)).collect();
+        assert_eq!(found, [(2, 0, 64), (2, 0x3ff0, 0x10)]);
+        let many: Vec<_> = (0..9).map(|i| cap(0x40, 1, 2, i * 64, 64)).collect();
+        assert_eq!(ranges(&many, size), Err(9));
+    }
+}

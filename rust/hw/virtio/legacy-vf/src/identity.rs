@@ -160,3 +160,110 @@ pub fn starts_flr(express_cap: u8, address: u32, value: u32, len: u8) -> bool {
     let byte = (value >> (8 * (high - address))) as u8;
     byte & (express::DEVCTL_FLR >> 8) as u8 != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A net VF with an Express and an MSI-X capability and four virtio capabilities.
+    fn net_vf() -> Vec<u8> {
+        let mut space = vec![0; 4096];
+        space[0..4].copy_from_slice(&[0xf4, 0x1a, 0x41, 0x10]);
+        space[0x34] = 0x40;
+        space[0x40..0x42].copy_from_slice(&[CAP_ID_EXPRESS, 0x80]);
+        space[0x80..0x82].copy_from_slice(&[0x11, 0x90]);
+        for (i, cfg_type) in [1, 2, 3, 4].into_iter().enumerate() {
+            let at = 0x90 + 0x14 * i;
+            let next = if i == 3 { 0 } else { at as u8 + 0x14 };
+            space[at..at + 5].copy_from_slice(&[CAP_ID_VENDOR, next, 16, cfg_type, 2]);
+            space[at + 8..at + 12].copy_from_slice(&(0x1000 * i as u32).to_le_bytes());
+            space[at + 12..at + 16].copy_from_slice(&28u32.to_le_bytes());
+        }
+        space[0x100..0x104].copy_from_slice(&0x1200_0001u32.to_le_bytes());
+        space[0x120..0x124].copy_from_slice(&0x0001_0003u32.to_le_bytes());
+        space[0x124..0x12c].copy_from_slice(&0x1122_3344_5566_7788u64.to_le_bytes());
+        space
+    }
+
+    // Covers: PCI-02, LIO-10
+    #[test]
+    fn a_net_vf_is_understood() {
+        let id = Identity::read(&net_vf()).unwrap();
+        assert_eq!(id.device, DeviceType::Net);
+        assert_eq!((id.config_len, id.bar0_size()), (28, 64));
+        assert_eq!(id.serial, 0x1122_3344_5566_7788);
+        assert_eq!(id.express, Some(0x40));
+        let found: Vec<_> = id
+            .caps
+            .iter()
+            .map(|c| (c.at, c.cfg_type, c.offset))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0x90, 1, 0),
+                (0xa4, 2, 0x1000),
+                (0xb8, 3, 0x2000),
+                (0xcc, 4, 0x3000)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_length_rounded_up_by_hardware_does_not_grow_bar0() {
+        let mut space = net_vf();
+        space[0xcc + 12..0xcc + 16].copy_from_slice(&4096u32.to_le_bytes());
+        assert_eq!(Identity::read(&space).unwrap().bar0_size(), 64);
+        space[0xcc + 12..0xcc + 16].copy_from_slice(&12u32.to_le_bytes());
+        assert_eq!(Identity::read(&space).unwrap().config_len, 12);
+    }
+
+    #[test]
+    fn other_devices_are_refused_with_their_ids() {
+        let mut space = net_vf();
+        space[2] = 0x59;
+        let why = Identity::read(&space).unwrap_err();
+        assert!(
+            why.contains("1af4:1059") && why.contains("transitional"),
+            "{why}"
+        );
+        space[0] = 0x86;
+        assert!(Identity::read(&space).unwrap_err().contains("1a86:1059"));
+        assert!(Identity::read(&[]).unwrap_err().contains("ffff:ffff"));
+        let mut space = net_vf();
+        space[0x34] = 0;
+        assert!(Identity::read(&space)
+            .unwrap_err()
+            .contains("configuration capability"));
+    }
+
+    #[test]
+    fn lists_that_loop_or_leave_the_space_end() {
+        let mut space = net_vf();
+        space[0x81] = 0x40; // MSI-X points back to Express
+        space[0x120..0x124].copy_from_slice(&0x1000_0042u32.to_le_bytes());
+        let _refused = Identity::read(&space).unwrap_err();
+        space[0x81] = 0xfc; // the capability would end behind the header space
+        space[0xfc] = CAP_ID_VENDOR;
+        assert_eq!(serial_number(&space), 0);
+        assert_eq!(serial_number(&space[..256]), 0);
+        for len in 0..300 {
+            let _any = Identity::read(&net_vf()[..len]);
+        }
+        for byte in 0..=255u8 {
+            let _any = Identity::read(&vec![byte; 4096]);
+        }
+    }
+
+    #[test]
+    fn flr_is_recognized_in_every_width() {
+        // Device Control is at 0x48; the bit is the highest of byte 0x49.
+        assert!(starts_flr(0x40, 0x48, 0x8000, 2));
+        assert!(starts_flr(0x40, 0x49, 0x80, 1));
+        assert!(starts_flr(0x40, 0x48, 0xffff_8000, 4));
+        assert!(!starts_flr(0x40, 0x48, 0x7fff, 2));
+        assert!(!starts_flr(0x40, 0x48, 0x80, 1));
+        assert!(!starts_flr(0x40, 0x4a, 0x8000, 2));
+        assert!(!starts_flr(0xff, 0, u32::MAX, 4));
+    }
+}

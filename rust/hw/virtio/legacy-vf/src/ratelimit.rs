@@ -45,3 +45,21 @@ impl RateLimit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_per_second_and_the_rest_is_counted() {
+        let limit = RateLimit::default();
+        let start = Instant::now();
+        assert_eq!(limit.allow(start), Some(0));
+        for ms in [0, 1, 500, 999] {
+            assert_eq!(limit.allow(start + Duration::from_millis(ms)), None);
+        }
+        assert_eq!(limit.allow(start + Duration::from_millis(1000)), Some(4));
+        assert_eq!(limit.allow(start + Duration::from_millis(1001)), None);
+        assert_eq!(limit.allow(start + Duration::from_millis(2500)), Some(1));
+    }
+}
