@@ -86,8 +86,11 @@ impl AdminClient {
     /// The device refuses.
     pub fn ready(model: &mut Model, memory: &Arc<TestMemory>, n: u16) -> Self {
         let mut c = Self::start(model, memory);
-        c.pf.enable_vfs(model, n);
+        c.pf.enable_vfs(model, n.max(1));
         assert!(c.use_list(model, group::SRIOV, 0x7f).ok());
+        if n == 0 {
+            c.pf.enable_vfs(model, 0);
+        }
         c
     }
 

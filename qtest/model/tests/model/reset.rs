@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Resets of every kind while buffers are held (INI-07, O-28), and clients that go away.
+
+use virtio_pci_spec::modern::common as reg;
+use virtio_pci_spec::pci;
+use virtio_pf_model::testing::{AdminClient, Buffer, Driver, DriverRing, MODERN_FEATURES};
+use virtio_pf_model::{DeviceControl, Event, FunctionId, Model, ResetCause};
+
+use crate::{config, interrupts, memory, ready, vf, NONE};
+
+struct Busy {
+    d: Driver,
+    ring: DriverRing,
+    before: Vec<u8>,
+}
+
+/// VF 1 with a driver, a running queue and a buffer that the device holds.
+fn busy(m: &mut Model) -> Busy {
+    let d = Driver::new(m, vf(1), &memory());
+    assert!(d.negotiate(m, MODERN_FEATURES));
+    let mut ring = d.queue(m, 0, 1);
+    d.driver_ok(m);
+    d.set_msix(m, true, false);
+    d.mask_vector(m, 1, false);
+    let at = d.memory.alloc(16, 8);
+    m.control(vf(1), &DeviceControl::Link { up: false })
+        .unwrap();
+    ring.add(&[Buffer::readable(at, 8), Buffer::writable(at + 8, 8)]);
+    d.kick(m, 0);
+    m.drain_effects();
+    let before = d.memory.get(d.memory.base(), d.memory.len());
+    Busy { d, ring, before }
+}
+
+/// After a reset nothing of before is completed, and nothing is signalled.
+fn assert_quiet(m: &mut Model, b: &Busy) {
+    m.control(vf(1), &DeviceControl::Link { up: true }).unwrap();
+    m.tick(1 << 40);
+    let after = b.d.memory.get(b.d.memory.base(), b.d.memory.len());
+    assert!(after == b.before, "memory was touched");
+    assert_eq!(interrupts(m, vf(1)), NONE);
+    assert_eq!(b.ring.used_idx(), 0);
+}
+
+// Covers: INI-07, MOD-08, VRG-11
+#[test]
+fn a_reset_ends_dma_and_interrupts() {
+    for how in 0..5 {
+        let (mut m, mut c) = ready(config(1), 1);
+        let b = busy(&mut m);
+        match how {
+            0 => c.set(&mut m, 1, 18, 1, 0),
+            1 => b.d.set(&mut m, reg::DEVICE_STATUS, 0),
+            2 => b.d.function_level_reset(&mut m),
+            3 => c.pf.enable_vfs(&mut m, 0),
+            _ => c.pf.function_level_reset(&mut m),
+        }
+        if how < 2 {
+            assert_eq!(b.d.get(&mut m, reg::DEVICE_STATUS), 0);
+        }
+        m.drain_effects();
+        assert_quiet(&mut m, &b);
+        let n = m.function_counters(vf(1)).unwrap();
+        // The test device tries once, on purpose; it must have been refused.
+        assert_eq!(n.dma_forbidden, 1, "reset {how}");
+    }
+}
+
+// Covers: SRV-04, PRT-18
+#[test]
+fn function_level_reset_is_a_device_reset_and_more() {
+    let (mut m, mut c) = ready(config(2), 2);
+    let b = busy(&mut m);
+    c.set(&mut m, 2, 18, 1, 3);
+    let at = b.d.capability(&mut m, pci::CAP_ID_EXPRESS, None) + 8;
+    b.d.function_level_reset(&mut m);
+    assert_eq!(b.d.config(&mut m, at, 2), 0, "the bit does not stay");
+    assert_eq!(b.d.config(&mut m, 4, 2), 0, "command");
+    assert!(!m.msix_enabled(vf(1)));
+    assert_eq!(c.get(&mut m, 1, 18, 1), 0);
+    assert_eq!(c.get(&mut m, 2, 18, 1), 3, "the other VF goes on");
+    let causes: Vec<_> = m
+        .drain_events()
+        .filter_map(|r| match r.event {
+            Event::Reset { cause } => Some((r.function, cause)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(causes.last(), Some(&(vf(1), ResetCause::FunctionLevel)));
+}
+
+// Covers: SRV-03
+#[test]
+fn a_pf_status_reset_keeps_vfs_running() {
+    let (mut m, c) = ready(config(1), 1);
+    let mut b = busy(&mut m);
+    c.pf.set(&mut m, reg::DEVICE_STATUS, 0);
+    assert_eq!(m.live_vfs(), 1);
+    m.control(vf(1), &DeviceControl::Link { up: true }).unwrap();
+    assert_eq!(b.ring.poll(), Some((0, 8)));
+    assert_eq!(interrupts(&mut m, vf(1)), [1]);
+    assert_eq!(b.d.get(&mut m, reg::DEVICE_STATUS), 0xf);
+}
+
+// Covers: SRV-03
+#[test]
+fn a_pf_function_level_reset_ends_vfs() {
+    let (mut m, mut c) = ready(config(2), 2);
+    let b = busy(&mut m);
+    c.pf.function_level_reset(&mut m);
+    assert_eq!(m.live_vfs(), 0);
+    assert_eq!(b.d.config(&mut m, 0, 4), 0xffff_ffff);
+    assert_eq!(c.pf.sriov(&mut m, 8), 0);
+    assert_eq!(c.pf.sriov(&mut m, 16), 0);
+    // From the start again.
+    c.ring.memory.free_all();
+    let mem = c.ring.memory.clone();
+    c = AdminClient::ready(&mut m, &mem, 1);
+    assert_eq!(c.get(&mut m, 1, 18, 1), 0);
+}
+
+// Covers: GRP-05
+#[test]
+fn when_the_owners_client_goes_vfs_go_on() {
+    let (mut m, _c) = ready(config(1), 1);
+    let mut b = busy(&mut m);
+    m.disconnected(FunctionId::Pf);
+    assert_eq!(m.live_vfs(), 1);
+    let mut command = [0xff; 2];
+    m.config_read(FunctionId::Pf, 4, &mut command);
+    assert_eq!(command, [0, 0], "COMMAND is clear at the next connection");
+    m.control(vf(1), &DeviceControl::Link { up: true }).unwrap();
+    assert_eq!(b.ring.poll(), Some((0, 8)));
+    // The next client finds VFs enabled and unset lists.
+    let mem = memory();
+    let mut c = AdminClient::start(&mut m, &mem);
+    assert_eq!(c.pf.sriov(&mut m, 8) & 1, 1);
+    assert_eq!(c.pf.sriov(&mut m, 16), 1);
+    assert!(!c.common_read(&mut m, 1, 18, 1).ok());
+    assert!(c.use_list(&mut m, 1, 0x7f).ok());
+    assert_eq!(c.get(&mut m, 1, 18, 1), 0xf);
+}
+
+// Covers: INI-07
+#[test]
+fn when_a_members_client_goes_its_memory_is_left_alone() {
+    let (mut m, mut c) = ready(config(1), 1);
+    let b = busy(&mut m);
+    m.set_irq_triggers(vf(1), 0, &[true; 3]);
+    m.disconnected(vf(1));
+    assert!(!m.msix_enabled(vf(1)));
+    assert_quiet(&mut m, &b);
+    assert_eq!(c.get(&mut m, 1, 18, 1), 0);
+    assert_eq!(b.d.config(&mut m, 4, 2), 0);
+    // A kick of a new legacy driver without memory stops the device, no more.
+    c.set(&mut m, 1, 8, 4, 0x100);
+    b.d.set_command(&mut m, pci::COMMAND_MASTER);
+    c.set(&mut m, 1, 16, 2, 0);
+    assert_eq!(c.get(&mut m, 1, 18, 1), 64);
+}
