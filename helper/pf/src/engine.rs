@@ -257,7 +257,9 @@ impl Pf {
         };
         if let Err(error) = &result {
             self.note_failure(member, &job, error, now);
-        } else {
+        }
+        if !matches!(result, Err(OpError::TimedOut)) {
+            // The device answered: it lives.
             self.attempts = 0;
         }
         if let Some(token) = token {

@@ -18,6 +18,7 @@ mod lane;
 mod limit;
 mod notify;
 mod pf;
+mod recovery;
 mod regs;
 mod setup;
 mod spin;

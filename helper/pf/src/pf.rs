@@ -371,13 +371,16 @@ impl Pf {
     /// File descriptors to wait on (readable); when one is, call [`Pf::poll`]. The set changes
     /// only when [`Pf::fds_epoch`] does.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        if matches!(self.phase, Phase::Failed | Phase::Stopped) {
+            // A dead peer's socket would be readable for ever.
+            return Vec::new();
+        }
         let mut fds: Vec<_> = self.irqs.iter().map(AsFd::as_fd).collect();
         fds.extend(self.function.event_fds());
         fds
     }
 
-    /// Changes when [`Pf::fds`] gives other descriptors than before. After the PF has failed or
-    /// was shut down, nothing needs to be waited for.
+    /// Changes when [`Pf::fds`] gives other descriptors than before.
     pub fn fds_epoch(&self) -> u64 {
         self.fds_epoch
     }
@@ -414,6 +417,7 @@ impl Pf {
         let result = self.reset_and_wait();
         self.phase = Phase::Stopped;
         self.state = PfState::Stopped;
+        self.fds_epoch += 1;
         (std::mem::take(&mut self.completions), result)
     }
 

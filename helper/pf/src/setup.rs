@@ -153,10 +153,7 @@ fn steps(
         vectors: Vectors::default(),
     };
     if config.interrupts && irqs.is_empty() {
-        let available = function.irq_count()?.min(2);
-        if available > 0 {
-            *irqs = function.enable_irqs(available)?;
-        }
+        *irqs = enable_irqs(function)?;
     }
     negotiated.vectors.config = config_vector(&Common::new(function, at.common), irqs.len())?;
     set_up_queue(function, at, config, irqs.len(), queue, &mut negotiated)?;
@@ -170,6 +167,22 @@ fn steps(
         });
     }
     Ok(negotiated)
+}
+
+/// One interrupt for configuration changes and one for the queue, as far as there are any.
+fn enable_irqs(function: &mut dyn PciFunction) -> Result<Vec<IrqEvent>, PfError> {
+    let available = function.irq_count()?.min(2);
+    if available == 0 {
+        return Ok(Vec::new());
+    }
+    match function.enable_irqs(available) {
+        Ok(irqs) => Ok(irqs),
+        Err(error) if error.is_fatal() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(function = function.id(), %error, "no interrupts");
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// Where the admin queues are: valid only with ADMIN_VQ negotiated.

@@ -177,6 +177,10 @@ impl Connection {
         sent.map_err(|cause| self.kill(place, cause))?;
         let command = request.command();
         let received = loop {
+            // A server that keeps asking must not keep this call from ending.
+            if remaining(deadline).is_none() {
+                return Err(self.kill(place, self.timed_out("reply")));
+            }
             let received = self
                 .receive(deadline)
                 .map_err(|cause| self.kill(place, cause))?;
@@ -257,11 +261,17 @@ impl Connection {
         id
     }
 
+    fn timed_out(&self, what: &'static str) -> Cause {
+        Cause::TimedOut {
+            what,
+            after: self.request_timeout,
+        }
+    }
+
     fn wait(&self, flags: PollFlags, deadline: Instant, what: &'static str) -> Result<(), Cause> {
         loop {
             let Some(left) = remaining(deadline) else {
-                let after = self.request_timeout;
-                return Err(Cause::TimedOut { what, after });
+                return Err(self.timed_out(what));
             };
             let mut fds = [PollFd::new(&self.socket, flags)];
             match poll(&mut fds, Some(&timespec(left))) {

@@ -6,16 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, OFlags};
+use rustix::io::Errno;
 use vfio_user_wire::{
-    device_flags, dma_flags, irq_flags, Capabilities, DmaMap, IoEventFd, IoFdsReply, Limits,
-    RegionAccess, Reply, Request, SetIrqs, Version, IO_FD_TYPE_IOEVENTFD, IRQ_MSIX, MAJOR, MINOR,
-    REGION_BAR0, REGION_CONFIG,
+    irq_flags, IoFdsReply, RegionAccess, Reply, Request, SetIrqs, IRQ_MSIX, REGION_BAR0,
+    REGION_CONFIG,
 };
 use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::pci;
 
-use super::connection::{Connection, MAX_FDS};
+use super::connection::Connection;
+use super::doorbell::{adopt_eventfd, stands_for};
+use super::opening::{wrong_reply, Opened, Options, MAX_IO_FDS};
 use super::Deadlines;
 use crate::capability::ConfigImage;
 use crate::dma::{DmaPool, DmaRegion, PoolStats};
@@ -25,39 +26,6 @@ use crate::function::{
 };
 use crate::irq::IrqEvent;
 use crate::sriov::ConfigSriov;
-
-/// Payload bytes of a region description without capabilities.
-const REGION_INFO_LEN: u32 = 32;
-const IRQ_INFO_LEN: u32 = 16;
-/// Entries of an ioeventfd table that are asked for.
-const MAX_IO_FDS: u32 = MAX_FDS as u32;
-
-/// How to open a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Waits.
-    pub deadlines: Deadlines,
-    /// Wait for a socket that does not exist yet, too.
-    pub wait_for_socket: bool,
-    /// Bytes of DMA memory.
-    pub dma_pool: usize,
-    /// Where the device sees it.
-    pub iova: u64,
-    /// Ask the server for ioeventfds.
-    pub io_fds: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            deadlines: Deadlines::default(),
-            wait_for_socket: false,
-            dma_pool: 256 * 1024,
-            iova: 0x1000_0000,
-            io_fds: true,
-        }
-    }
-}
 
 /// A PCI function served by a vfio-user peer.
 pub struct VfioUserFunction {
@@ -94,73 +62,29 @@ impl VfioUserFunction {
     /// Connects to the server at `path`, agrees on the version, learns what the function is and
     /// makes the DMA pool known to it.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
-        let limits = Limits {
-            max_io_fds: MAX_IO_FDS,
-            ..Limits::default()
-        };
-        let mut c = Connection::connect(
-            path,
-            options.deadlines.connect,
-            options.deadlines.request,
-            options.wait_for_socket,
-            limits,
-        )?;
-        let id = c.id().clone();
-        let server = negotiate(&mut c)?;
-        let max_transfer = u32::try_from(server.max_data_xfer_size)
-            .unwrap_or(u32::MAX)
-            .clamp(8, limits.max_transfer);
-        c.set_max_transfer(max_transfer);
-        let info = c.call(
-            &Place::Function,
-            &Request::GetInfo { argsz: 16 },
-            &[],
-            |reply, _| match reply {
-                Reply::Info(info) => Ok(info),
-                _ => Err(wrong_reply()),
-            },
-        )?;
-        let err = |cause| Error::new(id.clone(), Place::Function, cause);
-        if info.flags & device_flags::PCI == 0 {
-            return Err(err(Cause::Misbehaved("not a PCI function".into())));
-        }
-        if info.num_regions <= REGION_CONFIG {
-            let why = "no configuration space region".into();
-            return Err(err(Cause::Misbehaved(why)));
-        }
-        let mut bars = [0; 6];
-        for (i, bar) in bars.iter_mut().enumerate() {
-            *bar = region_size(&mut c, REGION_BAR0 + i as u32)?;
-        }
-        let config = region_size(&mut c, REGION_CONFIG)?;
-        let config_size = config.min(4096) as u16;
-        if config_size < 256 {
-            let why = format!("configuration space of {config} bytes");
-            return Err(err(Cause::Misbehaved(why)));
-        }
-        let vectors = if info.num_irqs > IRQ_MSIX {
-            msix_vectors(&mut c)?
-        } else {
-            0
-        };
-        let pool = DmaPool::new(id.clone(), options.dma_pool, options.iova)?;
-        map_pool(&mut c, &pool)?;
-        let socket = c.as_fd().try_clone_to_owned().map_err(|e| {
-            let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::MFILE);
-            err(Cause::Os { call: "dup", errno })
-        })?;
+        let opened = Opened::open(path, &options)?;
+        let id = opened.connection.id().clone();
+        let socket = opened
+            .connection
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| {
+                let errno = Errno::from_io_error(&e).unwrap_or(Errno::MFILE);
+                let cause = Cause::Os { call: "dup", errno };
+                Error::new(id.clone(), Place::Function, cause)
+            })?;
         let mut function = VfioUserFunction {
             id,
-            connection: RefCell::new(c),
+            connection: RefCell::new(opened.connection),
             socket,
-            pool,
-            bars,
-            config_size,
-            vectors,
+            pool: opened.pool,
+            bars: opened.bars,
+            config_size: opened.config_size,
+            vectors: opened.vectors,
             msix: None,
-            max_msg_fds: (server.max_msg_fds as usize).clamp(1, MAX_FDS),
-            max_transfer,
-            resettable: info.flags & device_flags::RESET != 0,
+            max_msg_fds: opened.max_msg_fds,
+            max_transfer: opened.max_transfer,
+            resettable: opened.resettable,
             io_fds: options.io_fds,
             sriov: ConfigSriov::new(),
         };
@@ -313,113 +237,6 @@ impl VfioUserFunction {
         }
         self.config_write(at, &control.to_le_bytes())
     }
-}
-
-fn wrong_reply() -> Cause {
-    Cause::Protocol("the reply has another form than its command asks for".into())
-}
-
-fn negotiate(c: &mut Connection) -> Result<Capabilities, Error> {
-    let ours = Version {
-        major: MAJOR,
-        minor: MINOR,
-        capabilities: Capabilities {
-            max_msg_fds: MAX_FDS as u32,
-            max_data_xfer_size: u64::from(c.limits().max_transfer),
-            ..Capabilities::default()
-        },
-    };
-    c.call(
-        &Place::Function,
-        &Request::Version(ours),
-        &[],
-        |reply, _| match reply {
-            Reply::Version(v) if v.major == MAJOR => Ok(v.capabilities),
-            Reply::Version(v) => Err(Cause::NotSupported(if v.major > MAJOR {
-                "the peer's newer protocol version is"
-            } else {
-                "the peer's protocol version is"
-            })),
-            _ => Err(wrong_reply()),
-        },
-    )
-}
-
-fn region_size(c: &mut Connection, index: u32) -> Result<u64, Error> {
-    let place = match index {
-        REGION_CONFIG => Place::Config { offset: 0, len: 0 },
-        i => Place::Bar {
-            bar: i as u8,
-            offset: 0,
-            len: 0,
-        },
-    };
-    let argsz = REGION_INFO_LEN;
-    c.call(
-        &place,
-        &Request::GetRegionInfo { argsz, index },
-        &[],
-        |reply, _| match reply {
-            Reply::RegionInfo(info) if info.index == index => Ok(info.size),
-            Reply::RegionInfo(_) => Err(Cause::Protocol("the reply names another region".into())),
-            _ => Err(wrong_reply()),
-        },
-    )
-}
-
-fn msix_vectors(c: &mut Connection) -> Result<u32, Error> {
-    let request = Request::GetIrqInfo {
-        argsz: IRQ_INFO_LEN,
-        index: IRQ_MSIX,
-    };
-    c.call(&Place::Interrupts, &request, &[], |reply, _| match reply {
-        Reply::IrqInfo(info) if info.index != IRQ_MSIX => Err(Cause::Protocol(
-            "the reply names another interrupt type".into(),
-        )),
-        Reply::IrqInfo(info) if info.flags & irq_flags::INFO_EVENTFD == 0 => Ok(0),
-        Reply::IrqInfo(info) => Ok(info.count.min(2048)),
-        _ => Err(wrong_reply()),
-    })
-}
-
-fn map_pool(c: &mut Connection, pool: &DmaPool) -> Result<(), Error> {
-    let map = DmaMap {
-        flags: dma_flags::MAP_READ | dma_flags::MAP_WRITE,
-        offset: 0,
-        iova: pool.iova(),
-        size: pool.size() as u64,
-    };
-    let place = Place::Dma {
-        offset: 0,
-        len: pool.size(),
-    };
-    c.call(
-        &place,
-        &Request::DmaMap(map),
-        &[pool.fd()],
-        |reply, _| match reply {
-            Reply::Empty => Ok(()),
-            _ => Err(wrong_reply()),
-        },
-    )
-}
-
-/// Whether an entry of the server's ioeventfd table stands for this very write.
-fn stands_for(entry: &IoEventFd, offset: u64, width: Width, value: u32) -> bool {
-    entry.kind == IO_FD_TYPE_IOEVENTFD
-        && entry.offset == offset
-        && (entry.size == 0 || entry.size == width.bytes() as u64)
-        && (entry.flags & IoEventFd::DATAMATCH == 0 || entry.datamatch == u64::from(value))
-}
-
-/// Accepts a descriptor from the peer as a doorbell: not a file or socket that could make a write
-/// wait, and non-blocking.
-fn adopt_eventfd(id: &Arc<str>, fd: OwnedFd) -> Option<IrqEvent> {
-    // Anonymous inodes, of which eventfds are, have no file type.
-    let plain = fstat(&fd).ok()?.st_mode & 0o170_000 == 0;
-    let flags = fcntl_getfl(&fd).ok()?;
-    fcntl_setfl(&fd, flags | OFlags::NONBLOCK).ok()?;
-    plain.then(|| IrqEvent::from_fd(id.clone(), fd))
 }
 
 impl PciFunction for VfioUserFunction {

@@ -2,9 +2,12 @@
 //! A PCI function behind a vfio-user socket.
 
 mod connection;
+mod doorbell;
 mod function;
+mod opening;
 
-pub use function::{Options, VfioUserFunction};
+pub use function::VfioUserFunction;
+pub use opening::Options;
 
 use std::time::Duration;
 
