@@ -135,10 +135,9 @@ impl Window {
     pub fn lost(&mut self) {
         self.lost = true;
         self.fresh_reset = false;
-        self.shadow.forget();
     }
 
-    /// The connection to the helper works (again).
+    /// The connection to the helper works (again); what was learnt before does not count.
     pub fn restored(&mut self) {
         self.lost = false;
         self.shadow.forget();

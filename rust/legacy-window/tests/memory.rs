@@ -79,7 +79,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     // Covers: LIO-05, LIO-06, LIO-08, INI-15
     #[test]
@@ -141,6 +141,14 @@ proptest! {
                 }
                 Act::Reconnect => {
                     m.window.lost();
+                    // Anything may have happened to the device meanwhile.
+                    for d in [&mut m.device, &mut plain] {
+                        d.features ^= 0x10_0000;
+                        d.sizes.swap(0, 2);
+                        d.address.fill(0x99);
+                        d.vector.fill(2);
+                        d.config_vector = 1;
+                    }
                     m.window.restored();
                 }
                 Act::Save => {
@@ -159,16 +167,21 @@ proptest! {
     /// Failures of every kind at any command: the access ends, and what is read later is right.
     #[test]
     fn failures_never_leave_something_stale(
-        acts in proptest::collection::vec((access(), 0u8..12), 1..80),
+        acts in proptest::collection::vec((access(), 0u8..12, any::<bool>()), 1..80),
     ) {
         let mut m = machine();
         let kinds = [FailKind::Refused, FailKind::TimedOut, FailKind::Lost];
-        for (a, fail) in acts {
+        for (a, fail, applied) in acts {
             let Act::Access { offset, size, write } = a else { continue };
             let mut left = 1;
-            let mut inject = |_: &Command| {
+            let mut failed = None;
+            let mut inject = |c: &Command| {
                 let kind = kinds.get(usize::from(fail)).copied().filter(|_| left > 0);
                 left = 0;
+                // The device may have carried out what it is said to have failed at.
+                if kind.is_some() && applied {
+                    failed = Some(*c);
+                }
                 kind
             };
             let step = match write {
@@ -176,7 +189,11 @@ proptest! {
                 Some(v) => m.window.begin_write(offset, size, v, m.msix),
             };
             let done = run(&mut m.window, &mut m.device, step, m.msix, &mut inject);
+            if let Some(c) = failed {
+                m.device.command(c, m.msix);
+            }
             prop_assert!(write.is_none() || done.value == 0);
+            prop_assert_eq!(m.window.is_lost(), done.effects.failed == Some(FailKind::Lost));
             if m.window.is_lost() {
                 let before = m.device.clone();
                 m.device.log.clear();
@@ -324,6 +341,62 @@ fn a_reset_that_has_not_finished_teaches_nothing() {
     m.commands();
     m.read(8, 4);
     assert_eq!(m.commands().len(), 2);
+}
+
+#[test]
+fn a_device_in_trouble_is_not_believed_to_be_unchanged() {
+    let mut m = machine();
+    m.write(18, 1, 0);
+    m.write(14, 2, 1);
+    m.read(8, 4);
+    m.commands();
+    m.device.status = 0x40;
+    m.device.address[1] = 0x31;
+    assert_eq!(m.read(18, 1), 0x40);
+    assert_eq!(m.read(8, 4), 0x31);
+}
+
+#[test]
+fn queues_without_memory_of_their_own_are_forgotten_with_the_others() {
+    let mut m = machine();
+    m.write(18, 1, 0);
+    m.write(14, 2, 1000);
+    assert_eq!((m.read(22, 2), m.read(8, 4)), (0xffff, 0));
+    assert_eq!(m.commands(), [(true, 18, 1, Some(0))]);
+    m.window.msix_switched();
+    m.read(22, 2);
+    assert_eq!(m.commands().len(), 2, "selection and vector");
+    m.write(8, 4, 7);
+    m.commands();
+    m.read(8, 4);
+    assert_eq!(m.commands().len(), 1);
+    m.write(14, 2, 70);
+    m.read(8, 4);
+    assert_eq!(
+        m.commands().len(),
+        2,
+        "one of them was written, so none is known"
+    );
+}
+
+/// The selection that may or may not have reached the device is sent again.
+#[test]
+fn a_selection_that_failed_is_repeated() {
+    let mut m = machine();
+    m.write(14, 2, 1);
+    m.read(12, 2);
+    m.window.msix_switched();
+    m.write(14, 2, 2);
+    let step = m.window.begin_read(8, 4, true);
+    let msix = m.msix;
+    let done = run(&mut m.window, &mut m.device, step, msix, &mut |_| {
+        Some(FailKind::Refused)
+    });
+    assert_eq!(done.value, 0xffff_ffff);
+    m.write(14, 2, 1);
+    m.commands();
+    assert_eq!(m.read(12, 2), 128);
+    assert_eq!(m.commands()[0], (true, 14, 2, Some(1)));
 }
 
 #[test]
