@@ -121,6 +121,7 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
                 "--locked",
                 "--workspace",
                 "--all-targets",
+                "--keep-going",
                 "--",
                 "--deny",
                 "warnings",
@@ -130,6 +131,7 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
             Cmd::cargo()
                 .args([
                     "doc",
+                    "--keep-going",
                     "--locked",
                     "--workspace",
                     "--no-deps",
