@@ -138,7 +138,7 @@ impl Model {
         }
         let size = self.bar_size(f, bar);
         let end = offset.checked_add(len as u64);
-        if !end.is_some_and(|e| e <= size) {
+        if end.is_none_or(|e| e > size) {
             self.shared
                 .violation(f, Violation::OutsideStructures { bar, offset });
             return false;

@@ -274,8 +274,9 @@ impl Admin {
     fn note_rule_breaks(&self, cmd: &Command<'_>, shared: &mut Shared) {
         let (readable, writable) = (cmd.readable, cmd.writable);
         let whole = |n: u64| n != 0 && n % 8 == 0;
-        let sized_by_width = cmd.access().is_some();
-        if !sized_by_width && !(whole(readable) && whole(writable)) {
+        let width_is_size = cmd.access().is_some();
+        let whole = whole(readable) && whole(writable);
+        if !width_is_size && !whole {
             shared.violation(
                 FunctionId::Pf,
                 Violation::CommandSize {

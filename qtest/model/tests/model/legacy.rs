@@ -68,7 +68,8 @@ fn header_accesses_lie_in_one_field() {
 // Covers: LEG-05, LEG-12, RNG-01
 #[test]
 fn configuration_accesses_lie_in_one_field() {
-    let cases: [(DeviceType, &[(u8, usize, bool)]); 4] = [
+    type Rows = &'static [(u8, usize, bool)];
+    let cases: [(DeviceType, Rows); 4] = [
         (
             DeviceType::Net,
             &[
