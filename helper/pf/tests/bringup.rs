@@ -203,6 +203,16 @@ fn a_missing_feature_is_named_and_the_device_left_reset() {
     );
     assert_eq!(hold.device().status_writes, [0, 1, 3, 11, 139, 0]);
     assert!(hold.device().kicks.is_empty());
+
+    let mut d = TestPf::new();
+    d.fails_at_once = true;
+    let (error, hold) = refuse(d, config());
+    let text = error.to_string();
+    assert!(
+        text.contains("device_status: 0x4f after DRIVER_OK"),
+        "{text}"
+    );
+    assert!(hold.device().seen.is_empty());
 }
 
 // Covers: INI-03

@@ -376,6 +376,20 @@ fn short_answers_are_errors_and_show_no_old_bytes() {
     }
 }
 
+// Covers: AVQ-10
+#[test]
+fn bytes_that_the_device_only_claims_to_have_written_are_zero() {
+    let (mut pf, hold) = start(TestPf::new());
+    hold.device().vf_header[0].fill(0x77);
+    for _ in 0..64 {
+        assert_eq!(one(&mut pf, read(0, 4)).map(|d| d[0]), Ok(0x77));
+    }
+    hold.device().hook = Box::new(|_| Action::Raw(reply(0, 0), 12));
+    for _ in 0..64 {
+        assert_eq!(one(&mut pf, read(0, 4)), Ok([0; 8]));
+    }
+}
+
 // Covers: AVQ-11, LEG-14
 #[test]
 fn one_command_of_a_vf_at_a_time_many_vfs_at_once() {

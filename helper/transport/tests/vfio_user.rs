@@ -314,14 +314,19 @@ fn commands_of_the_server_are_refused_and_do_not_disturb() {
 
 #[test]
 fn a_server_that_only_asks_cannot_keep_a_call_from_ending() {
-    let cause = broken_read(|| {
-        // Far more than fits into the deadline; none of them wants an answer.
-        let mut ask = [0u8; 32];
-        ask[2..4].copy_from_slice(&11u16.to_ne_bytes());
-        ask[4..8].copy_from_slice(&32u32.to_ne_bytes());
-        ask[8] = 0x10;
-        Instead::Bytes(ask.repeat(2_000_000))
+    let (tx, rx) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let cause = broken_read(|| {
+            // DMA_READ without end; none of them wants an answer.
+            let mut ask = [0u8; 32];
+            ask[2..4].copy_from_slice(&11u16.to_ne_bytes());
+            ask[4..8].copy_from_slice(&32u32.to_ne_bytes());
+            ask[8] = 0x10;
+            Instead::Flood(ask.repeat(1000))
+        });
+        let _ = tx.send(cause);
     });
+    let cause = rx.recv_timeout(Duration::from_secs(5)).unwrap();
     assert!(
         matches!(cause, Cause::TimedOut { what: "reply", .. }),
         "{cause}"

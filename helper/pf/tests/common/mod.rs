@@ -98,6 +98,8 @@ pub(crate) struct TestPf {
     pub vf_config: Vec<[u8; 28]>,
     pub breaches: Vec<String>,
     pub no_interrupts: bool,
+    /// It fails as soon as DRIVER_OK is set.
+    pub fails_at_once: bool,
 }
 
 pub(crate) fn bit(n: u32) -> (usize, u32) {
@@ -174,6 +176,7 @@ impl TestPf {
             vf_config: vec![[0; 28]; 64],
             breaches: Vec::new(),
             no_interrupts: false,
+            fails_at_once: false,
         }
     }
 
@@ -375,6 +378,9 @@ impl TestPf {
         let mut value = value | (self.status & 64);
         if value & 8 != 0 && !self.features_ok {
             value &= !8;
+        }
+        if value & 4 != 0 && self.fails_at_once {
+            value |= 64;
         }
         self.status = value;
     }
