@@ -171,6 +171,40 @@ fn a_hundred_connections_in_a_row_find_a_socket() {
 }
 
 #[test]
+fn ping_is_answered() {
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::socket::icmp;
+    use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr};
+    let mut guest = Guest::new(0);
+    let buf = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = icmp::Socket::new(buf(), buf());
+    socket.bind(icmp::Endpoint::Ident(7)).unwrap();
+    let request = Icmpv4Repr::EchoRequest {
+        ident: 7,
+        seq_no: 1,
+        data: &[0xab; 1400],
+    };
+    let to = Ipv4Address::new(10, 0, 77, 1).into();
+    let out = socket.send(request.buffer_len(), to).unwrap();
+    let caps = ChecksumCapabilities::default();
+    request.emit(&mut Icmpv4Packet::new_unchecked(out), &caps);
+    let handle = guest.sockets.add(socket);
+    for _ in 0..10 {
+        guest.turn();
+    }
+    let socket = guest.sockets.get_mut::<icmp::Socket<'_>>(handle);
+    let (reply, from) = socket.recv().unwrap();
+    assert_eq!(from, to);
+    let packet = Icmpv4Packet::new_checked(reply).unwrap();
+    match Icmpv4Repr::parse(&packet, &caps).unwrap() {
+        Icmpv4Repr::EchoReply {
+            seq_no: 1, data, ..
+        } => assert_eq!(data, [0xab; 1400]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn garbage_frames_are_survived() {
     let mut guest = Guest::new(0);
     let mut x = 1u64;
