@@ -532,6 +532,7 @@ impl Function {
         self.core.virtio.reset();
         self.device.reset();
         self.core.dirty.clear();
+        self.core.msix.clear_pending();
         self.core.counters.resets += 1;
         self.core.update_intx(shared);
         shared.log(self.core.id, Event::Reset { cause });

@@ -4,7 +4,26 @@
 //! sockets; time is told to it.
 //!
 //! It stands in for hardware, so it is strict: what the specification makes a driver's mistake
-//! fails here and is recorded as a [`Violation`]. [`Leniency`] lists where it can be made softer.
+//! fails here and is recorded as a [`Violation`]. [`Leniency`] lists where it can be made softer,
+//! [`Knobs`] how else it can differ.
+//!
+//! A front end makes a [`Model`], gives every function its memory, passes on accesses to
+//! configuration space and BARs, calls [`Model::tick`] with the time and after each call carries
+//! out what [`Model::drain_effects`] gives. What drivers wrote is never trusted: a broken ring
+//! stops the function it belongs to (DEVICE_NEEDS_RESET, [`RingFault`]), nothing else.
+//!
+//! Where the specification is silent:
+//! - The legacy and the modern interface are views of one state; a reset through either resets
+//!   both. Only the queue selector is each interface's own. A queue address of 0 stops that queue.
+//! - ISR bits are set with and without MSI-X; vectors are kept while MSI-X is switched off and on.
+//! - A legacy write of 0 to status completes when the reset is done; while a VF resets, other
+//!   commands for it end with EAGAIN.
+//! - LIST_USE of the SR-IOV group survives VF Enable; only a reset of the owner unsets it.
+//! - A status reset of the PF leaves VFs alone, a function level reset ends them. When the PF's
+//!   client goes ([`Model::disconnected`]) VFs stay enabled and go on.
+//! - A delayed admin command does not hold up the ones behind it; a stuck one does.
+//! - BARs need memory decoding (COMMAND of the PF, VF MSE for VFs), DMA and messages need Bus
+//!   Master Enable; notifications of before are served when it is set.
 
 #![forbid(unsafe_code)]
 

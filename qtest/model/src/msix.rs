@@ -51,10 +51,15 @@ impl Msix {
         for entry in self.table.chunks_exact_mut(ENTRY_LEN) {
             let _fits = put_u32(entry, ENTRY_CONTROL, ENTRY_MASKED);
         }
-        self.pending.fill(0);
-        self.any_pending = false;
+        self.clear_pending();
         self.control_enable = false;
         self.function_mask = false;
+    }
+
+    /// What was held back is not sent any more.
+    pub(crate) fn clear_pending(&mut self) {
+        self.pending.fill(0);
+        self.any_pending = false;
     }
 
     pub(crate) fn vectors(&self) -> u16 {

@@ -5,8 +5,6 @@
 mod command;
 mod list;
 mod notify_info;
-#[cfg(test)]
-mod tests;
 
 use virtio_pci_spec::admin::{opcode, Reply, Request};
 

@@ -158,3 +158,22 @@ fn when_a_members_client_goes_its_memory_is_left_alone() {
     c.set(&mut m, 1, 16, 2, 0);
     assert_eq!(c.get(&mut m, 1, 18, 1), 64);
 }
+
+// Covers: INI-07, IRQ-08
+#[test]
+fn messages_held_back_do_not_outlive_a_reset() {
+    let (mut m, _c) = ready(config(1), 1);
+    let d = Driver::new(&mut m, vf(1), &memory());
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    let mut ring = d.queue(&mut m, 0, 1);
+    d.driver_ok(&mut m);
+    d.set_msix(&mut m, true, false);
+    let at = d.memory.alloc(16, 8);
+    ring.add(&[Buffer::readable(at, 8), Buffer::writable(at + 8, 8)]);
+    d.kick(&mut m, 0);
+    assert_eq!(d.read(&mut m, 1, 0x1000, 8), 2, "pending behind the mask");
+    d.set(&mut m, reg::DEVICE_STATUS, 0);
+    d.mask_vector(&mut m, 1, false);
+    assert_eq!(interrupts(&mut m, vf(1)), NONE);
+    assert_eq!(d.read(&mut m, 1, 0x1000, 8), 0);
+}
