@@ -83,8 +83,7 @@ pub fn wait_for<T>(
 pub fn commands(sim: &mut qtest_harness::Simulator) -> Result<Vec<u64>> {
     let counters = sim.counters()?;
     let list = counters
-        .pointer("/counters/commands")
-        .or_else(|| counters.get("commands"))
+        .pointer("/hardware/device/commands")
         .and_then(Value::as_array);
     match list {
         Some(list) => Ok(list.iter().filter_map(Value::as_u64).collect()),

@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result};
 use qtest_harness::{PciDevice, Qtest};
+use virtio_pci_spec::config::fields;
 use virtio_pci_spec::pci::CAP_ID_VENDOR;
+use virtio_pci_spec::DeviceType;
 
 /// A structure that a virtio capability points at.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +42,7 @@ pub fn structures(qtest: &Qtest, device: &PciDevice) -> Result<Vec<Structure>> {
     Ok(out)
 }
 
-/// The bytes of the device configuration as the modern interface shows them.
+/// The bytes of the device configuration as the modern interface shows them, read field by field.
 ///
 /// # Errors
 /// If there is no such structure.
@@ -49,7 +51,21 @@ pub fn device_config(qtest: &Qtest, device: &PciDevice) -> Result<Vec<u8>> {
         .into_iter()
         .find(|s| s.kind == 4)
         .context("no device configuration capability")?;
-    (0..u64::from(at.len))
-        .map(|i| Ok(u8::try_from(qtest.read(at.address + i, 1)?)?))
-        .collect()
+    let id = u16::try_from(device.read(qtest, 2, 2)?)?;
+    let kind = DeviceType::from_pci_id(id).context("not a virtio device")?;
+    let mut bytes = Vec::new();
+    for field in fields(kind) {
+        let width = field.elem.min(4);
+        let mut offset = u64::from(field.offset);
+        let end = offset + u64::from(field.len());
+        if end > u64::from(at.len) {
+            break;
+        }
+        while offset < end {
+            let value = qtest.read(at.address + offset, width)?;
+            bytes.extend(value.to_le_bytes().iter().take(usize::from(width)));
+            offset += u64::from(width);
+        }
+    }
+    Ok(bytes)
 }

@@ -209,20 +209,32 @@ fn the_number_of_another_vf_type() -> Result<()> {
     // A PF with disks and the same serial number, so that only the type tells.
     let disks = SimulatorBuilder::new(DeviceKind::Block, 1)
         .name("sim2")
+        .args(&["--vfs-at-start=1"])
         .spawn(stack.dir())?;
     let mut device = stack.device(1);
     device["socket"] = json!({"type": "unix", "path": disks.vf_socket(1)});
-    let (status, log) = QemuBuilder::new(Machine::Pc)
-        .name("refused")
-        .device(&device)
-        .spawn_refused(stack.dir())?;
-    assert_eq!(status.code(), Some(1), "{log}");
-    // Simulators may differ in their serial numbers; either check catches it.
-    assert!(
-        log.contains("WRONG_TYPE") || log.contains("WRONG_OWNER"),
-        "{log}"
-    );
-    Ok(())
+    refused(
+        &stack,
+        &device,
+        &[
+            "WRONG_TYPE",
+            "the VF given to the device is not the one that vf= names",
+        ],
+    )
+}
+
+/// The VFs of a PF that nobody drives do not answer.
+#[test]
+fn a_vf_that_is_not_enabled() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Net, 2)?;
+    let mut other = Bystander::new(&stack)?;
+    let idle = SimulatorBuilder::new(DeviceKind::Net, 1)
+        .name("sim2")
+        .spawn(stack.dir())?;
+    let mut device = stack.device(1);
+    device["socket"] = json!({"type": "unix", "path": idle.vf_socket(1)});
+    refused(&stack, &device, &["does not answer", "reads as ones"])?;
+    other.check()
 }
 
 #[test]
@@ -347,8 +359,7 @@ fn a_client_of_another_version() -> Result<()> {
 
 #[test]
 fn a_type_without_a_transitional_form() -> Result<()> {
-    let sim =
-        SimulatorBuilder::new(DeviceKind::Net, 1).args(&["--knobs", r#"{"vf_device_id": 4186}"#]);
+    let sim = SimulatorBuilder::new(DeviceKind::Net, 1).args(&["--knob", "vf_device_id=4186"]);
     let stack = Stack::start_with(&sim, 1, &[])?;
     refused(
         &stack,
@@ -365,8 +376,9 @@ fn a_type_without_a_transitional_form() -> Result<()> {
 #[test]
 fn a_vf_with_a_bar0_of_its_own() -> Result<()> {
     let sim = SimulatorBuilder::new(DeviceKind::Net, 1).args(&[
-        "--knobs",
-        r#"{"vf_bar0": true, "no_legacy_commands": true}"#,
+        "--vfs-at-start=1",
+        "--knob=vf_bar0=true",
+        "--knob=no_legacy_commands=true",
     ]);
     let dir = tempfile::tempdir()?;
     let sim = sim.spawn(dir.path())?;

@@ -399,6 +399,21 @@ fn a_selection_that_failed_is_repeated() {
     assert_eq!(m.commands()[0], (true, 14, 2, Some(1)));
 }
 
+/// An access that its caller gave up on is no reason to believe that the old selection holds.
+#[test]
+fn a_selection_that_was_never_reported_is_repeated() {
+    let mut m = machine();
+    m.write(14, 2, 1);
+    m.read(12, 2);
+    m.write(14, 2, 2);
+    let step = m.window.begin_read(12, 2, true);
+    assert!(matches!(step, Step::Command(c) if c.offset == 14));
+    m.write(14, 2, 1);
+    m.commands();
+    m.read(8, 4);
+    assert_eq!(m.commands()[0], (true, 14, 2, Some(1)));
+}
+
 #[test]
 fn status_isr_and_configuration_always_come_from_the_device() {
     let mut m = machine();
