@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `cargo bench -p qtest_bench`: see the library.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+use qtest_bench::report::{table, Figure};
+use qtest_bench::{echo, micro, stack, Effort};
+
+struct Options {
+    json: Option<PathBuf>,
+    effort: Effort,
+    only_pure: bool,
+}
+
+fn options() -> Result<Option<Options>> {
+    let mut options = Options {
+        json: None,
+        effort: Effort {
+            round: Duration::from_millis(500),
+            rounds: 6,
+        },
+        only_pure: false,
+    };
+    let mut args = std::env::args_os().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            // The baseline's other process.
+            Some("--echo-server") => {
+                let path = args.next().context("--echo-server needs a path")?;
+                echo::serve(Path::new(&path))?;
+                return Ok(None);
+            }
+            Some("--json") => {
+                options.json = Some(args.next().context("--json needs a file")?.into());
+            }
+            Some("--quick") => {
+                options.effort = Effort {
+                    round: Duration::from_millis(100),
+                    rounds: 3,
+                }
+            }
+            Some("--pure") => options.only_pure = true,
+            // Given by cargo.
+            Some("--bench") => {}
+            _ => bail!("unknown argument {arg:?}; known are --quick, --pure and --json FILE"),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn main() -> Result<()> {
+    let Some(options) = options()? else {
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let mut figures = micro::all(options.effort);
+    let echo = echo::round_trip(dir.path(), options.effort)?;
+    figures.push(Figure::new(
+        "echo: bare SEQPACKET round trip",
+        echo.as_secs_f64() * 1e6,
+        "us",
+    ));
+    if !options.only_pure {
+        figures.extend(stack::all(dir.path(), echo, options.effort)?);
+    }
+    print!("{}", table(&figures));
+    if let Some(path) = options.json {
+        std::fs::write(&path, serde_json::to_string_pretty(&figures)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

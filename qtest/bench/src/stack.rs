@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Clients, the real helper and the simulated PF, each a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use qtest_harness::{DeviceKind, Helper, Simulator, SimulatorBuilder};
+
+use crate::report::{Aim, Figure};
+use crate::socket::Access;
+use crate::{memory, time_per_call, Effort};
+
+/// A helper and its PF.
+#[derive(Debug)]
+pub struct Stack {
+    /// The helper.
+    pub helper: Helper,
+    /// The PF.
+    pub sim: Simulator,
+    /// How long the simulator took to listen.
+    pub sim_start: Duration,
+    /// How long the helper took to serve.
+    pub helper_start: Duration,
+}
+
+impl Stack {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// If one does not come up.
+    pub fn start(dir: &Path, vfs: u16) -> Result<Self> {
+        let dir: PathBuf = dir.join(format!("vfs{vfs}"));
+        std::fs::create_dir_all(&dir)?;
+        let begun = Instant::now();
+        let sim = SimulatorBuilder::new(DeviceKind::Net, vfs).spawn(&dir)?;
+        let sim_start = begun.elapsed();
+        let begun = Instant::now();
+        let helper = Helper::spawn(&dir, "helper", &sim.pf_socket(), vfs, &[])?;
+        let helper_start = begun.elapsed();
+        Ok(Stack {
+            helper,
+            sim,
+            sim_start,
+            helper_start,
+        })
+    }
+}
+
+/// Time of one register read by one client.
+///
+/// # Errors
+/// If the helper refuses.
+pub fn round_trip(stack: &Stack, effort: Effort) -> Result<Duration> {
+    let mut access = Access::open(stack.helper.socket(), 1)?;
+    let mut failure = None;
+    let time = time_per_call(effort, || {
+        if let Err(e) = access.read_status() {
+            failure = Some(e);
+        }
+    });
+    failure.map_or(Ok(time), Err)
+}
+
+/// Register reads per second of `clients` clients together, each a thread with a VF of its own.
+///
+/// # Errors
+/// If the helper refuses.
+pub fn throughput(stack: &Stack, clients: u16, effort: Effort) -> Result<f64> {
+    let stop = AtomicBool::new(false);
+    let total = AtomicU64::new(0);
+    let socket = stack.helper.socket();
+    let mut best = 0f64;
+    std::thread::scope(|scope| -> Result<()> {
+        let mut threads = Vec::new();
+        for member in 1..=clients {
+            let mut access = Access::open(socket, member)?;
+            let (stop, total) = (&stop, &total);
+            threads.push(scope.spawn(move || -> Result<()> {
+                while !stop.load(Ordering::Relaxed) {
+                    access.read_status()?;
+                    total.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            }));
+        }
+        for _ in 0..effort.rounds {
+            let (from, begun) = (total.load(Ordering::Relaxed), Instant::now());
+            std::thread::sleep(effort.round);
+            let done = total.load(Ordering::Relaxed) - from;
+            best = best.max(done as f64 / begun.elapsed().as_secs_f64());
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => result?,
+                Err(_) => anyhow::bail!("a client thread panicked"),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(best)
+}
+
+/// All of them; `echo` is the time of one round trip with the bare socket.
+///
+/// # Errors
+/// If a process fails.
+pub fn all(dir: &Path, echo: Duration, effort: Effort) -> Result<Vec<Figure>> {
+    let us = |d: Duration| d.as_secs_f64() * 1e6;
+    let mut figures = Vec::new();
+    let small = Stack::start(dir, 1)?;
+    let one = round_trip(&small, effort)?;
+    figures.push(
+        Figure::new("stack: register read, one client", us(one), "us")
+            .aim(Aim::AtMost(3.0 * us(echo)))
+            .against("echo", us(echo)),
+    );
+    let (own, all) = memory::resident_kib(small.helper.process.pid())?;
+    figures.push(
+        Figure::new("helper: memory with 1 VF", all, "KiB").aim(Aim::AtMost(12.0 * 1024.0 + 32.0)),
+    );
+    figures.push(Figure::new("helper: of this not program files", own, "KiB"));
+    drop(small);
+
+    let large = Stack::start(dir, 64)?;
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    figures.push(Figure::new(
+        "simulator: start, 64 VFs",
+        ms(large.sim_start),
+        "ms",
+    ));
+    figures.push(Figure::new(
+        "helper: start, 64 VFs",
+        ms(large.helper_start),
+        "ms",
+    ));
+    for clients in [1, 8, 64] {
+        let rate = throughput(&large, clients, effort)?;
+        let aim = match clients {
+            8 => Aim::AtLeast(50_000.0),
+            _ => Aim::None,
+        };
+        figures.push(
+            Figure::new(
+                format!("stack: register reads, {clients} clients"),
+                rate,
+                "/s",
+            )
+            .aim(aim),
+        );
+    }
+    let (own, all) = memory::resident_kib(large.helper.process.pid())?;
+    figures.push(
+        Figure::new("helper: memory with 64 VFs", all, "KiB")
+            .aim(Aim::AtMost(12.0 * 1024.0 + 64.0 * 32.0)),
+    );
+    figures.push(Figure::new("helper: of this not program files", own, "KiB"));
+    let (_, sim) = memory::resident_kib(large.sim.process.pid())?;
+    figures.push(Figure::new("simulator: memory with 64 VFs", sim, "KiB"));
+    Ok(figures)
+}
