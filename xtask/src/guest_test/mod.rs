@@ -28,18 +28,26 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Builds everything that is needed; what is current is not built again.
+    /// Builds everything that is needed; what is current is not built again. `VLVF_QEMU`, and
+    /// `VLVF_HELPER` together with `VLVF_SIM`, name programs that are to be used instead.
     ///
     /// # Errors
     /// When something cannot be built.
     pub(crate) fn prepare(project: &Project, steps: &mut Steps, command: &str) -> Result<Self> {
         let interrupted = Interrupted::watch()?;
         let qemu = qemu::ensure(project, steps)?;
-        let built = programs::build(project, steps, Profile::Release, None)?;
+        let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let (helper, simulator) = match (given("VLVF_HELPER"), given("VLVF_SIM")) {
+            (Some(helper), Some(simulator)) => (helper, simulator),
+            _ => {
+                let built = programs::build(project, steps, Profile::Release, None)?;
+                (built.helper, built.simulator)
+            }
+        };
         let programs = Programs {
             qemu,
-            helper: built.helper,
-            simulator: built.simulator,
+            helper,
+            simulator,
         };
         let image = guest::ensure(project, steps)?;
         Ok(Self {

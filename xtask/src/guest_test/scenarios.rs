@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::Bench;
 use crate::guest::answer::Answer;
+use crate::guest::counters::Vf;
 use crate::guest::machine::{Driver, Machine};
+use crate::guest::rig::Pf;
 
 /// One scenario.
 pub(super) struct Scenario {
@@ -166,7 +168,7 @@ fn boot(bench: &Bench, name: &str, driver: Driver, kinds: &[&'static str]) -> Re
 /// A machine and the PFs its functions belong to; the machine ends first.
 struct Guest {
     machine: Machine,
-    pfs: Vec<crate::guest::rig::Pf>,
+    pfs: Vec<Pf>,
 }
 
 /// Everything one guest does, on a net and a blk VF.
@@ -177,7 +179,8 @@ fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
     for kind in ["net", "blk"] {
         check_driver(&info, kind, driver)?;
     }
-    check_simulator(&guest.pfs, driver)?;
+    // The firmware, which looks for something to boot from, has its own driver.
+    let firmware = counters(&guest.pfs)?;
     let machine = &mut guest.machine;
     let net = machine.run("net", SHORT)?.ok()?;
     let pings = ping(machine, "ping 100 0.02")?;
@@ -196,6 +199,7 @@ fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
         "the disk was read from a cache"
     );
     let interrupts = machine.run("info", SHORT)?.ok()?;
+    check_simulator(&firmware, &counters(&guest.pfs)?, driver)?;
     for kind in ["net", "blk"] {
         let count = interrupts.number(&format!("{kind}.interrupts"))?;
         ensure!(count > 0, "{kind}: no MSI-X interrupt arrived");
@@ -213,20 +217,38 @@ fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
     ))
 }
 
-/// What the simulated hardware saw of the driver.
-fn check_simulator(pfs: &[crate::guest::rig::Pf], driver: Driver) -> Result<()> {
-    for pf in pfs {
-        let counters = pf.counters()?;
-        let vf = crate::guest::counters::Vf::of(&counters, 1)
-            .with_context(|| format!("no counters of VF 1 in {counters}"))?;
+/// What the simulated hardware counted for VF 1 of each PF.
+fn counters(pfs: &[Pf]) -> Result<Vec<Vf>> {
+    pfs.iter()
+        .map(|pf| {
+            let counters = pf.counters()?;
+            Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))
+        })
+        .collect()
+}
+
+/// What the simulated hardware saw of the guest's driver, since the firmware was done.
+fn check_simulator(before: &[Vf], after: &[Vf], driver: Driver) -> Result<()> {
+    for (before, after) in before.iter().zip(after) {
+        let modern = after.doorbells_modern - before.doorbells_modern;
+        let legacy = after.doorbells_legacy - before.doorbells_legacy;
+        let command = after.doorbells_command - before.doorbells_command;
         match driver {
-            Driver::Legacy => ensure!(
-                vf.doorbells_modern == 0,
-                "a legacy driver rang {} modern doorbells",
-                vf.doorbells_modern
+            Driver::Legacy => {
+                ensure!(
+                    modern == 0,
+                    "a legacy driver rang {modern} modern doorbells"
+                );
+                ensure!(legacy > 0, "no doorbell went straight to the VF");
+                ensure!(command == 0, "{command} doorbells went through the helper");
+            }
+            Driver::Modern => ensure!(
+                modern > 0 && legacy + command == 0,
+                "{modern} modern and {} legacy doorbells",
+                legacy + command
             ),
-            Driver::Modern => ensure!(vf.doorbells_modern > 0, "no modern doorbell was rung"),
         }
+        ensure!(after.needs_reset == 0, "the device broke down: {after:?}");
     }
     Ok(())
 }
@@ -303,13 +325,12 @@ fn system_reset(bench: &Bench) -> Result<String> {
         machine.run("net", SHORT)?.ok()?;
         machine.run("traffic", SHORT)?.ok()?;
         std::thread::sleep(Duration::from_millis(700));
-        let before = activity(&guest.pfs)?;
+        let before = counters(&guest.pfs)?;
         std::thread::sleep(Duration::from_millis(300));
-        let after = activity(&guest.pfs)?;
-        for (kind, before, after) in [("net", before.0, after.0), ("blk", before.1, after.1)] {
+        for (before, after) in before.iter().zip(counters(&guest.pfs)?) {
             ensure!(
-                after > before,
-                "{kind}: no traffic before the reset ({before} buffers)"
+                after.buffers > before.buffers,
+                "no traffic before the reset: {after:?}"
             );
         }
         guest.machine.qmp().execute("system_reset", &json!({}))?;
@@ -325,18 +346,6 @@ fn system_reset(bench: &Bench) -> Result<String> {
     Ok(format!(
         "{RESETS} resets under traffic, then {pings} of 100 pings and the disk"
     ))
-}
-
-/// Buffers the net and the blk VF have used so far.
-fn activity(pfs: &[crate::guest::rig::Pf]) -> Result<(u64, u64)> {
-    let mut buffers = pfs.iter().map(|pf| -> Result<u64> {
-        let counters = pf.counters()?;
-        Ok(crate::guest::counters::Vf::of(&counters, 1)
-            .context("no VF 1")?
-            .buffers)
-    });
-    let mut next = || buffers.next().context("two PFs")?;
-    Ok((next()?, next()?))
 }
 
 /// The helper crashes while the guest pings.
