@@ -15,6 +15,7 @@
 mod conformance;
 mod demo;
 mod digest;
+mod docs;
 mod guest;
 mod guest_test;
 mod lock;

@@ -8,15 +8,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::docs;
 use crate::programs::{self, Profile};
 use crate::project::Project;
 use crate::qemu;
 use crate::run::Cmd;
-use crate::steps::Steps;
+use crate::steps::{Step, Steps};
 
 /// The package of the tests of everything together, and its test that needs no QEMU.
 const QTESTS: &str = "qtest_tests";
 const LAYERING: &str = "layering";
+
+/// The fuzz targets, and how long each may run at most.
+const FUZZ_TARGETS: [&str; 4] = ["proto_decode", "session", "hostile_pf", "window"];
+const FUZZ_SECONDS: &str = "60";
 
 /// Failures that were shown already; the closing line stays the last one.
 #[derive(Debug)]
@@ -49,6 +54,12 @@ pub(crate) enum Suite {
     QemuClippy,
     /// Tests of QEMU, helper and simulator together.
     Qtest,
+    /// Debian's kernel in a guest, with its legacy and its modern drivers.
+    Guest,
+    /// Links, licence lines, the conformance page.
+    Docs,
+    /// A short run of every fuzz target.
+    Fuzz,
 }
 
 /// How many checks went well and how many did not.
@@ -111,6 +122,9 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
                 Counts::one(false)
             })
         }
+        Suite::Guest => return guest(project, steps),
+        Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
+        Suite::Fuzz => return fuzz(project, steps),
         Suite::Fmt => fmt(project, steps),
         Suite::Clippy => cargo(
             project,
@@ -233,6 +247,59 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
         ("VLVF_SIM", programs.simulator),
     ];
     Ok(tests(project, steps, "qtests", &args, &env))
+}
+
+/// Runs the guest tests as their own command; its scenarios are counted one by one.
+fn guest(project: &Project, steps: &mut Steps) -> Counts {
+    counted(steps, "guest tests", ("PASS ", "FAIL "), |step| {
+        Cmd::new(std::env::current_exe()?)
+            .arg("guest-test")
+            .dir(project.root())
+            .run(step)
+    })
+}
+
+/// Runs each fuzz target until 10^6 executions or [`FUZZ_SECONDS`], whichever comes first.
+fn fuzz(project: &Project, steps: &mut Steps) -> Counts {
+    let root = project.root();
+    let mut counts = Counts::default();
+    for target in FUZZ_TARGETS {
+        let checked = steps.run(&format!("fuzz {target}"), |step| {
+            Cmd::new(root.join("fuzz/run"))
+                .args([target, FUZZ_SECONDS])
+                .dir(root)
+                .run(step)
+        });
+        report(&checked);
+        counts.add(Counts::one(checked.is_ok()));
+    }
+    counts
+}
+
+/// Runs a step whose log tells good and bad results by how a line begins.
+fn counted(
+    steps: &mut Steps,
+    name: &str,
+    (good, bad): (&str, &str),
+    run: impl FnOnce(&Step) -> Result<()>,
+) -> Counts {
+    let mut log = None;
+    let result = steps.run(name, |step| {
+        log = Some(step.log().to_owned());
+        run(step)
+    });
+    report(&result);
+    let text = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count() as u64;
+    let mut counts = Counts {
+        passed: count(good),
+        failed: count(bad),
+    };
+    if counts.failed == 0 && (result.is_err() || counts.passed == 0) {
+        counts.failed = 1;
+    }
+    counts
 }
 
 /// Runs `cargo test`, its tests counted one by one.
