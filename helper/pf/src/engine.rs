@@ -36,11 +36,22 @@ impl Pf {
 
     /// Like [`Pf::poll`], but looks again and again for at most `budget` until there is a
     /// completion, without interrupts from the device meanwhile.
+    ///
+    /// If there is one, the descriptors are not looked at (that is for `poll`, when they are
+    /// ready) and interrupts stay off: while commands are in flight, [`Pf::next_deadline`] then
+    /// asks for another call before anything is waited for.
     pub fn poll_spinning(&mut self, budget: Duration) -> Vec<Completion> {
         let begun = Instant::now();
         if self.phase == Phase::Running && !budget.is_zero() {
+            self.wake = None;
             if let Err(error) = self.spin_for(begun, budget) {
                 self.trouble(error, begun);
+            }
+            if self.phase == Phase::Running && !self.completions.is_empty() {
+                if self.admin.as_ref().is_some_and(|a| a.in_flight() > 0) {
+                    self.wake = Some(begun);
+                }
+                return std::mem::take(&mut self.completions);
             }
         }
         self.poll(Instant::now())
