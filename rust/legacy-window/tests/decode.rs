@@ -336,3 +336,29 @@ fn wide_accesses_do_not_touch_the_neighbours() {
     let log = m.commands();
     assert!(log.iter().all(|c| c.1 == 18 || c.1 == 19));
 }
+
+// Covers: BAL-02, BAL-04
+#[test]
+fn a_balloon_writes_its_size_in_one_little_endian_command() {
+    let mut m = machine(DeviceType::Balloon, 16);
+    for (msix, offset) in [(false, 24), (true, 28)] {
+        m.msix = msix;
+        m.write(offset, 4, 0x0102_0304);
+        assert_eq!(m.commands(), [(false, 4, 4, Some(0x0102_0304))]);
+        assert_eq!(m.device.config[4..8], [4, 3, 2, 1]);
+    }
+}
+
+// Covers: RNG-01
+#[test]
+fn an_entropy_source_has_nothing_behind_the_header() {
+    let mut m = machine(DeviceType::Entropy, 0);
+    for msix in [false, true] {
+        m.msix = msix;
+        for offset in if msix { 24..32 } else { 20..32 } {
+            assert_eq!(m.read(offset, 1), 0);
+            m.write(offset, 1, 0xff);
+        }
+    }
+    assert_eq!(m.commands(), []);
+}
