@@ -132,7 +132,8 @@ pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
             )));
         }
     }
-    dev.parent_realize()?;
+    dev.parent_realize()
+        .map_err(|e| Error::msg(format!("{label}: {e}")))?;
     let result = attach(dev, &options, path, member, &label);
     if result.is_err() {
         detach(dev);
