@@ -5,6 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod queue;
+pub(crate) mod sim;
 
 use pci_transport::testing::{Script, ScriptedDevice, ScriptedFunction};
 use pci_transport::{DeviceView, IrqEvent, Width};
