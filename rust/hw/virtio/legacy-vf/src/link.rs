@@ -297,7 +297,6 @@ impl Link {
         let mut connection = Connection::open(&self.target, &self.stop, deadline, &on_event)?;
         let socket = connection.socket().clone();
         let opened = *connection.opened();
-        self.notify_again(&socket).map_err(LinkError::Socket)?;
         let mut was_due = false;
         let mut inner = loop {
             let inner = self.lock();
@@ -324,8 +323,13 @@ impl Link {
                 self.label
             )
         });
-        // Those that came in between the first repetition and the new sender.
-        self.notify_again(&socket).map_err(LinkError::Socket)
+        // Whoever notifies from now on finds the new sender; before, it is in the list.
+        if let Err(e) = self.notify_again(&socket) {
+            self.log.report(report::warn_report, || {
+                format!("{}: notifications could not be repeated: {e}", self.label)
+            });
+        }
+        Ok(())
     }
 }
 
