@@ -265,7 +265,8 @@ impl<B: AccessBackend> Reactor<B> {
             self.flush(now);
             return now;
         }
-        let budget = if self.config.spin && self.hub.in_flight() > 0 {
+        // What the descriptors announce is taken by a plain poll only.
+        let budget = if self.config.spin && !backend && self.hub.in_flight() > 0 {
             self.spinner.budget(self.hub.backend().spin_hint())
         } else {
             Duration::ZERO

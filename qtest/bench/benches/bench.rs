@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
-use qtest_bench::report::{table, Figure};
+use qtest_bench::report::table;
 use qtest_bench::{echo, micro, stack, Effort};
 
 struct Options {
@@ -56,14 +56,8 @@ fn main() -> Result<()> {
     };
     let dir = tempfile::tempdir()?;
     let mut figures = micro::all(options.effort);
-    let echo = echo::round_trip(dir.path(), options.effort)?;
-    figures.push(Figure::new(
-        "echo: bare SEQPACKET round trip",
-        echo.as_secs_f64() * 1e6,
-        "us",
-    ));
     if !options.only_pure {
-        figures.extend(stack::all(dir.path(), echo, options.effort)?);
+        figures.extend(stack::all(dir.path(), options.effort)?);
     }
     print!("{}", table(&figures));
     if let Some(path) = options.json {

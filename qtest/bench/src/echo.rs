@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The baseline: another process that sends each message back, and nothing else.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use rustix::net::{
     accept, bind, listen, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags,
     SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use crate::socket::connected;
-use crate::{time_per_call, Effort};
 
 /// Bytes there and back, as of a register read.
 const LEN: usize = 24;
@@ -41,48 +41,54 @@ pub fn serve(path: &Path) -> Result<()> {
     }
 }
 
-struct Server(Child);
+/// A process of this program that runs [`serve`], and a connection to it.
+#[derive(Debug)]
+pub struct Echo {
+    server: Child,
+    socket: OwnedFd,
+}
 
-impl Drop for Server {
+impl Drop for Echo {
     fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
+        let _gone = self.server.kill();
+        let _reaped = self.server.wait();
     }
 }
 
-/// Time of one round trip with a process of this program that runs [`serve`].
-///
-/// # Errors
-/// If it cannot be started.
-pub fn round_trip(dir: &Path, effort: Effort) -> Result<Duration> {
-    let path = dir.join("echo.sock");
-    let child = Command::new(std::env::current_exe()?)
-        .arg("--echo-server")
-        .arg(&path)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("cannot start the echo server")?;
-    let server = Server(child);
-    let end = Instant::now() + Duration::from_secs(10);
-    let socket = loop {
-        match connected(&path) {
-            Ok(socket) => break socket,
-            Err(e) if Instant::now() > end => return Err(e.context("no echo server")),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+impl Echo {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let path = dir.join("echo.sock");
+        let mut server = Command::new(std::env::current_exe()?)
+            .arg("--echo-server")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start the echo server")?;
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match connected(&path) {
+                Ok(socket) => return Ok(Echo { server, socket }),
+                Err(e) if Instant::now() > end => {
+                    server.kill()?;
+                    return Err(e.context("no echo server"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
         }
-    };
-    let mut failure = None;
-    let mut buf = [0; LEN];
-    let time = time_per_call(effort, || {
-        let result = send(&socket, &buf, SendFlags::NOSIGNAL)
-            .and_then(|_| recv(&socket, &mut buf[..], RecvFlags::empty()));
-        if let Err(e) = result {
-            failure = Some(e);
-        }
-    });
-    drop(server);
-    match failure {
-        Some(e) => bail!("echo: {e}"),
-        None => Ok(time),
+    }
+
+    /// One round trip.
+    ///
+    /// # Errors
+    /// If a socket call fails.
+    pub fn round_trip(&self) -> Result<()> {
+        let mut buf = [0; LEN];
+        send(&self.socket, &buf, SendFlags::NOSIGNAL)?;
+        recv(&self.socket, &mut buf[..], RecvFlags::empty())?;
+        Ok(())
     }
 }

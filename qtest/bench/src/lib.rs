@@ -25,23 +25,39 @@ pub struct Effort {
     pub rounds: u32,
 }
 
-/// Time of one call of `f`, from the best round.
-pub fn time_per_call(effort: Effort, mut f: impl FnMut()) -> Duration {
-    let mut best = Duration::MAX;
-    for _ in 0..effort.rounds {
-        let begun = Instant::now();
-        let mut calls = 0u32;
-        let took = loop {
-            for _ in 0..64 {
-                f();
-            }
-            calls = calls.saturating_add(64);
-            let took = begun.elapsed();
-            if took >= effort.round {
-                break took;
-            }
-        };
-        best = best.min(took / calls);
+/// Seconds of one call of `f`, over at least `window`.
+pub fn time_in_window(window: Duration, f: &mut dyn FnMut()) -> f64 {
+    let begun = Instant::now();
+    let mut calls = 0u32;
+    let took = loop {
+        for _ in 0..64 {
+            f();
+        }
+        calls = calls.saturating_add(64);
+        let took = begun.elapsed();
+        if took >= window {
+            break took;
+        }
+    };
+    took.as_secs_f64() / f64::from(calls)
+}
+
+/// Seconds of one call of `f`, from the best round.
+pub fn time_per_call(effort: Effort, mut f: impl FnMut()) -> f64 {
+    (0..effort.rounds)
+        .map(|_| time_in_window(effort.round, &mut f))
+        .fold(f64::MAX, f64::min)
+}
+
+/// The same for two things that are to be compared: in turns and in many short windows, so that
+/// what else the machine does hits both alike and quiet moments count.
+pub fn compare(effort: Effort, mut a: impl FnMut(), mut b: impl FnMut()) -> (f64, f64) {
+    let window = Duration::from_millis(20);
+    let turns = effort.round * effort.rounds / 20;
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..turns.as_millis().max(5) {
+        best.0 = best.0.min(time_in_window(window, &mut a));
+        best.1 = best.1.min(time_in_window(window, &mut b));
     }
     best
 }

@@ -12,7 +12,7 @@ use crate::report::Figure;
 use crate::{time_per_call, Effort};
 
 fn figure(name: &str, effort: Effort, f: impl FnMut()) -> Figure {
-    let ns = time_per_call(effort, f).as_secs_f64() * 1e9;
+    let ns = time_per_call(effort, f) * 1e9;
     Figure::new(name, ns, "ns")
 }
 

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Clients, the real helper and the simulated PF, each a process of its own.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use qtest_harness::{DeviceKind, Helper, Simulator, SimulatorBuilder};
+use anyhow::{Context, Result};
+use legacy_vf_proto::QueryKind;
+use qtest_harness::{DeviceKind, Helper, HelperClient, Simulator, SimulatorBuilder};
+use rustix::process::{kill_process, Pid, Signal};
 
+use crate::echo::Echo;
 use crate::report::{Aim, Figure};
 use crate::socket::Access;
-use crate::{memory, time_per_call, Effort};
+use crate::{compare, memory, Effort};
 
 /// A helper and its PF.
 #[derive(Debug)]
@@ -48,19 +53,27 @@ impl Stack {
     }
 }
 
-/// Time of one register read by one client.
+/// Seconds of one round trip with the bare socket, and of one register read by one client.
 ///
 /// # Errors
 /// If the helper refuses.
-pub fn round_trip(stack: &Stack, effort: Effort) -> Result<Duration> {
+pub fn round_trips(stack: &Stack, echo: &Echo, effort: Effort) -> Result<(f64, f64)> {
     let mut access = Access::open(stack.helper.socket(), 1)?;
-    let mut failure = None;
-    let time = time_per_call(effort, || {
-        if let Err(e) = access.read_status() {
-            failure = Some(e);
-        }
-    });
-    failure.map_or(Ok(time), Err)
+    let (mut bare, mut full) = (Ok(()), Ok(()));
+    let times = compare(
+        effort,
+        || {
+            if let Err(e) = echo.round_trip() {
+                bare = Err(e);
+            }
+        },
+        || {
+            if let Err(e) = access.read_status() {
+                full = Err(e);
+            }
+        },
+    );
+    bare.and(full).map(|()| times)
 }
 
 /// Register reads per second of `clients` clients together, each a thread with a VF of its own.
@@ -103,15 +116,70 @@ pub fn throughput(stack: &Stack, clients: u16, effort: Effort) -> Result<f64> {
     Ok(best)
 }
 
-/// All of them; `echo` is the time of one round trip with the bare socket.
+/// System calls of a process per register read of `clients` clients, counted by perf; `None` where
+/// perf cannot count them.
+///
+/// # Errors
+/// If the helper refuses.
+pub fn syscalls(stack: &Stack, pid: u32, clients: u16, effort: Effort) -> Result<Option<f64>> {
+    let pid = pid.to_string();
+    let counting = Command::new("perf")
+        .args([
+            "stat",
+            "-x",
+            ",",
+            "-e",
+            "raw_syscalls:sys_enter",
+            "-p",
+            &pid,
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut counting) = counting else {
+        return Ok(None);
+    };
+    // It counts from a moment after its start, which only matters for the first few.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = reads(stack)?;
+    throughput(stack, clients, effort)?;
+    let done = reads(stack)? - before;
+    kill_process(Pid::from_child(&counting), Signal::INT)?;
+    let mut text = String::new();
+    if let Some(mut stderr) = counting.stderr.take() {
+        stderr.read_to_string(&mut text)?;
+    }
+    counting.wait()?;
+    let count = text
+        .lines()
+        .find(|l| l.contains("raw_syscalls"))
+        .and_then(|l| l.split(',').next()?.parse::<f64>().ok());
+    Ok(count.map(|count| count / done.max(1.0)))
+}
+
+/// Register reads that the helper has done so far.
+fn reads(stack: &Stack) -> Result<f64> {
+    let mut client = HelperClient::connect(stack.helper.socket())?;
+    client.hello()?;
+    let v = client.query(QueryKind::COUNTERS, 0)?;
+    let count = v.pointer("/accesses/common_read").and_then(|n| n.as_f64());
+    count.context("no counter of reads")
+}
+
+/// All of them.
 ///
 /// # Errors
 /// If a process fails.
-pub fn all(dir: &Path, echo: Duration, effort: Effort) -> Result<Vec<Figure>> {
-    let us = |d: Duration| d.as_secs_f64() * 1e6;
+pub fn all(dir: &Path, effort: Effort) -> Result<Vec<Figure>> {
+    let us = |seconds: f64| seconds * 1e6;
     let mut figures = Vec::new();
     let small = Stack::start(dir, 1)?;
-    let one = round_trip(&small, effort)?;
+    let (echo, one) = round_trips(&small, &Echo::start(dir)?, effort)?;
+    figures.push(Figure::new(
+        "echo: bare SEQPACKET round trip",
+        us(echo),
+        "us",
+    ));
     figures.push(
         Figure::new("stack: register read, one client", us(one), "us")
             .aim(Aim::AtMost(3.0 * us(echo)))
@@ -150,6 +218,17 @@ pub fn all(dir: &Path, echo: Duration, effort: Effort) -> Result<Vec<Figure>> {
             )
             .aim(aim),
         );
+    }
+    for (name, pid) in [
+        ("helper", large.helper.process.pid()),
+        ("simulator", large.sim.process.pid()),
+    ] {
+        for clients in [1, 8] {
+            if let Some(count) = syscalls(&large, pid, clients, effort)? {
+                let name = format!("{name}: system calls per read, {clients} clients");
+                figures.push(Figure::new(name, count, ""));
+            }
+        }
     }
     let (own, all) = memory::resident_kib(large.helper.process.pid())?;
     figures.push(
