@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! The state machine.
+//! The state machine: how accesses begin, go on and end.
 
-use virtio_pci_spec::bytes::{le_bytes, le_value};
-use virtio_pci_spec::legacy::{field_at, header_len, AccessKind, Field, Register};
-use virtio_pci_spec::status::DEVICE_NEEDS_RESET;
+mod config;
+mod header;
+
+use virtio_pci_spec::bytes::le_value;
+use virtio_pci_spec::legacy::{field_at, header_len, Field};
 use virtio_pci_spec::DeviceType;
 
-use crate::plan::{piece, PieceKind};
 use crate::saved::{RestoreError, SavedState};
 use crate::shadow::Shadow;
-use crate::step::{
-    Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
-    Step,
-};
+use crate::step::{Command, Completion, Effects, FailKind, Outcome, Rejected, Step};
+use config::{config_next, put};
 
 /// Counts over the life of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -295,238 +294,6 @@ impl Window {
         self.done_with(&access, ones(access.size))
     }
 
-    /// A header read answered from what is known, if it is.
-    fn remembered(&self, register: Register) -> Option<u64> {
-        match register {
-            Register::DeviceFeatures => self.shadow.features.map(u64::from),
-            Register::QueueSelect => self.shadow.guest_select.map(u64::from),
-            Register::QueueSize => self.shadow.size().map(u64::from),
-            Register::QueueAddress => self.shadow.address().map(u64::from),
-            Register::ConfigVector => self.shadow.config_vector().map(u64::from),
-            Register::QueueVector => self.shadow.queue_vector().map(u64::from),
-            Register::DriverFeatures
-            | Register::QueueNotify
-            | Register::DeviceStatus
-            | Register::IsrStatus => None,
-        }
-    }
-
-    fn header_read(&mut self, access: Access, field: Field) -> Step {
-        if field.register == Register::QueueNotify {
-            // Answered here as QEMU's own device does; it is not an error.
-            return self.done_with(&access, ones(access.size));
-        }
-        if self.lost {
-            return self.done_lost(access);
-        }
-        if let Some(value) = self.remembered(field.register) {
-            self.counters.remembered = self.counters.remembered.wrapping_add(1);
-            return self.done_with(&access, value & ones(access.size));
-        }
-        self.header_command(access, field)
-    }
-
-    fn header_write(&mut self, mut access: Access, field: Field, value: u64) -> Step {
-        match field.register {
-            Register::QueueNotify => {
-                access.target = Target::Notify;
-                self.counters.notifies = self.counters.notifies.wrapping_add(1);
-                self.access = Some(access);
-                let [a, b, ..] = value.to_le_bytes();
-                return Step::Notify {
-                    queue: u16::from_le_bytes([a, b]),
-                };
-            }
-            Register::QueueSelect => {
-                let [a, b, ..] = value.to_le_bytes();
-                self.shadow.guest_select = Some(u16::from_le_bytes([a, b]));
-                access.effects.lost = self.lost;
-                return self.done(&access, 0);
-            }
-            _ if field.access == AccessKind::ReadOnly => {
-                access.effects.rejected = Some(Rejected::ReadOnly);
-                return self.done(&access, 0);
-            }
-            _ => {}
-        }
-        if self.lost {
-            return self.done_lost(access);
-        }
-        self.header_command(access, field)
-    }
-
-    /// Issues the command for a header field, after that for `queue_select` where it is needed.
-    fn header_command(&mut self, mut access: Access, field: Field) -> Step {
-        let needs_select = matches!(
-            field.register,
-            Register::QueueAddress | Register::QueueSize | Register::QueueVector
-        );
-        if let (true, Some(select)) = (needs_select, self.shadow.guest_select) {
-            if self.shadow.device_select != Some(select) {
-                access.target = Target::Header {
-                    field,
-                    selecting: true,
-                };
-                // Whatever becomes of it, the old value no longer counts.
-                self.shadow.device_select = None;
-                let f = virtio_pci_spec::legacy::field_of(Register::QueueSelect);
-                return self.command(
-                    access,
-                    Command {
-                        space: Space::Common,
-                        offset: f.offset,
-                        len: f.size,
-                        kind: CommandKind::Write(le_bytes(u64::from(select), f.size.into())),
-                    },
-                );
-            }
-        }
-        access.target = Target::Header {
-            field,
-            selecting: false,
-        };
-        let kind = match access.write {
-            None => CommandKind::Read,
-            Some(value) => CommandKind::Write(le_bytes(value, field.size.into())),
-        };
-        self.command(
-            access,
-            Command {
-                space: Space::Common,
-                offset: field.offset,
-                len: field.size,
-                kind,
-            },
-        )
-    }
-
-    fn header_data(&mut self, access: &Access, field: Field, data: [u8; 8]) -> Step {
-        let value = le_value(&le_bytes(u64::from_le_bytes(data), field.size.into()));
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        let (short, long) = (u16::from_le_bytes([a, b]), u32::from_le_bytes([a, b, c, d]));
-        match field.register {
-            Register::DeviceFeatures => self.shadow.features = Some(long),
-            Register::QueueAddress => self.shadow.learn_address(long),
-            Register::QueueSize => self.shadow.learn_size(short),
-            Register::QueueSelect => {
-                self.shadow.guest_select = Some(short);
-                self.shadow.device_select = Some(short);
-            }
-            Register::ConfigVector => self.shadow.learn_config_vector(short),
-            Register::QueueVector => self.shadow.learn_queue_vector(short),
-            Register::DeviceStatus => self.status_read(a),
-            Register::DriverFeatures | Register::QueueNotify | Register::IsrStatus => {}
-        }
-        self.done_with(access, value & ones(access.size))
-    }
-
-    fn status_read(&mut self, status: u8) {
-        self.status = status;
-        let unfinished = self.fresh_reset && status != 0;
-        if unfinished || status & DEVICE_NEEDS_RESET != 0 {
-            self.shadow.forget_queues();
-        }
-    }
-
-    fn header_written(&mut self, mut access: Access, field: Field, selecting: bool) -> Step {
-        if selecting {
-            self.shadow.device_select = self.shadow.guest_select;
-            return self.header_command(access, field);
-        }
-        let value = access.write.unwrap_or(0);
-        let [a, b, ..] = value.to_le_bytes();
-        let short = u16::from_le_bytes([a, b]);
-        match field.register {
-            Register::DeviceStatus => {
-                access.effects.status = Some(StatusChange {
-                    old: self.status,
-                    new: a,
-                });
-                self.status = a;
-                self.fresh_reset = a == 0;
-                if a == 0 {
-                    access.effects.reset = true;
-                    self.shadow.driver_reset();
-                }
-            }
-            Register::QueueAddress if value == 0 => self.shadow.forget_queues(),
-            Register::QueueAddress => self.shadow.wrote_address(),
-            Register::ConfigVector => self.shadow.wrote_config_vector(Some(short)),
-            Register::QueueVector => self.shadow.wrote_queue_vector(Some(short)),
-            Register::DeviceFeatures
-            | Register::DriverFeatures
-            | Register::QueueSize
-            | Register::QueueSelect
-            | Register::QueueNotify
-            | Register::IsrStatus => {}
-        }
-        self.done(&access, 0)
-    }
-
-    /// Goes on with an access to the device configuration from its position.
-    fn config(&mut self, mut access: Access) -> Step {
-        if self.lost {
-            return self.config_lost(access);
-        }
-        while let Target::Config { pos, done, .. } = access.target {
-            let want = access.size.saturating_sub(done);
-            if want == 0 {
-                break;
-            }
-            let next = piece(self.device, self.config_len, pos, want);
-            match (next.kind, access.write) {
-                (PieceKind::Behind, _) => {
-                    access
-                        .effects
-                        .rejected
-                        .get_or_insert(Rejected::BehindConfig);
-                }
-                (PieceKind::Element { writable, .. }, Some(_)) if !writable => {
-                    access.effects.rejected.get_or_insert(Rejected::ReadOnly);
-                }
-                (PieceKind::Element { offset, .. }, write) => {
-                    access.target = Target::Config {
-                        pos,
-                        done,
-                        piece: next.len,
-                    };
-                    let kind = match write {
-                        None => CommandKind::Read,
-                        Some(value) => CommandKind::Write(le_bytes(
-                            value.checked_shr(8 * u32::from(done)).unwrap_or(0),
-                            next.len.into(),
-                        )),
-                    };
-                    return self.command(
-                        access,
-                        Command {
-                            space: Space::Device,
-                            offset,
-                            len: next.len,
-                            kind,
-                        },
-                    );
-                }
-            }
-            access = config_next(access, pos, done, next.len);
-        }
-        self.done_with(&access, le_value(&access.read))
-    }
-
-    /// What is left of an access to the device configuration while the helper is lost.
-    fn config_lost(&mut self, mut access: Access) -> Step {
-        access.effects.lost = true;
-        if let Target::Config { done, .. } = access.target {
-            put(
-                &mut access.read,
-                done,
-                &[0xff; 8],
-                access.size.saturating_sub(done),
-            );
-        }
-        self.done_with(&access, le_value(&access.read))
-    }
-
     fn command_failed(&mut self, mut access: Access, kind: FailKind) -> Step {
         self.counters.failed = self.counters.failed.wrapping_add(1);
         access.effects.failed.get_or_insert(kind);
@@ -555,26 +322,5 @@ impl Window {
                 self.done_with(&access, le_value(&access.read))
             }
         }
-    }
-}
-
-/// The access moved on by `by` bytes.
-fn config_next(mut access: Access, pos: u32, done: u8, by: u8) -> Access {
-    access.target = Target::Config {
-        pos: pos.saturating_add(u32::from(by)),
-        done: done.saturating_add(by),
-        piece: 0,
-    };
-    access
-}
-
-/// Copies `len` bytes of `from` to position `at` of `to`.
-fn put(to: &mut [u8; 8], at: u8, from: &[u8; 8], len: u8) {
-    for (dst, src) in to
-        .iter_mut()
-        .skip(usize::from(at))
-        .zip(from.iter().take(usize::from(len)))
-    {
-        *dst = *src;
     }
 }

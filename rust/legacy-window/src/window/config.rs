@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
+//! Accesses to the device configuration.
+
+use virtio_pci_spec::bytes::{le_bytes, le_value};
+
+use super::{Access, Target, Window};
+use crate::plan::{piece, PieceKind};
+use crate::step::{Command, CommandKind, Rejected, Space, Step};
+
+impl Window {
+    /// Goes on with an access to the device configuration from its position.
+    pub(super) fn config(&mut self, mut access: Access) -> Step {
+        if self.lost {
+            return self.config_lost(access);
+        }
+        while let Target::Config { pos, done, .. } = access.target {
+            let want = access.size.saturating_sub(done);
+            if want == 0 {
+                break;
+            }
+            let next = piece(self.device, self.config_len, pos, want);
+            match (next.kind, access.write) {
+                (PieceKind::Behind, _) => {
+                    access
+                        .effects
+                        .rejected
+                        .get_or_insert(Rejected::BehindConfig);
+                }
+                (PieceKind::Element { writable, .. }, Some(_)) if !writable => {
+                    access.effects.rejected.get_or_insert(Rejected::ReadOnly);
+                }
+                (PieceKind::Element { offset, .. }, write) => {
+                    access.target = Target::Config {
+                        pos,
+                        done,
+                        piece: next.len,
+                    };
+                    let kind = match write {
+                        None => CommandKind::Read,
+                        Some(value) => CommandKind::Write(le_bytes(
+                            value.checked_shr(8 * u32::from(done)).unwrap_or(0),
+                            next.len.into(),
+                        )),
+                    };
+                    return self.command(
+                        access,
+                        Command {
+                            space: Space::Device,
+                            offset,
+                            len: next.len,
+                            kind,
+                        },
+                    );
+                }
+            }
+            access = config_next(access, pos, done, next.len);
+        }
+        self.done_with(&access, le_value(&access.read))
+    }
+
+    /// What is left of an access to the device configuration while the helper is lost.
+    pub(super) fn config_lost(&mut self, mut access: Access) -> Step {
+        access.effects.lost = true;
+        if let Target::Config { done, .. } = access.target {
+            put(
+                &mut access.read,
+                done,
+                &[0xff; 8],
+                access.size.saturating_sub(done),
+            );
+        }
+        self.done_with(&access, le_value(&access.read))
+    }
+}
+
+/// The access moved on by `by` bytes.
+pub(super) fn config_next(mut access: Access, pos: u32, done: u8, by: u8) -> Access {
+    access.target = Target::Config {
+        pos: pos.saturating_add(u32::from(by)),
+        done: done.saturating_add(by),
+        piece: 0,
+    };
+    access
+}
+
+/// Copies `len` bytes of `from` to position `at` of `to`.
+pub(super) fn put(to: &mut [u8; 8], at: u8, from: &[u8; 8], len: u8) {
+    for (dst, src) in to
+        .iter_mut()
+        .skip(usize::from(at))
+        .zip(from.iter().take(usize::from(len)))
+    {
+        *dst = *src;
+    }
+}
