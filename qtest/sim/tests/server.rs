@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The server as a raw client sees it: every command, wrong input, leaving in the middle.
 
-#![allow(unreachable_pub)]
-
 mod common;
 use common::*;
 use serde_json::Value;

@@ -282,6 +282,7 @@ impl Hardware for Device {
                 // No function of the simulator has an interrupt pin that a client could see; VFs
                 // never have one.
                 ModelEffect::IntxLevel { .. } => {}
+                ModelEffect::VfsChanged { enabled: 0 } => tracing::info!("no VF is enabled now"),
                 ModelEffect::VfsChanged { enabled } => {
                     tracing::info!("VFs 1 to {enabled} are enabled now");
                 }

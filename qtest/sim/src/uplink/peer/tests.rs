@@ -225,3 +225,97 @@ fn garbage_frames_are_survived() {
     }
     assert_eq!(guest.talk(7, b"still there"), b"still there");
 }
+
+/// The Internet checksum of `bytes`, continued from `sum`.
+fn checksum(sum: u32, bytes: &[u8]) -> u32 {
+    bytes.chunks(2).fold(sum, |sum, pair| {
+        let word = u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        let sum = sum + word;
+        (sum & 0xffff) + (sum >> 16)
+    })
+}
+
+/// A TCP segment in IPv4 in Ethernet, with right checksums around whatever is in it.
+fn segment(source: [u8; 4], tcp: &[u8]) -> Vec<u8> {
+    let total = (20 + tcp.len()) as u16;
+    let mut ip = vec![0x45, 0];
+    ip.extend_from_slice(&total.to_be_bytes());
+    ip.extend_from_slice(&[0, 1, 0x40, 0, 64, 6, 0, 0]);
+    ip.extend_from_slice(&source);
+    ip.extend_from_slice(&ADDRESS);
+    let sum = !checksum(0, &ip) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut tcp = tcp.to_vec();
+    tcp[16..18].fill(0);
+    let pseudo = checksum(0, &ip[12..20]) + 6 + tcp.len() as u32;
+    let sum = !checksum((pseudo & 0xffff) + (pseudo >> 16), &tcp) as u16;
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = MAC.to_vec();
+    frame.extend_from_slice(&[0x52, 0x54, 0, 0x77, 1, 9, 8, 0]);
+    frame.extend_from_slice(&ip);
+    frame.extend_from_slice(&tcp);
+    frame
+}
+
+#[test]
+fn hostile_segments_are_survived() {
+    let mut guest = Guest::new(0);
+    let mut x = 99u64;
+    let mut random = move || {
+        x = x
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (x >> 33) as u32
+    };
+    let sources = [
+        [10, 0, 77, 9],
+        [10, 0, 77, 8],
+        [0, 0, 0, 0],
+        [255, 255, 255, 255],
+        [224, 0, 0, 1],
+        ADDRESS,
+    ];
+    // Sequence numbers near those the peer uses are learnt from its answers.
+    let (mut seq, mut ack) = (0u32, 0u32);
+    for _ in 0..30_000 {
+        let offset = [5, 5, 5, 6, 8, 15, 0, 4][random() as usize % 8];
+        let header = 4 * (offset as usize).max(5);
+        let mut tcp = vec![0; header + [0, 0, 1, 9, 700][random() as usize % 5]];
+        tcp[0..2].copy_from_slice(&(random() as u16 % 4 + 1000).to_be_bytes());
+        let port = [7u16, 9, 9001, 9002, 9003, 1][random() as usize % 6];
+        tcp[2..4].copy_from_slice(&port.to_be_bytes());
+        let near = [0, 1, u32::MAX, 0x7fff_ffff, random()][random() as usize % 5];
+        tcp[4..8].copy_from_slice(&seq.wrapping_add(near).to_be_bytes());
+        let near = [0, 1, u32::MAX, 0x8000_0000, random()][random() as usize % 5];
+        tcp[8..12].copy_from_slice(&ack.wrapping_add(near).to_be_bytes());
+        tcp[12] = (offset as u8) << 4;
+        tcp[13] = [2, 0x10, 0x10, 0x11, 0x18, 4, 0x12, random() as u8][random() as usize % 8];
+        tcp[14..16].copy_from_slice(&(random() as u16).to_be_bytes());
+        for b in &mut tcp[20..] {
+            *b = [1, 2, 4, 5, 8, 10, 0xff, b'1', b'\n'][random() as usize % 9];
+        }
+        let source = sources[(random() as usize % 12).saturating_sub(6)];
+        guest.peer.receive(segment(source, &tcp));
+        guest.peer.poll();
+        while let Some(frame) = guest.peer.transmit() {
+            if frame.len() >= 54 && frame[12..14] == [8, 0] && frame[23] == 6 {
+                ack = u32::from_be_bytes(frame[38..42].try_into().unwrap()).wrapping_add(1);
+                seq = u32::from_be_bytes(frame[42..46].try_into().unwrap());
+            } else if frame[12..14] == [8, 6] {
+                // Who has this address? The answer makes the peer send on.
+                let mut reply = frame.clone();
+                reply[..6].copy_from_slice(&MAC);
+                reply[21] = 2;
+                reply[22..28].copy_from_slice(&[0x52, 0x54, 0, 0x77, 1, 9]);
+                let (a, b) = (frame[28..32].to_vec(), frame[38..42].to_vec());
+                reply[32..38].copy_from_slice(&MAC);
+                reply[28..32].copy_from_slice(&b);
+                reply[38..42].copy_from_slice(&a);
+                guest.peer.receive(reply);
+            }
+        }
+    }
+    assert_ne!(ack, 0, "the peer never answered: the test reaches nothing");
+    let mut pong = Guest::new(0);
+    assert_eq!(pong.talk(7, b"alive"), b"alive");
+}
