@@ -6,7 +6,7 @@
 use virtio_pci_spec::bytes::{le_bytes, le_value};
 use virtio_pci_spec::config;
 use virtio_pci_spec::features::{self, LEGACY_MASK};
-use virtio_pci_spec::legacy::{self, AccessKind, Field, Register};
+use virtio_pci_spec::legacy::{self, Field, Register};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
 
 use crate::device::Interface;
@@ -76,9 +76,6 @@ impl Function {
         shared: &mut Shared,
     ) -> Result<(), NotOneField> {
         let f = self.legacy_field(offset, data.len())?;
-        if f.access == AccessKind::ReadOnly {
-            return Ok(());
-        }
         let mut bytes = self.legacy_value(f.register).to_le_bytes();
         let at = usize::from(offset - f.offset);
         for (to, from) in bytes.iter_mut().skip(at).zip(data) {
@@ -106,6 +103,7 @@ impl Function {
                     q.vector = vector;
                 }
             }
+            // Read-only: accepted without effect.
             Register::DeviceFeatures | Register::QueueSize | Register::IsrStatus => {}
         }
         Ok(())

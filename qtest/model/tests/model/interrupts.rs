@@ -253,11 +253,15 @@ fn masks_hold_messages_back() {
     assert_eq!(interrupts(&mut m, vf(1)), [1]);
     // A message is a memory write of the function.
     d.set_command(&mut m, pci::COMMAND_MEMORY);
-    resize(&mut m, 1);
-    d.mask_vector(&mut m, 0, false);
-    assert_eq!(interrupts(&mut m, vf(1)), NONE);
-    d.set_command(&mut m, pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
-    assert_eq!(interrupts(&mut m, vf(1)), [0]);
+    for masked in [true, false] {
+        d.mask_vector(&mut m, 0, masked);
+        resize(&mut m, 1);
+        d.mask_vector(&mut m, 0, false);
+        assert_eq!(interrupts(&mut m, vf(1)), NONE);
+        d.set_command(&mut m, pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
+        assert_eq!(interrupts(&mut m, vf(1)), [0]);
+        d.set_command(&mut m, pci::COMMAND_MEMORY);
+    }
 }
 
 // Covers: IRQ-05
@@ -344,7 +348,7 @@ fn suppression_by_used_event() {
     }
 }
 
-// Covers: IRQ-11, IRQ-12
+// Covers: IRQ-11, IRQ-12, INI-05
 #[test]
 fn drivers_asked_not_to_notify_are_polled() {
     let mut cfg = config(1);
@@ -362,6 +366,16 @@ fn drivers_asked_not_to_notify_are_polled() {
     let at = m.next_deadline().unwrap();
     m.tick(at);
     assert!(rings[0].poll().is_some());
+    // Not before DRIVER_OK.
+    let d = Driver::new(&mut m, vf(1), &memory());
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    let mut early = d.queue(&mut m, 0, 1);
+    offer(&mut early);
+    m.tick(at + 1);
+    assert_eq!(early.used_idx(), 0);
+    d.driver_ok(&mut m);
+    m.tick(at + 2);
+    assert!(early.poll().is_some());
 }
 
 // Covers: IRQ-11

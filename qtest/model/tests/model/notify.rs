@@ -196,6 +196,13 @@ fn other_accesses_to_the_area_do_nothing() {
     assert_eq!(b, [0, 0]);
     m.bar_write(vf(1), e.bar, e.offset, &[1, 0]);
     assert!(ring.poll().is_some());
+    offer(&mut ring);
+    for at in [0, 2, 0x1000] {
+        m.bar_write(FunctionId::Pf, 4, at, &[1, 0]);
+        assert_eq!(ring.poll(), None, "owner's area at {at:#x}");
+    }
+    m.bar_write(FunctionId::Pf, 4, list[1].offset, &[1, 0, 0, 0]);
+    assert_eq!(ring.poll(), None);
     // The owner's area has no slot behind the last VF, and none for VFs that do not live.
     c.pf.enable_vfs(&mut m, 1);
     m.bar_write(FunctionId::Pf, 4, list[1].offset + 0x1000, &[1, 0]);

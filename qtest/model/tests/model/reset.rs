@@ -177,3 +177,31 @@ fn messages_held_back_do_not_outlive_a_reset() {
     assert_eq!(interrupts(&mut m, vf(1)), NONE);
     assert_eq!(d.read(&mut m, 1, 0x1000, 8), 0);
 }
+
+// Covers: INI-07, VRG-11
+#[test]
+fn a_buffer_of_before_is_not_completed_in_the_next_life() {
+    let (mut m, _c) = ready(config(1), 1);
+    let b = busy(&mut m);
+    assert!(b.d.negotiate(&mut m, MODERN_FEATURES));
+    let mut ring = b.d.queue(&mut m, 0, 1);
+    b.d.driver_ok(&mut m);
+    let before = b.d.memory.get(b.d.memory.base(), b.d.memory.len());
+    m.control(vf(1), &DeviceControl::Link { up: true }).unwrap();
+    let after = b.d.memory.get(b.d.memory.base(), b.d.memory.len());
+    assert!(after == before);
+    let at = b.d.memory.alloc(16, 8);
+    ring.add(&[Buffer::readable(at, 8), Buffer::writable(at + 8, 8)]);
+    b.d.kick(&mut m, 0);
+    assert_eq!(ring.poll(), Some((0, 8)));
+    assert_eq!(ring.poll(), None);
+}
+
+// Covers: VRG-11
+#[test]
+fn no_dma_without_bus_master_whatever_the_device_holds() {
+    let (mut m, _c) = ready(config(1), 1);
+    let b = busy(&mut m);
+    b.d.set_command(&mut m, pci::COMMAND_MEMORY);
+    assert_quiet(&mut m, &b);
+}

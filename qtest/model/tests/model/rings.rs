@@ -382,3 +382,28 @@ fn a_driver_that_refills_forever_does_not_keep_the_model() {
     }
     assert_eq!(s.m.function_counters(vf(1)).unwrap().buffers, 20_000);
 }
+
+// Covers: VRG-05
+#[test]
+fn a_chain_may_be_as_long_as_the_queue() {
+    for (direct, indirect, fits) in [(14, 2, true), (15, 2, false), (0, 16, true)] {
+        let mut s = setup();
+        let a = s.ring.memory.alloc(64, 16);
+        let table = s.ring.memory.alloc(16 * indirect, 16);
+        for i in 0..indirect as u16 {
+            let last = u64::from(i) + 1 == indirect;
+            let (flags, at) = if last { (W, a + 32) } else { (N, a) };
+            s.ring.put_desc(table, i, at, 1, flags, i + 1);
+        }
+        for i in 0..direct {
+            s.ring.set_desc(i, a, 1, N, i + 1);
+        }
+        s.ring.set_desc(direct, table, 16 * indirect as u32, I, 0);
+        s.ring.publish(0);
+        s.d.kick(&mut s.m, 0);
+        let fault = s.broken();
+        let want = (!fits).then_some(RingFault::ChainTooLong);
+        assert_eq!(fault, want, "{direct} and {indirect}");
+        assert_eq!(s.ring.poll().is_some(), fits);
+    }
+}
