@@ -49,6 +49,7 @@ mod msix;
 pub mod net;
 mod queue;
 mod shared;
+mod signal;
 mod sriov;
 pub mod switch;
 #[cfg(any(test, feature = "testing"))]

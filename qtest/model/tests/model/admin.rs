@@ -193,7 +193,8 @@ fn eagain_and_enomem_have_no_side_effects() {
     }
 }
 
-// Covers: ADM-07, ADM-14, ADM-15
+// What drivers are held to: ADM-15
+// Covers: ADM-07, ADM-14
 #[test]
 fn lists_are_unset_by_a_reset_and_accepted_again() {
     let mem = memory();
@@ -224,7 +225,8 @@ fn list_query_result() {
     assert_eq!(c.query(&mut m, group::SRIOV).result()[1..], [0; 7]);
 }
 
-// Covers: ADM-09, ADM-17
+// What drivers are held to: ADM-17
+// Covers: ADM-09
 #[test]
 fn longer_lists_are_truncated() {
     let mut cfg = config(1);
@@ -301,7 +303,7 @@ fn the_offered_list_never_shrinks() {
     assert_eq!(c.query(&mut m, group::SRIOV).bytes, first);
 }
 
-// Covers: ADM-16
+// What drivers are held to: ADM-16
 #[test]
 fn list_use_with_commands_in_flight_is_noted() {
     let (mut m, mut c) = ready(config(1), 1);

@@ -102,7 +102,8 @@ fn short_parts_read_as_zero_and_drop_surplus() {
     assert_eq!(c.get(&mut m, 1, 18, 1), 7);
 }
 
-// Covers: AVQ-06, AVQ-08, AVQ-10
+// What drivers are held to: AVQ-10
+// Covers: AVQ-06, AVQ-08
 #[test]
 fn only_the_defined_output_is_written() {
     let (mut m, mut c) = ready(config(1), 1);
@@ -147,7 +148,7 @@ fn no_failure_for_size_alone() {
     assert!(d.ok());
 }
 
-// Covers: AVQ-09
+// What drivers are held to: AVQ-09
 #[test]
 fn odd_sizes_are_noted_except_where_they_carry_the_width() {
     let (mut m, mut c) = ready(config(1), 1);
@@ -214,7 +215,8 @@ fn one_queue_is_served_in_order() {
     }
 }
 
-// Covers: AVQ-12, INI-05
+// What drivers are held to: AVQ-12
+// Covers: INI-05
 #[test]
 fn no_command_before_driver_ok() {
     let mut m = echo_model(config(1)).unwrap();
@@ -236,7 +238,7 @@ fn no_command_before_driver_ok() {
     assert_eq!(ring.poll(), Some((0, 16)));
 }
 
-// Covers: AVQ-03
+// What drivers are held to: AVQ-03
 #[test]
 fn several_admin_queues_work_side_by_side() {
     let mut cfg = config(2);

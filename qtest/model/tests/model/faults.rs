@@ -21,7 +21,7 @@ fn with(action: Action) -> (Model, AdminClient) {
     (m, c)
 }
 
-// Covers: ADM-19, ADM-20
+// What drivers are held to: ADM-19, ADM-20
 #[test]
 fn any_status_and_qualifier_on_any_opcode() {
     let (mut m, mut c) = ready(config(1), 1);
@@ -55,7 +55,7 @@ fn delayed_commands_do_not_hold_others_up() {
 }
 
 // Open points: O-48
-// Covers: AVQ-10
+// What drivers are held to: AVQ-10
 #[test]
 fn short_and_wrong_lengths() {
     for len in [0, 4, 8] {
@@ -74,7 +74,7 @@ fn short_and_wrong_lengths() {
     }
 }
 
-// Covers: VRG-11
+// What drivers are held to: VRG-11
 #[test]
 fn dropped_commands_never_complete_and_a_reset_gives_the_buffers_back() {
     let (mut m, mut c) = with(Action::Drop);

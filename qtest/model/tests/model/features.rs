@@ -42,7 +42,8 @@ fn offered_bits_of_pf_and_vf() {
     }
 }
 
-// Covers: FEA-02, FEA-03
+// What drivers are held to: FEA-02
+// Covers: FEA-03
 #[test]
 fn access_platform_may_be_missing() {
     let mut cfg = config(1);
@@ -55,7 +56,7 @@ fn access_platform_may_be_missing() {
     assert_eq!(bits & bit(features::RING_RESET), 0);
 }
 
-// Covers: INI-08
+// What drivers are held to: INI-08
 #[test]
 fn everything_may_be_offered() {
     let mut cfg = config(1);

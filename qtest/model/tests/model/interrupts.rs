@@ -33,7 +33,8 @@ fn resize(m: &mut Model, sectors: u64) {
         .unwrap();
 }
 
-// Covers: IRQ-01, IRQ-03, IRQ-04, IRQ-13
+// What drivers are held to: IRQ-13
+// Covers: IRQ-01, IRQ-03, IRQ-04
 #[test]
 fn isr_bits_are_set_in_both_modes() {
     for msix in [false, true] {
@@ -114,7 +115,8 @@ fn a_vf_never_asserts_intx() {
     assert_eq!(d.config(&mut m, 6, 2) & u64::from(pci::STATUS_INTERRUPT), 0);
 }
 
-// Covers: IRQ-05, IRQ-09
+// What drivers are held to: IRQ-09
+// Covers: IRQ-05
 #[test]
 fn any_event_goes_to_any_vector() {
     let mut cfg = config(1);
@@ -151,7 +153,8 @@ fn any_event_goes_to_any_vector() {
     }
 }
 
-// Covers: IRQ-06, IRQ-07
+// What drivers are held to: IRQ-07
+// Covers: IRQ-06
 #[test]
 fn vectors_that_cannot_be_mapped_read_back_as_none() {
     for fails in [false, true] {
@@ -348,7 +351,8 @@ fn suppression_by_used_event() {
     }
 }
 
-// Covers: IRQ-11, IRQ-12, INI-05
+// What drivers are held to: IRQ-11
+// Covers: IRQ-12, INI-05
 #[test]
 fn drivers_asked_not_to_notify_are_polled() {
     let mut cfg = config(1);
@@ -378,7 +382,7 @@ fn drivers_asked_not_to_notify_are_polled() {
     assert!(early.poll().is_some());
 }
 
-// Covers: IRQ-11
+// What drivers are held to: IRQ-11
 #[test]
 fn notifications_are_asked_for_by_default() {
     let (mut m, _c) = ready(config(1), 1);

@@ -65,7 +65,8 @@ fn header_accesses_lie_in_one_field() {
     }
 }
 
-// Covers: LEG-05, LEG-12, RNG-01
+// What drivers are held to: LEG-12
+// Covers: LEG-05, RNG-01
 #[test]
 fn configuration_accesses_lie_in_one_field() {
     type Rows = &'static [(u8, usize, bool)];
@@ -221,7 +222,8 @@ fn a_vf_works_by_admin_commands_alone() {
     assert_eq!((n.doorbells_command, n.dma_forbidden), (2, 0));
 }
 
-// Covers: LEG-08, LIO-09, IRQ-03
+// What drivers are held to: LIO-09
+// Covers: LEG-08, IRQ-03
 #[test]
 fn reading_the_isr_clears_it() {
     let (mut m, mut c) = ready(config(1), 1);

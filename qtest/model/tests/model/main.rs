@@ -8,6 +8,7 @@ mod admin;
 mod admin_queue;
 mod faults;
 mod features;
+mod init;
 mod interrupts;
 mod legacy;
 mod modern;

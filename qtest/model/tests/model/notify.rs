@@ -38,7 +38,8 @@ fn usable(m: &Model, e: &NotifyEntry) -> bool {
     e.offset % 2 == 0 && e.offset.checked_add(2).is_some_and(|end| end <= size)
 }
 
-// Covers: NTF-03, NTF-04, NTF-07, NTF-08
+// What drivers are held to: NTF-07, NTF-08
+// Covers: NTF-03, NTF-04
 #[test]
 fn every_layout_is_well_formed() {
     for name in NotifyLayout::NAMES {
@@ -136,7 +137,8 @@ fn offer(ring: &mut DriverRing) {
     ring.add(&[Buffer::readable(at, 8), Buffer::writable(at + 8, 8)]);
 }
 
-// Covers: NTF-05, NTF-06, LIO-07
+// What drivers are held to: NTF-06
+// Covers: NTF-05, LIO-07
 #[test]
 fn every_address_is_a_notification_of_its_own_vf() {
     let mut cfg = config(4);
@@ -224,7 +226,7 @@ fn an_address_that_is_not_given_out_does_not_work() {
     assert!(ring.poll().is_some());
 }
 
-// Covers: NTF-06
+// What drivers are held to: NTF-06
 #[test]
 fn notifying_by_command_is_noted_where_an_address_exists() {
     for (layout, noted) in [(NotifyLayout::Member, true), (NotifyLayout::Empty, false)] {

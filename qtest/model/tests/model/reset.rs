@@ -42,7 +42,8 @@ fn assert_quiet(m: &mut Model, b: &Busy) {
     assert_eq!(b.ring.used_idx(), 0);
 }
 
-// Covers: INI-07, MOD-08, VRG-11
+// What drivers are held to: VRG-11
+// Covers: INI-07, MOD-08
 #[test]
 fn a_reset_ends_dma_and_interrupts() {
     for how in 0..5 {
@@ -119,7 +120,7 @@ fn a_pf_function_level_reset_ends_vfs() {
     assert_eq!(c.get(&mut m, 1, 18, 1), 0);
 }
 
-// Covers: GRP-05
+// What drivers are held to: GRP-05
 #[test]
 fn when_the_owners_client_goes_vfs_go_on() {
     let (mut m, _c) = ready(config(1), 1);
@@ -178,7 +179,8 @@ fn messages_held_back_do_not_outlive_a_reset() {
     assert_eq!(d.read(&mut m, 1, 0x1000, 8), 0);
 }
 
-// Covers: INI-07, VRG-11
+// What drivers are held to: VRG-11
+// Covers: INI-07
 #[test]
 fn a_buffer_of_before_is_not_completed_in_the_next_life() {
     let (mut m, _c) = ready(config(1), 1);
@@ -197,7 +199,7 @@ fn a_buffer_of_before_is_not_completed_in_the_next_life() {
     assert_eq!(ring.poll(), None);
 }
 
-// Covers: VRG-11
+// What drivers are held to: VRG-11
 #[test]
 fn no_dma_without_bus_master_whatever_the_device_holds() {
     let (mut m, _c) = ready(config(1), 1);

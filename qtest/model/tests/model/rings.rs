@@ -50,7 +50,8 @@ impl Setup {
     }
 }
 
-// Covers: VRG-05, VRG-06, INI-06
+// What drivers are held to: VRG-05
+// Covers: VRG-06, INI-06
 #[test]
 fn broken_rings_stop_the_device_by_name() {
     let far = 0xdead_0000_0000;
@@ -250,7 +251,7 @@ fn flags_that_do_not_matter_are_ignored() {
     assert_eq!(s.ring.poll(), Some((0, 4)), "what was really written");
 }
 
-// Covers: VRG-05
+// What drivers are held to: VRG-05
 #[test]
 fn indirect_needs_its_feature() {
     let mut s = setup_with(1 << features::VERSION_1, false);
@@ -261,7 +262,7 @@ fn indirect_needs_its_feature() {
     assert_eq!(s.broken(), Some(RingFault::Indirect));
 }
 
-// Covers: VRG-05
+// What drivers are held to: VRG-05
 #[test]
 fn long_chains_are_a_leniency() {
     for lenient in [false, true] {
@@ -351,7 +352,8 @@ fn only_what_the_ring_gives_is_touched() {
     assert_eq!(mem.get(b + 8, 8), [0; 8], "behind the data");
 }
 
-// Covers: INI-07, VRG-11
+// What drivers are held to: VRG-11
+// Covers: INI-07
 #[test]
 fn bus_master_gates_dma() {
     let mut s = setup();
@@ -383,7 +385,7 @@ fn a_driver_that_refills_forever_does_not_keep_the_model() {
     assert_eq!(s.m.function_counters(vf(1)).unwrap().buffers, 20_000);
 }
 
-// Covers: VRG-05
+// What drivers are held to: VRG-05
 #[test]
 fn a_chain_may_be_as_long_as_the_queue() {
     for (direct, indirect, fits) in [(14, 2, true), (15, 2, false), (0, 16, true)] {

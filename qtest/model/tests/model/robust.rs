@@ -202,7 +202,8 @@ proptest! {
         prop_assert!(seen <= ops.len() * 200);
     }
 
-    // Covers: VRG-06, VRG-05
+    // What drivers are held to: VRG-05
+    // Covers: VRG-06
     #[test]
     fn a_random_ring_is_served_or_stops_the_device(
         direct in prop::collection::vec(desc(), 16),

@@ -106,7 +106,8 @@ fn num_vfs_is_checked() {
     assert_eq!(m.live_vfs(), 4);
 }
 
-// Covers: FEA-05, FEA-06
+// What drivers are held to: FEA-06
+// Covers: FEA-05
 #[test]
 fn sr_iov_comes_before_vfs() {
     let mut m = echo_model(config(1)).unwrap();
@@ -123,7 +124,7 @@ fn sr_iov_comes_before_vfs() {
     assert_eq!(violations(&mut m), []);
 }
 
-// Covers: GRP-05
+// What drivers are held to: GRP-05
 #[test]
 fn disabling_vfs_under_a_command_is_noted() {
     let (mut m, mut c) = ready(config(1), 1);

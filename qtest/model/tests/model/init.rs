@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Status and feature negotiation through the modern interface (INI).
+
+use virtio_pci_spec::features::{self, bit};
+use virtio_pci_spec::modern::{cap, cfg_type, common as reg};
+use virtio_pci_spec::pci;
+use virtio_pf_model::testing::{echo_model, Driver, MODERN_FEATURES};
+use virtio_pf_model::{FunctionId, Model, Violation, MODERN_BAR};
+
+use crate::{config, interrupts, memory, ready, vf, violations, NONE};
+
+fn pf(m: &mut Model) -> Driver {
+    Driver::new(m, FunctionId::Pf, &memory())
+}
+
+// What drivers are held to: INI-01, INI-02
+#[test]
+fn wrong_orders_of_status_are_noted() {
+    let mut m = echo_model(config(1)).unwrap();
+    let d = pf(&mut m);
+    violations(&mut m);
+    d.set(&mut m, reg::DEVICE_STATUS, 2);
+    assert_eq!(violations(&mut m)[0].name(), "status_order");
+    d.set(&mut m, reg::DEVICE_STATUS, 3);
+    d.set(&mut m, reg::DEVICE_STATUS, 1);
+    assert_eq!(violations(&mut m)[0].name(), "status_bit_cleared");
+    d.set(&mut m, reg::DEVICE_STATUS, 3);
+    d.set(&mut m, reg::DEVICE_STATUS, 7);
+    assert_eq!(violations(&mut m)[0].name(), "status_order");
+    assert_eq!(
+        d.get(&mut m, reg::DEVICE_STATUS),
+        3,
+        "no DRIVER_OK without FEATURES_OK"
+    );
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    violations(&mut m);
+    d.accept(&mut m, 0);
+    assert_eq!(violations(&mut m), [Violation::FeaturesLate; 2]);
+    // Device configuration before the features.
+    d.set(&mut m, reg::DEVICE_STATUS, 0);
+    let cap_at = d.capability(&mut m, pci::CAP_ID_VENDOR, Some(cfg_type::DEVICE));
+    let start = d.config(&mut m, cap_at + cap::OFFSET as u16, 4);
+    d.write(&mut m, MODERN_BAR, start + 32, 1, 0x77);
+    assert_eq!(
+        violations(&mut m),
+        [Violation::ConfigBeforeFeatures { offset: 32 }]
+    );
+    assert_eq!(d.read(&mut m, MODERN_BAR, start + 32, 1), 33);
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    d.write(&mut m, MODERN_BAR, start + 32, 1, 0x77);
+    assert_eq!(d.read(&mut m, MODERN_BAR, start + 32, 1), 0x77);
+}
+
+// Covers: INI-04
+#[test]
+fn unworkable_feature_sets_are_refused() {
+    let mut m = echo_model(config(1)).unwrap();
+    let d = pf(&mut m);
+    let try_bits = |m: &mut Model, bits: u64| {
+        d.set(m, reg::DEVICE_STATUS, 0);
+        d.set(m, reg::DEVICE_STATUS, 1);
+        d.set(m, reg::DEVICE_STATUS, 3);
+        d.accept(m, bits);
+        d.set(m, reg::DEVICE_STATUS, 0xb);
+        d.get(m, reg::DEVICE_STATUS) == 0xb
+    };
+    let v1 = bit(features::VERSION_1);
+    assert!(try_bits(&mut m, v1));
+    assert!(!try_bits(&mut m, 0), "VERSION_1 is missing");
+    assert!(
+        !try_bits(&mut m, v1 | bit(features::RING_PACKED)),
+        "not offered"
+    );
+    assert!(!try_bits(&mut m, v1 | 2), "bit 1 needs bit 0");
+    assert!(try_bits(&mut m, v1 | 3));
+    let offered = d.offered(&mut m);
+    for n in 0..64 {
+        let b = bit(n);
+        if offered & b != 0 && n != 1 {
+            assert!(try_bits(&mut m, v1 | b), "bit {n} alone");
+        }
+    }
+    for _ in 0..100 {
+        assert!(try_bits(&mut m, offered), "accepted once, accepted again");
+    }
+    d.set(&mut m, reg::DRIVER_FEATURE_SELECT, 2);
+    d.set(&mut m, reg::DEVICE_STATUS, 0);
+    d.set(&mut m, reg::DRIVER_FEATURE_SELECT, 2);
+    d.set(&mut m, reg::DRIVER_FEATURE, 1);
+    d.set(&mut m, reg::DEVICE_STATUS, 1);
+    d.set(&mut m, reg::DEVICE_STATUS, 3);
+    d.accept(&mut m, v1);
+    d.set(&mut m, reg::DEVICE_STATUS, 0xb);
+    assert_eq!(
+        d.get(&mut m, reg::DEVICE_STATUS),
+        3,
+        "bit 64 is not offered"
+    );
+}
+
+// Covers: INI-06
+#[test]
+fn a_fatal_error_asks_for_a_reset() {
+    let (mut m, c) = ready(config(1), 1);
+    c.pf.set(&mut m, reg::CONFIG_MSIX_VECTOR, 0);
+    c.pf.set_msix(&mut m, true, false);
+    c.pf.mask_vector(&mut m, 0, false);
+    m.drain_effects();
+    m.break_function(FunctionId::Pf, "test");
+    assert_eq!(c.pf.get(&mut m, reg::DEVICE_STATUS), 0x4f);
+    assert_eq!(interrupts(&mut m, FunctionId::Pf), [0]);
+    m.break_function(FunctionId::Pf, "again");
+    assert_eq!(interrupts(&mut m, FunctionId::Pf), NONE);
+    // Before DRIVER_OK there is no notification.
+    let d = Driver::new(&mut m, vf(1), &memory());
+    d.set(&mut m, reg::DEVICE_STATUS, 1);
+    m.break_function(vf(1), "test");
+    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0x41);
+    assert_eq!(interrupts(&mut m, vf(1)), NONE);
+    // The bit is the device's: only a reset clears it.
+    d.set(&mut m, reg::DEVICE_STATUS, 3);
+    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0x43);
+    d.set(&mut m, reg::DEVICE_STATUS, 0);
+    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0);
+}
