@@ -290,14 +290,12 @@ fn modern_driver_on(name: &str) {
     }
 }
 
-// Covers: MOD-01, MOD-05, MOD-08, MOD-09, INI-07, IRQ-05
 #[test]
 #[ignore = "needs QEMU and a guest: VLVF_QEMU, VLVF_GUEST_ROOT"]
 fn linux_modern_drivers_on_vfs() {
     modern_driver_on("vf1.sock");
 }
 
-// Covers: FEA-01, AVQ-02
 #[test]
 #[ignore = "needs QEMU and a guest: VLVF_QEMU, VLVF_GUEST_ROOT"]
 fn linux_modern_drivers_on_the_pf() {

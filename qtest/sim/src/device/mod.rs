@@ -279,8 +279,8 @@ impl Hardware for Device {
                     vector,
                 }),
                 ModelEffect::FrameOut(frame) => out.push(Effect::FrameOut(frame)),
-                // No function of the simulator has an interrupt pin that a client could see; VFs
-                // never have one.
+                // INTx is not offered to clients (its interrupt type has no vectors); VFs never have
+                // a pin.
                 ModelEffect::IntxLevel { .. } => {}
                 ModelEffect::VfsChanged { enabled: 0 } => tracing::info!("no VF is enabled now"),
                 ModelEffect::VfsChanged { enabled } => {
