@@ -38,6 +38,11 @@ impl Digest {
     }
 }
 
+/// SHA-256 of a byte string, in hexadecimal.
+pub(crate) fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors
@@ -69,10 +74,6 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn of_bytes(bytes: &[u8]) -> String {
-        hex(&Sha256::digest(bytes))
-    }
 
     /// The value of FIPS 180-4's example "abc".
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

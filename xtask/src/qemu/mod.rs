@@ -147,12 +147,18 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
         return Ok(program);
     }
     packages::ensure(steps, "building QEMU", packages::QEMU_BUILD)?;
-    let planned = Build::plan(project)?;
-    // Packages may bring other tools, so the plan is made after them.
     let pristine = source::prepare(project, steps)?;
+    // Packages may have brought other tools, so the tools are looked for after them.
+    let planned = Build::plan(project)?;
     planned.tools.prepare(project, steps)?;
     fs::create_dir_all(&planned.dir)?;
     let _lock = Lock::acquire(&planned.lock(project)?)?;
+    // Waiting for the lock can take minutes, in which people edit files.
+    let planned = Build {
+        overlay: Overlay::collect(project.root())?,
+        series: Series::collect(project.root())?,
+        ..planned
+    };
     overlay::write_atomically(
         &planned.dir.join(CHECKOUT),
         project.root().as_os_str().as_encoded_bytes(),

@@ -123,7 +123,13 @@ impl Overlay {
         both.extend(self.files.clone());
         write_record(&record, &both)?;
         for path in &plan.write {
-            copy_atomically(&self.root.join(path), &tree.join(path))?;
+            let content = fs::read(self.root.join(path))
+                .with_context(|| format!("cannot read {path}, which was there just now"))?;
+            // What is built must be what the digest says.
+            if self.files.get(path) != Some(&digest::of_bytes(&content)) {
+                bail!("{path} was changed while it was copied\n  way out: run this again");
+            }
+            write_atomically(&tree.join(path), &content)?;
         }
         for path in &plan.remove {
             remove_with_empty_parents(tree, path)?;
@@ -248,11 +254,6 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
         Ok(())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn copy_atomically(from: &Path, to: &Path) -> Result<()> {
-    let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-    write_atomically(to, &content)
 }
 
 fn remove_with_empty_parents(tree: &Path, path: &str) -> Result<()> {
@@ -411,6 +412,19 @@ mod tests {
         .unwrap();
         trees.write("q/rust/spec/src/lib.rs", "an older state");
         assert_eq!(trees.lay().unwrap().written, 2);
+    }
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_not_passed_off_as_the_one_before() {
+        let trees = Trees::new();
+        let overlay = Overlay::collect(&trees.path("p")).unwrap();
+        trees.write("p/rust/spec/src/lib.rs", "later");
+        let text = overlay.lay(&trees.path("q")).unwrap_err().to_string();
+        assert!(
+            text.contains("rust/spec/src/lib.rs was changed while"),
+            "{text}"
+        );
+        assert_eq!(trees.lay().unwrap().written, 1);
     }
 
     #[test]
