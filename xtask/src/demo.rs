@@ -33,6 +33,9 @@ const DISK_MIB: u32 = 64;
 /// MiB sent each way over TCP.
 const TCP_MIB: u32 = 64;
 
+/// Where the sockets are in the commands for doing it by hand.
+const BY_HAND_DIR: &str = "/tmp/vlvf-net";
+
 /// What the guest told.
 struct Seen {
     info: Answer,
@@ -134,6 +137,12 @@ fn use_devices(steps: &mut Steps, machine: &mut Machine) -> Result<Seen> {
     })
 }
 
+/// Whether the modern doorbells are those of the firmware, which looks for something to boot from
+/// before the guest's legacy driver has the function.
+fn firmware(vf: Vf) -> bool {
+    vf.doorbells_modern > 0 && vf.doorbells_legacy > 0
+}
+
 /// The closing table.
 fn table(
     seen: &Seen,
@@ -216,8 +225,16 @@ fn table(
         row(
             &format!("{kind} doorbells"),
             format!(
-                "{} straight to the VF, {} by command, {} modern; {} interrupts",
-                vf.doorbells_legacy, vf.doorbells_command, vf.doorbells_modern, vf.interrupts
+                "{} straight to the VF, {} by command, {} modern{}; {} interrupts",
+                vf.doorbells_legacy,
+                vf.doorbells_command,
+                vf.doorbells_modern,
+                if firmware(vf) {
+                    " (the firmware's)"
+                } else {
+                    ""
+                },
+                vf.interrupts
             ),
         );
     }
@@ -242,11 +259,14 @@ fn table(
 }
 
 /// How to do the same without this program, for the network alone.
-fn by_hand(pf: &Pf, qemu: &str) -> String {
-    let [simulator, helper] = pf.by_hand();
-    let dir = crate::run::quote(pf.dir().as_os_str());
+fn by_hand(pf: &Pf, qemu: &[String]) -> String {
+    // The directory of this run is gone when somebody reads this.
+    let own = pf.dir().to_string_lossy();
+    let [simulator, helper] = pf.by_hand().map(|line| line.replace(&*own, BY_HAND_DIR));
+    let qemu = qemu.join(" \\\n    ").replace(&*own, BY_HAND_DIR);
     format!(
-        "The same by hand with the net VF, each in a terminal of its own; \"poweroff -f\" in the guest \
-         ends it:\n\n  mkdir -p {dir} && {simulator}\n\n  {helper}\n\n  {qemu}\n"
+        "The same by hand with the net VF, each in a terminal of its own (\"poweroff -f\" in the guest \
+         ends it):\n\n\
+         mkdir -p {BY_HAND_DIR} && {simulator}\n\n{helper}\n\n{qemu}\n"
     )
 }

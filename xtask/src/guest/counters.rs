@@ -48,7 +48,9 @@ fn find_vf(counters: &Value, vf: u16) -> Option<&Value> {
 /// beside those of the server in front of it.
 fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
     let object = value.as_object()?;
-    object.get(key).or_else(|| object.values().find_map(|below| find(below, key)))
+    object
+        .get(key)
+        .or_else(|| object.values().find_map(|below| find(below, key)))
 }
 
 /// Admin commands by opcode: (opcode, how many), without those that were never sent.

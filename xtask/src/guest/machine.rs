@@ -23,6 +23,8 @@ use crate::steps::tail;
 
 /// Memory of a guest in MiB: room for the files of its scenarios.
 const MEMORY_MIB: u32 = 768;
+/// How every kernel command line begins.
+const CONSOLE: &str = "console=ttyS0";
 /// Longest time from QEMU's start until the guest takes commands, on a loaded machine.
 const BOOT: Duration = Duration::from_secs(120);
 /// Longest time until QEMU has opened its sockets.
@@ -115,27 +117,34 @@ impl Config<'_> {
     }
 
     fn command_line(&self) -> String {
-        let mut line = format!("console=ttyS0 quiet panic=-1 vlvf.addr={}", self.address);
+        let mut line = format!("{CONSOLE} quiet panic=-1 vlvf.addr={}", self.address);
         if self.driver == Driver::Legacy {
             line += " virtio_pci.force_legacy=1";
         }
         line
     }
 
-    /// The command for somebody who starts the guest by hand, with a shell on its console.
-    pub(crate) fn by_hand(&self) -> String {
-        let mut line = quote(self.qemu.as_os_str());
+    /// The command for somebody who starts the guest by hand, with a shell on its console: the
+    /// program, then each option with its value.
+    pub(crate) fn by_hand(&self) -> Vec<String> {
+        let mut parts = vec![quote(self.qemu.as_os_str())];
         for arg in self.arguments() {
-            let arg = arg.to_string_lossy();
-            let arg = if arg.starts_with("console=ttyS0") {
-                format!("{arg} vlvf.shell").into()
-            } else {
-                arg
-            };
-            line.push(' ');
-            line += &quote(OsString::from(arg.as_ref()).as_os_str());
+            let mut arg = arg.to_string_lossy().into_owned();
+            if arg.starts_with(CONSOLE) {
+                arg += " vlvf.shell";
+            }
+            let quoted = quote(&OsString::from(&arg));
+            match parts.last_mut() {
+                // A value goes on the line of its option.
+                Some(option) if !arg.starts_with('-') => {
+                    option.push(' ');
+                    option.push_str(&quoted);
+                }
+                _ => parts.push(quoted),
+            }
         }
-        line + " -serial stdio"
+        parts.push("-serial stdio".into());
+        parts
     }
 }
 
@@ -227,10 +236,6 @@ impl Machine {
             interrupted: interrupted.clone(),
             next_id: 0,
         })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     pub(crate) fn qmp(&mut self) -> &mut Qmp {

@@ -12,6 +12,7 @@ pub(crate) mod answer;
 pub(crate) mod counters;
 mod cpio;
 mod debs;
+mod kernel;
 pub(crate) mod machine;
 mod modules;
 pub(crate) mod process;
@@ -103,8 +104,21 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
             Ok(())
         })?;
     }
+    // Beside the packages it comes from: it changes with them.
+    let unpacked = debs.root.join("vmlinux");
+    if !unpacked.exists() {
+        let done = steps.run("unpack the guest's kernel", |step| {
+            let temporary = debs.root.join("vmlinux.new");
+            kernel::unpack(step, &kernel, &temporary)?;
+            fs::rename(&temporary, &unpacked)?;
+            Ok(())
+        });
+        if let Err(error) = done {
+            eprintln!("the guest unpacks its kernel itself, which takes longer: {error:#}");
+        }
+    }
     Ok(Image {
-        kernel,
+        kernel: if unpacked.exists() { unpacked } else { kernel },
         initrd,
         firmware: debs.firmware(),
     })
