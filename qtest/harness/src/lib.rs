@@ -12,6 +12,7 @@
 pub mod artifacts;
 pub mod boot;
 pub mod driver;
+pub mod fake_helper;
 pub mod helper;
 pub mod lines;
 pub mod memory;

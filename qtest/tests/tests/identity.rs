@@ -2,8 +2,10 @@
 //! What the guest sees of the function: IDs, BARs, capabilities.
 
 use anyhow::Result;
+use qtest_harness::qemu::QemuBuilder;
+use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::SLOT;
-use qtest_harness::{DeviceKind, Machine, PciDevice, Stack};
+use qtest_harness::{DeviceKind, LegacyDriver, Machine, PciDevice, Stack};
 use serde_json::json;
 
 const BOTH: [(DeviceKind, u32, u32, u32, u32); 2] = [
@@ -166,5 +168,56 @@ fn the_header_keeps_the_rules_of_pci() -> Result<()> {
         }
     }
     assert_eq!(device.size_bar(q, 5)?, 0);
+    Ok(())
+}
+
+// Covers: PCI-07, PCI-09
+#[test]
+fn behind_a_root_port_it_works_as_on_the_root_bus() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Net, 1)?;
+    let mut config = stack.device(1);
+    config["bus"] = json!("rp1");
+    config["addr"] = json!("0x0");
+    let port = json!({"driver": "pcie-root-port", "id": "rp1", "addr": "0x6", "chassis": 1});
+    let qemu = QemuBuilder::new(Machine::Q35)
+        .device(&port)
+        .device(&config)
+        .spawn(stack.dir())?;
+    let q = &qemu.qtest;
+    let bridge = PciDevice::find(q, 6)?;
+    // Bus numbers, then windows: I/O 0xc000 to 0xcfff, memory 0xe0000000 to 0xe07fffff.
+    bridge.write(q, 0x18, 4, 0x0001_0100)?;
+    bridge.write(q, 0x1c, 2, 0xc0c0)?;
+    bridge.write(q, 0x30, 4, 0)?;
+    bridge.write(q, 0x20, 4, 0xe070_e000)?;
+    bridge.set_command(q, 7)?;
+    let mut device = PciDevice::find_on(q, 1, 0)?;
+    assert_eq!(device.read(q, 0, 4)?, 0x1000_1af4);
+    device.map(q)?;
+    let driver = LegacyDriver::new(&device)?;
+    driver.begin(q, 1 << 5)?;
+    assert_eq!(driver.config(q, 0, 4)?, 0x7700_5452);
+    assert_eq!(driver.status(q)?, 3);
+    // The window closes with the port's I/O enable.
+    bridge.set_command(q, 6)?;
+    assert_eq!(driver.status(q)?, 0xff);
+    bridge.set_command(q, 7)?;
+    assert_eq!(driver.status(q)?, 3);
+    Ok(())
+}
+
+// Covers: LIO-10
+#[test]
+fn a_configuration_that_the_vf_rounds_up_is_cut_to_its_type() -> Result<()> {
+    let sim = SimulatorBuilder::new(DeviceKind::Net, 1).args(&[
+        "--knob=device_structure_len=4096",
+        "--knob=bogus_capabilities=true",
+    ]);
+    let stack = Stack::start_with(&sim, 1, &[])?;
+    let (qemu, device) = stack.mapped(Machine::Pc)?;
+    assert_eq!(device.bar(0)?.size, 64);
+    let driver = LegacyDriver::new(&device)?;
+    assert_eq!(driver.config(&qemu.qtest, 0, 4)?, 0x7700_5452);
+    assert_eq!(driver.config(&qemu.qtest, 28, 4)?, 0);
     Ok(())
 }

@@ -416,6 +416,28 @@ fn guest_memory_that_is_not_shared() -> Result<()> {
 }
 
 #[test]
+fn a_helper_that_is_stopped() -> Result<()> {
+    let mut stack = Stack::start(DeviceKind::Net, 1)?;
+    let mut device = stack.device(1);
+    device["helper-deadline-ms"] = json!(500);
+    stack.helper.process.stop()?;
+    let begin = std::time::Instant::now();
+    refused(
+        &stack,
+        &device,
+        &[
+            "did not answer within 500 ms",
+            "stopped",
+            "helper-deadline-ms",
+        ],
+    )?;
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5));
+    stack.helper.process.resume()?;
+    drop(stack.qemu_with(Machine::Pc, &device)?);
+    Ok(())
+}
+
+#[test]
 fn deadlines_out_of_range() -> Result<()> {
     let stack = Stack::start(DeviceKind::Net, 1)?;
     for ms in [0, 9, 600_001] {
