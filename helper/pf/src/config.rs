@@ -147,3 +147,30 @@ impl PfConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        type Change = fn(&mut PfConfig);
+        let cases: [(Change, &str); 8] = [
+            (|c| c.vfs = 0, "number of VFs"),
+            (|c| c.queue_size = 2, "queue size 2"),
+            (|c| c.queue_size = 100, "queue size 100"),
+            (|c| c.queue_size = 0, "queue size 0"),
+            (|c| c.vf_queue = 0, "one operation per VF"),
+            (|c| c.command_timeout = Duration::ZERO, "command timeout"),
+            (|c| c.reset_timeout = Duration::MAX, "reset timeout"),
+            (|c| c.start_timeout = Duration::ZERO, "start timeout"),
+        ];
+        assert_eq!(PfConfig::default().check(), Ok(()));
+        for (change, text) in cases {
+            let mut config = PfConfig::default();
+            change(&mut config);
+            let why = config.check().unwrap_err();
+            assert!(why.contains(text), "{why}");
+        }
+    }
+}

@@ -318,7 +318,7 @@ impl Pf {
     fn expire(&mut self, now: Instant) -> Result<(), PfError> {
         let mut unanswered = 0;
         let mut failed = Ok(());
-        for member in 0..self.lanes.len() as u16 {
+        for member in 0..=self.info.num_vfs {
             let mut ended = Vec::new();
             let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
                 break;

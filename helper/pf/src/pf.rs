@@ -423,12 +423,12 @@ impl Pf {
 
     /// Ends every operation with `error` and forgets every other command.
     pub(crate) fn end_all(&mut self, error: &OpError) {
-        for (member, lane) in (0u16..).zip(self.lanes.iter_mut()) {
+        for (member, lane) in self.lanes.iter_mut().enumerate() {
             let current = lane.current.take().map(|(job, _)| job);
             for job in current.into_iter().chain(lane.waiting.drain(..)) {
                 if let Kind::Op { token, .. } = job.kind {
                     self.completions.push(Completion {
-                        member,
+                        member: member as u16,
                         token,
                         result: Err(error.clone()),
                     });

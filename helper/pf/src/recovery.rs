@@ -82,14 +82,14 @@ impl Pf {
     /// Ends the operations that the device has. Those that wait keep waiting, and a notification is
     /// repeated after the reset: one too many does no harm, one too few does.
     fn fail_in_flight(&mut self, cause: &Arc<str>) {
-        for (member, lane) in (0u16..).zip(self.lanes.iter_mut()) {
+        for (member, lane) in self.lanes.iter_mut().enumerate() {
             lane.listed = false;
             lane.waiting
                 .retain(|job| matches!(job.kind, Kind::Op { .. } | Kind::Notify { .. }));
             match lane.current.take() {
                 Some((job, Stage::Sent { .. })) => match job.kind {
                     Kind::Op { token, .. } => self.completions.push(Completion {
-                        member,
+                        member: member as u16,
                         token,
                         result: Err(OpError::PfFailed(cause.clone())),
                     }),
