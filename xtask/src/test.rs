@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::docs;
+use crate::guest;
 use crate::programs::{self, Profile};
 use crate::project::Project;
 use crate::qemu;
@@ -56,6 +57,8 @@ pub(crate) enum Suite {
     Qtest,
     /// Debian's kernel in a guest, with its legacy and its modern drivers.
     Guest,
+    /// The simulator under code that is not ours: QEMU's vfio-user-pci and Linux's modern drivers.
+    Stock,
     /// Links, licence lines, the conformance page.
     Docs,
     /// A short run of every fuzz target.
@@ -110,11 +113,11 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
     let checked = match suite {
         Suite::Unit => {
             let args = ["--workspace", "--exclude", QTESTS];
-            return tests(project, steps, "workspace tests", &args, &[]);
+            return tests(project, steps, "workspace tests", &args, &[], &[]);
         }
         Suite::Layering => {
             let args = ["--package", QTESTS, "--test", LAYERING];
-            return tests(project, steps, "layering", &args, &[]);
+            return tests(project, steps, "layering", &args, &[], &[]);
         }
         Suite::Qtest => {
             return qtest(project, steps).unwrap_or_else(|error| {
@@ -122,7 +125,13 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
                 Counts::one(false)
             })
         }
-        Suite::Guest => return guest(project, steps),
+        Suite::Guest => return guest_tests(project, steps),
+        Suite::Stock => {
+            return stock(project, steps).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                Counts::one(false)
+            })
+        }
         Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
         Suite::Fuzz => return fuzz(project, steps),
         Suite::Fmt => fmt(project, steps),
@@ -246,17 +255,33 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
         ("VLVF_HELPER", programs.helper),
         ("VLVF_SIM", programs.simulator),
     ];
-    Ok(tests(project, steps, "qtests", &args, &env))
+    Ok(tests(project, steps, "qtests", &args, &env, &[]))
 }
 
 /// Runs the guest tests as their own command; its scenarios are counted one by one.
-fn guest(project: &Project, steps: &mut Steps) -> Counts {
+fn guest_tests(project: &Project, steps: &mut Steps) -> Counts {
     counted(steps, "guest tests", ("PASS ", "FAIL "), |step| {
         Cmd::new(std::env::current_exe()?)
             .arg("guest-test")
             .dir(project.root())
             .run(step)
     })
+}
+
+/// QEMU's stock `vfio-user-pci` with Debian's kernel on VFs and on PFs of the simulator.
+fn stock(project: &Project, steps: &mut Steps) -> Result<Counts> {
+    let qemu = qemu::ensure(project, steps)?;
+    let guest = guest::ensure(project, steps)?;
+    let args = ["--package", "virtio_pf_sim", "--test", "guest", "--release"];
+    let env = [("VLVF_QEMU", qemu), ("VLVF_GUEST_ROOT", guest.packages)];
+    Ok(tests(
+        project,
+        steps,
+        "stock drivers",
+        &args,
+        &env,
+        &["--ignored"],
+    ))
 }
 
 /// Runs each fuzz target until 10^6 executions or [`FUZZ_SECONDS`], whichever comes first.
@@ -309,6 +334,7 @@ fn tests(
     name: &str,
     args: &[&str],
     env: &[(&str, PathBuf)],
+    harness: &[&str],
 ) -> Counts {
     let mut log = None;
     let result = steps.run(name, |step| {
@@ -316,6 +342,8 @@ fn tests(
         let mut cargo = Cmd::cargo()
             .args(["test", "--locked", "--no-fail-fast"])
             .args(args)
+            .arg("--")
+            .args(harness)
             .dir(project.root());
         for (name, value) in env {
             cargo = cargo.env(name, value);
