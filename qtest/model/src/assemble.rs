@@ -193,8 +193,8 @@ pub(crate) fn function(
             virtio.offered_high = u64::MAX;
         }
     }
-    Ok(Function {
-        core: Core::new(id, virtio, space, Msix::new(vectors), bars, interrupt_pin),
-        device,
-    })
+    let msix = Msix::new(vectors);
+    let mut core = Core::new(id, virtio, space, msix, bars, interrupt_pin);
+    core.wants_kicks = !k.suppress_kicks;
+    Ok(Function { core, device })
 }

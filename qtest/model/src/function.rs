@@ -42,6 +42,8 @@ pub(crate) struct Core {
     /// The function exists: always for the PF, for a VF while VF Enable covers it.
     pub(crate) live: bool,
     pub(crate) interrupt_pin: bool,
+    /// Drivers are asked to notify.
+    pub(crate) wants_kicks: bool,
     pub(crate) virtio: VirtioState,
     pub(crate) config: ConfigSpace,
     pub(crate) msix: Msix,
@@ -71,6 +73,7 @@ impl Core {
             id,
             live: matches!(id, FunctionId::Pf),
             interrupt_pin,
+            wants_kicks: true,
             virtio,
             config,
             msix,
@@ -116,18 +119,18 @@ impl Core {
             return Ok(None);
         }
         let rules = self.virtio.chain_rules();
-        let segments = self.spare.pop().unwrap_or_default();
         let view = self.memory.view();
-        let Some(q) = self.virtio.queues.get_mut(usize::from(queue)) else {
+        let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(queue)) else {
             return Ok(None);
         };
-        let Some(q) = q else { return Ok(None) };
-        let chain = q.pop(queue, &view, rules, segments)?;
-        if chain.is_some() {
-            self.budget -= 1;
-            self.counters.buffers += 1;
+        if !q.has_next(&view, self.wants_kicks)? {
+            return Ok(None);
         }
-        Ok(chain)
+        let segments = self.spare.pop().unwrap_or_default();
+        let chain = q.pop(queue, &view, rules, segments)?;
+        self.budget -= 1;
+        self.counters.buffers += 1;
+        Ok(Some(chain))
     }
 
     /// Whether the buffer still belongs to a running queue.
@@ -253,18 +256,6 @@ impl Core {
         }
         q.push_used_together(&view, &used)
     }
-
-    /// Asks the driver to notify (or not to) for more buffers; `true` if some are waiting already.
-    pub(crate) fn ask_for_kicks(&mut self, queue: u16, wanted: bool) -> Result<bool, RingFault> {
-        if !self.queue_ready(queue) {
-            return Ok(false);
-        }
-        let view = self.memory.view();
-        match self.virtio.queues.get_mut(usize::from(queue)) {
-            Some(Some(q)) => q.ask_for_kicks(&view, wanted),
-            _ => Ok(false),
-        }
-    }
 }
 
 /// What a notification asks the caller to do.
@@ -350,28 +341,21 @@ impl Function {
         self.core.notify_driver(shared);
     }
 
+    /// The device takes buffers until the ring is empty, which then also asks for the next
+    /// notification, or until it wants no more.
     fn try_service(&mut self, queue: u16, shared: &mut Shared) -> Result<(), RingFault> {
-        loop {
-            let before = self.core.counters.buffers;
-            let mut ctx = DeviceCtx {
-                core: &mut self.core,
-                shared: &mut *shared,
-            };
-            self.device.process_queue(queue, &mut ctx)?;
-            if self.core.budget_used_up() {
-                if let Some(q) = self.core.virtio.queue_mut(queue) {
-                    q.kicked = true;
-                }
-                shared.later(self.core.id, queue);
-                return Ok(());
+        let mut ctx = DeviceCtx {
+            core: &mut self.core,
+            shared,
+        };
+        self.device.process_queue(queue, &mut ctx)?;
+        if self.core.budget_used_up() {
+            if let Some(q) = self.core.virtio.queue_mut(queue) {
+                q.kicked = true;
             }
-            let wanted = !shared.knobs.suppress_kicks;
-            let more = self.core.ask_for_kicks(queue, wanted)?;
-            // What the device leaves in the queue on purpose is no reason to ask it again.
-            if !more || self.core.counters.buffers == before {
-                return Ok(());
-            }
+            shared.later(self.core.id, queue);
         }
+        Ok(())
     }
 
     /// A fault of a ring stops the device, unless it is only a buffer from before a reset.

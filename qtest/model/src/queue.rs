@@ -319,17 +319,37 @@ impl VirtQueue {
         Ok(n)
     }
 
-    /// Takes the next buffer. `segments` is storage to build it in.
+    /// Whether there is a buffer to take. If there is none, the driver is asked to notify when it
+    /// adds one (or not to, if notifications are unwanted): whoever finds the ring empty is the one
+    /// that waits.
+    pub(crate) fn has_next(
+        &mut self,
+        mem: &DmaView<'_>,
+        wants_kicks: bool,
+    ) -> Result<bool, RingFault> {
+        if self.pending(mem)? != 0 {
+            return Ok(true);
+        }
+        let raced = if wants_kicks {
+            self.ring.enable_notification(mem)
+        } else {
+            self.ring.disable_notification(mem).map(|()| false)
+        };
+        if !raced.map_err(|_| RingFault::RingUnreachable)? {
+            return Ok(false);
+        }
+        Ok(self.pending(mem)? != 0)
+    }
+
+    /// Takes the next buffer, which [`has_next`](Self::has_next) found. `segments` is storage to
+    /// build it in.
     pub(crate) fn pop(
         &mut self,
         queue: u16,
         mem: &DmaView<'_>,
         rules: ChainRules,
         mut segments: Vec<Segment>,
-    ) -> Result<Option<Chain>, RingFault> {
-        if self.pending(mem)? == 0 {
-            return Ok(None);
-        }
+    ) -> Result<Chain, RingFault> {
         let head = self
             .ring
             .iter(mem)
@@ -348,7 +368,7 @@ impl VirtQueue {
             writable_len: 0,
         };
         self.walk(mem, rules, &mut chain)?;
-        Ok(Some(chain))
+        Ok(chain)
     }
 
     fn walk(&self, mem: &DmaView<'_>, rules: ChainRules, out: &mut Chain) -> Result<(), RingFault> {
@@ -491,19 +511,5 @@ impl VirtQueue {
             read(0)? & ring::AVAIL_F_NO_INTERRUPT == 0
         };
         Ok(wanted || (notify_on_empty && self.pending(mem)? == 0))
-    }
-
-    /// Asks the driver to notify (or not to); `true` if buffers are already waiting.
-    pub(crate) fn ask_for_kicks(
-        &mut self,
-        mem: &DmaView<'_>,
-        wanted: bool,
-    ) -> Result<bool, RingFault> {
-        if wanted {
-            self.ring.enable_notification(mem)
-        } else {
-            self.ring.disable_notification(mem).map(|()| false)
-        }
-        .map_err(|_| RingFault::RingUnreachable)
     }
 }

@@ -104,21 +104,15 @@ impl Admin {
     }
 
     fn serve(&mut self, queue: u16, a: &mut Around<'_>) -> Result<(), RingFault> {
-        loop {
-            while let Some(chain) = a.pf.core.pop(queue)? {
-                if let Step::Stop = self.one(chain, a)? {
-                    return Ok(());
-                }
-            }
-            if a.pf.core.budget_used_up() {
-                a.shared.later(FunctionId::Pf, queue);
-                return Ok(());
-            }
-            let wanted = !a.shared.knobs.suppress_kicks;
-            if !a.pf.core.ask_for_kicks(queue, wanted)? {
+        while let Some(chain) = a.pf.core.pop(queue)? {
+            if let Step::Stop = self.one(chain, a)? {
                 return Ok(());
             }
         }
+        if a.pf.core.budget_used_up() {
+            a.shared.later(FunctionId::Pf, queue);
+        }
+        Ok(())
     }
 
     fn one(&mut self, chain: Chain, a: &mut Around<'_>) -> Result<Step, RingFault> {

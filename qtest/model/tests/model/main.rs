@@ -6,6 +6,7 @@
 
 mod admin;
 mod admin_queue;
+mod backlog;
 mod faults;
 mod features;
 mod init;
