@@ -128,7 +128,11 @@ impl Process {
         }
     }
 
-    fn signal(&mut self, signal: Signal) -> Result<()> {
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if !self.is_running()? {
             bail!("{} has ended already; its log:\n{}", self.name, self.log());
         }

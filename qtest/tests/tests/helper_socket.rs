@@ -313,3 +313,94 @@ fn many_connections_come_to_an_end_somewhere() -> Result<()> {
     assert!(stack.helper.process.is_running()?);
     Ok(())
 }
+
+/// The examples of the protocol description, by name.
+fn examples() -> Result<std::collections::BTreeMap<String, Vec<u8>>> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/interop/legacy-vf-helper.md"
+    );
+    let text = std::fs::read_to_string(path)?;
+    let mut out = std::collections::BTreeMap::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(name) = line.strip_prefix("```hex ") {
+            let mut bytes = Vec::new();
+            for word in lines
+                .by_ref()
+                .take_while(|l| *l != "```")
+                .flat_map(str::split_whitespace)
+            {
+                bytes.push(u8::from_str_radix(word, 16)?);
+            }
+            out.insert(name.to_owned(), bytes);
+        }
+    }
+    Ok(out)
+}
+
+/// A client made of the description alone: its examples as bytes, its tables as offsets.
+#[test]
+fn the_description_is_enough_to_talk_to_the_helper() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Net, 4)?;
+    let examples = examples()?;
+    let client = HelperClient::connect(stack.helper.socket())?;
+    let ask = |name: &str, change: &[(usize, u8)]| -> Result<Vec<u8>> {
+        let mut message = examples.get(name).cloned().unwrap_or_default();
+        for (at, value) in change {
+            if let Some(b) = message.get_mut(*at) {
+                *b = *value;
+            }
+        }
+        client.send_raw(&message)?;
+        let answer = client.receive_raw(PATIENCE)?;
+        // The type, REPLY, and the number of the request.
+        assert_eq!(answer.get(..2), message.get(..2), "{name}");
+        assert_eq!(answer.get(2), Some(&1), "{name}");
+        assert_eq!(answer.get(4..8), message.get(4..8), "{name}");
+        Ok(answer)
+    };
+    let error = |answer: &[u8]| answer.get(8).copied();
+    let hello = ask("hello", &[])?;
+    assert_eq!((hello.len(), error(&hello)), (64, Some(0)));
+    assert_eq!(hello.get(16..20), Some(&[1, 0, 0, 0][..]));
+    assert!(hello
+        .get(32..)
+        .is_some_and(|n| n.starts_with(b"qemu-virtio-admin-helper")));
+    // The example's proof is a file, which is not attached; and its serial number is another PF's.
+    let refused = ask("open", &[])?;
+    assert_ne!(error(&refused), Some(0));
+    let no_serial: Vec<(usize, u8)> = (24..32).map(|at| (at, 0)).collect();
+    let mut change = no_serial.clone();
+    change.push((18, 0));
+    let opened = ask("open", &change)?;
+    assert_eq!((opened.len(), error(&opened)), (56, Some(0)), "{opened:?}");
+    assert_eq!(opened.get(16..18), Some(&[3, 0][..]), "member");
+    assert_eq!(opened.get(18..20), Some(&[1, 0][..]), "virtio id");
+    assert_eq!(opened.get(20..22), Some(&[4, 0][..]), "VFs");
+    assert_eq!(
+        opened.get(22..24),
+        Some(&[2, 4][..]),
+        "notifications go to BAR 4 of the VF"
+    );
+    assert_eq!(opened.get(32), Some(&0x7f), "commands");
+    assert_eq!(error(&ask("token", &[])?), Some(12));
+    let read = ask("read", &[])?;
+    assert_eq!(
+        read.get(16..),
+        Some(&[0, 1, 0, 0, 0, 0, 0, 0][..]),
+        "queue size 256"
+    );
+    let written = ask("write", &[])?;
+    assert_eq!((written.len(), error(&written)), (16, Some(0)));
+    // NOTIFY wants no reply, so the next message is that of the READ behind it.
+    client.send_raw(examples.get("notify").map_or(&[], Vec::as_slice))?;
+    let back = ask("read", &[(17, 8), (18, 4), (4, 77)])?;
+    assert_eq!(back.get(16..20), Some(&[0x34, 0x12, 0, 0][..]));
+    let query = ask("query", &[])?;
+    assert_eq!((query.get(16), query.last()), (Some(&b'{'), Some(&b'}')));
+    // The field at 8 has 4 bytes: 2 at 10 are inside, 4 at 10 are not.
+    let bad = ask("read", &[(17, 10), (18, 4)])?;
+    assert!([Some(10), Some(13)].contains(&error(&bad)), "{bad:?}");
+    Ok(())
+}

@@ -107,7 +107,7 @@ fn stock_vfio_user_pci_can_be_unplugged() -> Result<()> {
 /// The process behind the function dies; QEMU and its management go on.
 #[test]
 fn a_dead_simulator_does_not_take_qemu_with_it() -> Result<()> {
-    for own in [true, false] {
+    for own in [false, true] {
         let mut stack = Stack::start(DeviceKind::Net, 1)?;
         let config = if own { stack.device(1) } else { stock(&stack) };
         let mut qemu = stack.qemu_with(Machine::Pc, &config)?;
