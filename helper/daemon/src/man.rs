@@ -10,6 +10,13 @@ use clap_mangen::Man;
 use crate::args::Args;
 use crate::exit;
 
+const SYNOPSIS: [&str; 4] = [
+    "qemu-virtio-admin-helper [OPTION]... --pf-socket PATH --vfs N --socket PATH",
+    "qemu-virtio-admin-helper list [--dir DIR] [--json]",
+    "qemu-virtio-admin-helper show --socket PATH [--vf N] [--json]",
+    "qemu-virtio-admin-helper stats --socket PATH [--vf N] [--json | --watch [TIME] [--count N]]",
+];
+
 const DESCRIPTION: &str = "\
 SR-IOV virtual functions cannot have an I/O BAR, so a guest with only a legacy (0.9.5) virtio \
 driver cannot use a virtio VF by itself. The owner of the VF, its PF, can act for it: group \
@@ -99,6 +106,23 @@ fn subcommand(out: &mut Vec<u8>, command: &Command) {
     render(out, |out| roff.to_writer(out));
 }
 
+/// Groups of options as subsections of OPTIONS, not as sections of their own.
+fn subsections(options: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(options);
+    let mut out = String::new();
+    for line in text.lines() {
+        match line.strip_prefix(".SH ") {
+            Some(title) if title != "OPTIONS" => {
+                out.push_str(".SS ");
+                out.push_str(title);
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out.into_bytes()
+}
+
 /// The page in roff.
 pub fn page() -> Vec<u8> {
     let mut command = Args::command();
@@ -115,12 +139,20 @@ pub fn page() -> Vec<u8> {
     let mut out = Vec::new();
     render(&mut out, |out| man.render_title(out));
     render(&mut out, |out| man.render_name_section(out));
-    render(&mut out, |out| man.render_synopsis_section(out));
+    section(&mut out, "SYNOPSIS", |r| {
+        for line in SYNOPSIS {
+            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+            r.control("PP", []);
+            r.text([bold(name), roman(format!(" {rest}"))]);
+        }
+    });
     render(&mut out, |out| man.render_description_section(out));
     section(&mut out, "BACKGROUND", |r| {
         r.text([roman(DESCRIPTION)]);
     });
-    render(&mut out, |out| man.render_options_section(out));
+    let mut options = Vec::new();
+    render(&mut options, |out| man.render_options_section(out));
+    out.extend(subsections(&options));
     section(&mut out, "SUBCOMMANDS", |r| {
         r.text([roman(
             "They ask a serving helper and need permission to connect to its socket, no more.",
@@ -175,6 +207,5 @@ pub fn page() -> Vec<u8> {
             roman("(1), docs/system/virtio-legacy-vf.md"),
         ]);
     });
-    // An empty date would be the day of formatting.
     out
 }

@@ -171,10 +171,14 @@ impl<B: AccessBackend> Reactor<B> {
         };
         self.listener = None;
         self.clients.clear();
-        match self.hub.backend_mut().shutdown() {
-            Ok(()) => {}
-            Err(e) => tracing::error!("PF: shutdown: {e}"),
-        }
+        let ended = match (self.hub.backend_mut().shutdown(), ended) {
+            (Err(e), Ended::Stopped) => Ended::PfFailed(format!("not reset at the end: {e}")),
+            (Err(e), other) => {
+                tracing::warn!("PF not reset at the end: {e}");
+                other
+            }
+            (Ok(()), other) => other,
+        };
         let ReactorCounters {
             waits,
             spins_won,
