@@ -357,6 +357,7 @@ fn unusable_capabilities_are_skipped_and_the_first_usable_one_is_taken() {
 const MSIX_AT: u8 = 0xb0;
 
 // Covers: PCI-06
+// Covers: PCI-06
 #[test]
 fn other_functions_are_refused_by_name() {
     for (vendor, device) in [(0x8086, 0x1041), (0x1af4, 0x1006), (0x1af4, 0x1080)] {

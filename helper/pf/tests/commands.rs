@@ -248,7 +248,7 @@ fn a_group_that_is_not_there_yet_is_waited_for() {
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
-// Covers: ADM-19
+// Covers: ADM-19, ADM-21
 #[test]
 fn unknown_statuses_count_as_invalid_and_keep_their_numbers() {
     for (status, qualifier, effective) in [
