@@ -38,7 +38,7 @@ fn complaints(g: &Guest) -> usize {
     log.lines().filter(|l| l.contains("failed")).count()
 }
 
-// Covers: LEG-14
+// Covers: ADM-19
 #[test]
 fn every_status_and_qualifier_on_every_access() -> Result<()> {
     let sim = SimulatorBuilder::new(DeviceKind::Net, 1);
@@ -97,7 +97,7 @@ fn every_status_and_qualifier_on_every_access() -> Result<()> {
     Ok(())
 }
 
-// Covers: ADM-21
+// Covers: ADM-20
 #[test]
 fn a_device_that_is_busy_for_a_while_is_asked_again() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Net, 1)?;
@@ -122,7 +122,7 @@ fn a_device_that_is_busy_for_a_while_is_asked_again() -> Result<()> {
     Ok(())
 }
 
-// Covers: NTF-06, NTF-07
+// Covers: NTF-06
 #[test]
 fn notify_info_that_fails_leaves_notification_by_command() -> Result<()> {
     for (i, status) in STATUSES.into_iter().enumerate() {
@@ -146,7 +146,7 @@ fn notify_info_that_fails_leaves_notification_by_command() -> Result<()> {
     Ok(())
 }
 
-// Covers: LEG-11
+// Covers: AVQ-10
 #[test]
 fn short_and_wrong_answers_are_not_believed() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Net, 1)?;
@@ -169,7 +169,6 @@ fn short_and_wrong_answers_are_not_believed() -> Result<()> {
     Ok(())
 }
 
-// Covers: AVQ-11
 #[test]
 fn a_lost_or_late_answer_ends_at_the_deadline() -> Result<()> {
     let sim = SimulatorBuilder::new(DeviceKind::Net, 2);

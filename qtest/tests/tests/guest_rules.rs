@@ -196,7 +196,7 @@ fn a_function_level_reset_by_the_guest_is_noticed() -> Result<()> {
     Ok(())
 }
 
-// Covers: IRQ-13, IRQ-03, IRQ-01
+// Covers: IRQ-13
 #[test]
 fn both_isr_bits_come_in_one_read() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Block, 1)?;

@@ -31,7 +31,7 @@ fn one(client: &mut HelperClient, member: u16, round: u64) -> Result<()> {
     Ok(())
 }
 
-// Covers: GRP-03, LEG-14
+// Covers: LEG-14
 #[test]
 fn every_client_reaches_its_own_vf() -> Result<()> {
     for vfs in [1u16, 4, 64] {
