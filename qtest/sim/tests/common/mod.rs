@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_user_wire::*;
 use virtio_pf_sim::dma::DmaSpace;
 use virtio_pf_sim::event_loop::{Options, Simulator};
@@ -179,9 +179,17 @@ impl Running {
     }
 
     pub fn client(&self, name: &str) -> Client {
-        let mut c = Client::connect(&self.path(name));
-        c.hello();
-        c
+        // A function has one client at a time, and the server may hear of the next one before it
+        // hears that the last one left.
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut c = Client::connect(&self.path(name));
+            if c.greets() {
+                return c;
+            }
+            assert!(Instant::now() < until, "{name} stays busy");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn ctl(&self, line: &str) -> Value {
@@ -246,6 +254,15 @@ impl Client {
                 ..Capabilities::default()
             },
         })
+    }
+
+    /// Negotiates the version; false if the server has another client.
+    fn greets(&mut self) -> bool {
+        let mut bytes = Vec::new();
+        self.id = self.id.wrapping_add(1);
+        Self::version(0, true).encode(self.id, false, &mut bytes);
+        self.socket.write_all(&bytes).is_ok()
+            && self.receive().is_ok_and(|answer| !answer.header.is_error())
     }
 
     pub fn hello(&mut self) -> Version {
