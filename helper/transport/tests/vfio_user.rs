@@ -250,6 +250,41 @@ fn a_silent_peer_ends_at_the_deadline() {
 }
 
 #[test]
+fn a_peer_that_is_always_almost_late_is_not_waited_for_without_end() {
+    let mut slow = false;
+    let s = server(Box::new(move |header, payload| {
+        slow |= header.command == Command::REGION_READ && payload[8] == 2;
+        if slow {
+            std::thread::sleep(options().deadlines.request * 4 / 5);
+        }
+        Instead::Answer
+    }));
+    let f = open(&s).unwrap();
+    let begun = Instant::now();
+    let mut reads = 0;
+    let e = loop {
+        match f.bar_read(2, 0, Width::B4) {
+            Ok(_) => reads += 1,
+            Err(e) => break e,
+        }
+        assert!(reads < 30, "still waiting");
+    };
+    assert!(reads >= 3, "a few slow replies are no fault");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(
+        matches!(
+            e.cause(),
+            Cause::TimedOut {
+                what: "prompt replies",
+                ..
+            }
+        ),
+        "{e}"
+    );
+    assert!(e.is_fatal());
+}
+
+#[test]
 fn a_peer_that_dies_is_noticed_at_once_and_without_a_call() {
     assert_eq!(broken_read(|| Instead::Close(vec![])), Cause::PeerClosed);
     assert_eq!(

@@ -24,6 +24,9 @@ use crate::error::{Cause, Error, Place};
 
 /// File descriptors that one received message may carry; the kernel closes surplus ones.
 pub(super) const MAX_FDS: usize = 16;
+/// A peer may keep its user waiting for no more than half of the time, averaged over this many
+/// request timeouts; each reply alone may come just in time.
+const PATIENCE: u32 = 3;
 /// Pause between attempts to connect.
 const CONNECT_RETRY: Duration = Duration::from_millis(10);
 
@@ -33,6 +36,10 @@ pub(super) struct Connection {
     socket: OwnedFd,
     limits: Limits,
     request_timeout: Duration,
+    /// Time waited for replies beyond half of the time that passed.
+    waited: Duration,
+    /// When `waited` was brought up to date.
+    waited_at: Instant,
     next_id: u16,
     dead: Option<Cause>,
     out: Vec<u8>,
@@ -86,6 +93,8 @@ impl Connection {
                         socket,
                         limits,
                         request_timeout,
+                        waited: Duration::ZERO,
+                        waited_at: Instant::now(),
                         next_id: 1,
                         dead: None,
                         out: Vec::new(),
@@ -169,7 +178,8 @@ impl Connection {
     ) -> Result<T, Error> {
         self.check_alive(place)?;
         let id = self.take_id();
-        let deadline = Instant::now() + self.request_timeout;
+        let begun = Instant::now();
+        let deadline = begun + self.request_timeout;
         let mut out = std::mem::take(&mut self.out);
         request.encode(id, false, &mut out);
         let sent = self.send(&out, fds, deadline);
@@ -190,6 +200,8 @@ impl Connection {
             self.refuse(&received.header, deadline)
                 .map_err(|cause| self.kill(place, cause))?;
         };
+        self.check_patience(begun)
+            .map_err(|cause| self.kill(place, cause))?;
         let header = received.header;
         if header.id != id || header.command != command {
             let text = format!(
@@ -259,6 +271,18 @@ impl Connection {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         id
+    }
+
+    /// Adds the wait since `begun` to the account; an error if the peer used up its credit.
+    fn check_patience(&mut self, begun: Instant) -> Result<(), Cause> {
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(self.waited_at);
+        self.waited_at = now;
+        self.waited = self.waited.saturating_sub(passed / 2) + (now - begun);
+        if self.waited > self.request_timeout * PATIENCE {
+            return Err(self.timed_out("prompt replies"));
+        }
+        Ok(())
     }
 
     fn timed_out(&self, what: &'static str) -> Cause {
