@@ -46,11 +46,25 @@ pub(crate) struct Function {
     pub(crate) helper_socket: PathBuf,
     /// Number of the VF, from 1.
     pub(crate) vf: u16,
+    /// With QEMU's own vfio-user-pci instead of this project's device.
+    pub(crate) stock: bool,
 }
 
 impl Function {
+    /// The same function with QEMU's own device.
+    pub(crate) fn stock(self) -> Self {
+        Self {
+            stock: true,
+            ..self
+        }
+    }
+
     /// QEMU's -device argument.
     pub(crate) fn device(&self, id: &str) -> String {
+        if self.stock {
+            let socket = json!({ "type": "unix", "path": self.vf_socket });
+            return json!({ "driver": "vfio-user-pci", "id": id, "socket": socket }).to_string();
+        }
         json!({
             "driver": "virtio-legacy-vf-user",
             "id": id,

@@ -111,6 +111,15 @@ impl Pf {
             vf_socket: self.dir.join(format!("vf{vf}.sock")),
             helper_socket: helper_socket(&self.dir),
             vf,
+            stock: false,
+        }
+    }
+
+    /// The PF itself for a machine.
+    pub(crate) fn owner(&self) -> Function {
+        Function {
+            vf_socket: self.dir.join("pf.sock"),
+            ..self.function(0)
         }
     }
 
