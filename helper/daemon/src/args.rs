@@ -145,7 +145,7 @@ pub struct ServeArgs {
     )]
     pub spin: String,
 
-    /// Socket to serve on, by custom /run/qemu-virtio-admin/<PF>.sock; its directory must exist
+    /// Socket to serve on, by custom in /run/qemu-virtio-admin; its directory must exist
     #[arg(long, value_name = "PATH", required = true, help_heading = "Socket")]
     pub socket: Option<PathBuf>,
     /// Mode of the socket, octal; never open to everyone
