@@ -76,6 +76,11 @@ impl NetSettings {
         Ok(())
     }
 
+    /// Longest frame that goes in or out: the MTU, the Ethernet header and a VLAN tag.
+    pub fn max_frame(&self) -> usize {
+        usize::from(self.mtu) + 14 + 4
+    }
+
     /// The permanent MAC address of a function.
     pub fn mac_of(&self, function: FunctionId) -> Mac {
         let number = match function {

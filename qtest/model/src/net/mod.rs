@@ -27,7 +27,7 @@ use crate::config::{ConfigError, ModelConfig};
 use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
-use crate::switch::{StationHandle, Switch, MAX_FRAME, MIN_FRAME};
+use crate::switch::{StationHandle, Switch, MIN_FRAME};
 
 /// A device whose functions are network cards on one switch.
 ///
@@ -174,7 +174,7 @@ impl NetDevice {
         let Some(len) = total.checked_sub(header_len) else {
             return Ok(false);
         };
-        if !(MIN_FRAME..=MAX_FRAME).contains(&len) || !self.link_up {
+        if !(MIN_FRAME..=self.settings.max_frame()).contains(&len) || !self.link_up {
             return Ok(false);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -431,7 +431,8 @@ impl VirtioDevice for NetDevice {
         let pair = self.steering.select(frame);
         let at = usize::from(pair);
         let queued = self.backlog.get(at).map_or(0, VecDeque::len);
-        if !self.link_up || !ctx.queue_ready(2 * pair) {
+        let too_long = frame.len() > self.settings.max_frame();
+        if too_long || !self.link_up || !ctx.queue_ready(2 * pair) {
             ctx.counters().rx_dropped += 1;
             return Ok(());
         }
