@@ -30,6 +30,9 @@ pub(crate) const QEMU_BUILD: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// What the fuzz targets need: libFuzzer is C++.
+pub(crate) const FUZZ: &[&str] = &["g++"];
+
 /// Installs what is missing of a list, as a step of its own if there is anything to do.
 ///
 /// # Errors

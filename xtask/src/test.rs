@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::docs;
 use crate::guest;
+use crate::packages;
 use crate::programs::{self, Profile};
 use crate::project::Project;
 use crate::qemu;
@@ -288,6 +289,10 @@ fn stock(project: &Project, steps: &mut Steps) -> Result<Counts> {
 fn fuzz(project: &Project, steps: &mut Steps) -> Counts {
     let root = project.root();
     let mut counts = Counts::default();
+    if let Err(error) = packages::ensure(steps, "fuzzing", packages::FUZZ) {
+        eprintln!("error: {error:#}");
+        return Counts::one(false);
+    }
     for target in FUZZ_TARGETS {
         let checked = steps.run(&format!("fuzz {target}"), |step| {
             Cmd::new(root.join("fuzz/run"))
