@@ -67,6 +67,15 @@ fn the_order_of_a_start() {
     });
     assert!(ok_at.unwrap() < vfs_at.unwrap());
     assert_eq!(hold.device().vfs_enabled(), VFS);
+    // Memory space and bus mastering on, INTx off, before anything else.
+    assert_eq!(hold.device().config[4..6], [6, 4]);
+    let command = all
+        .iter()
+        .position(|a| matches!(a, Access::ConfigWrite { offset: 4, .. }));
+    let first = all
+        .iter()
+        .position(|a| matches!(a, Access::BarWrite { .. }));
+    assert!(command.unwrap() < first.unwrap());
     // LIST_QUERY, LIST_USE, then the addresses of all VFs.
     let opcodes: Vec<u16> = hold.device().seen.iter().map(|s| s.opcode).collect();
     assert_eq!(opcodes, [0, 1, 6, 6, 6, 6]);
@@ -139,12 +148,17 @@ fn notification_addresses_outside_the_structure_are_refused() {
             0xffff,
             "outside the notification structure",
         ),
+        (0x2000, 2, "notification structure of 12288 bytes"),
         (1, 0, "even power of 2"),
         (6, 0, "even power of 2"),
     ] {
         let mut d = TestPf::new();
         d.config[0x90..0x94].copy_from_slice(&multiplier.to_le_bytes());
         d.notify_off = off;
+        if multiplier == 0x2000 {
+            // A structure that claims more than its BAR holds.
+            d.config[0x8c..0x90].copy_from_slice(&0x0100_0000u32.to_le_bytes());
+        }
         let (error, _hold) = refuse(d, config());
         assert!(error.to_string().contains(text), "{error}");
     }
@@ -296,6 +310,19 @@ fn queue_sizes_are_powers_of_two_and_zero_is_no_queue() {
         assert_eq!(pf.info().admin_queue_size, want);
         assert_eq!(hold.device().queue.size, want);
     }
+    for (ignored, text) in [
+        (24, "queue_size: 512 after 256"),
+        (28, "queue_enable: it does not stay"),
+    ] {
+        let mut d = TestPf::new();
+        d.queue_max = 512;
+        d.ignored = vec![ignored];
+        let (error, hold) = refuse(d, config());
+        let error = error.to_string();
+        assert!(error.contains(text), "{error}");
+        assert!(hold.device().kicks.is_empty());
+        assert_eq!((hold.dma_stats().live, hold.dma_stats().leaked), (0, 0));
+    }
     for offered in [0, 1, 2, 3] {
         let mut d = TestPf::new();
         d.queue_max = offered;
@@ -414,6 +441,11 @@ fn it_works_with_two_vectors_one_or_none() {
         pf.submit(1, LegacyOp::read(Space::Common, 18, 1), 8, now)
             .unwrap();
         pf.poll(now);
+        if used == 0 {
+            // Nobody announces the answer.
+            let look = pf.next_deadline().unwrap();
+            assert!(look <= now + Duration::from_millis(1));
+        }
         hold.device().hook = Box::new(|_| Action::Normal);
         hold.device().fail();
         let done = pf.poll(now + Duration::from_millis(150));

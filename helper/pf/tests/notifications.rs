@@ -129,6 +129,24 @@ fn one_notification_serves_a_batch() {
     assert!(pf.next_deadline().is_some_and(|t| t > now));
 }
 
+#[test]
+fn a_poll_ends_and_asks_for_another_while_answers_come() {
+    let (mut pf, _hold) = start(TestPf::new());
+    let now = Instant::now();
+    for token in 0..20 {
+        pf.submit(1, read(0, 4), token, now).unwrap();
+    }
+    // The device answers within the notification.
+    let mut done = pf.poll(now).len();
+    assert!((1..20).contains(&done), "{done}");
+    while done < 20 {
+        assert!(pf.next_deadline().is_some_and(|t| t <= now), "{done}");
+        let more = pf.poll(now).len();
+        assert!(more > 0);
+        done += more;
+    }
+}
+
 // Covers: IRQ-12
 #[test]
 fn spinning_finds_the_answer_without_interrupts() {

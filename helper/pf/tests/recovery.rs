@@ -284,6 +284,28 @@ fn failures_far_apart_are_not_added_up() {
 }
 
 #[test]
+fn an_unused_pf_that_fails_now_and_then_is_not_given_up() {
+    let (mut pf, hold) = start(TestPf::new());
+    let mut now = Instant::now();
+    for _ in 0..10 {
+        now += Duration::from_secs(61);
+        hold.device().fail();
+        pf.poll(now);
+        pf.poll(now);
+        assert_eq!(pf.state(), &PfState::Running);
+    }
+    // Again and again at once: that is another matter.
+    for _ in 0..10 {
+        hold.device().fail();
+        now += Duration::from_secs(1);
+        pf.poll(now);
+        now += Duration::from_secs(1);
+        pf.poll(now);
+    }
+    assert!(matches!(pf.state(), PfState::Failed(why) if why.contains("given up")));
+}
+
+#[test]
 fn a_reset_that_does_not_end_is_the_end() {
     let (mut pf, hold) = start(TestPf::new());
     hold.device().reset_reads = u32::MAX;
@@ -295,6 +317,7 @@ fn a_reset_that_does_not_end_is_the_end() {
         unreachable!("{:?}", pf.state())
     };
     assert!(why.contains("reset not done within 300ms"), "{why}");
+    assert_eq!(pf.counters().recoveries, 1, "no second reset");
     let live = hold.dma_stats().live;
     assert!(live > 0);
     drop(pf);

@@ -90,6 +90,8 @@ pub(crate) struct TestPf {
     pub vf_config: Vec<[u8; 28]>,
     pub breaches: Vec<String>,
     pub no_interrupts: bool,
+    /// Offsets in the common configuration whose writes are lost.
+    pub ignored: Vec<u64>,
     /// It fails as soon as DRIVER_OK is set.
     pub fails_at_once: bool,
 }
@@ -168,6 +170,7 @@ impl TestPf {
             vf_config: vec![[0; 28]; 64],
             breaches: Vec::new(),
             no_interrupts: false,
+            ignored: Vec::new(),
             fails_at_once: false,
         }
     }

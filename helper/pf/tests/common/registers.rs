@@ -102,6 +102,9 @@ impl ScriptedDevice for TestPf {
             return;
         }
         self.check_width(offset, width);
+        if self.ignored.contains(&offset) {
+            return;
+        }
         let v16 = (value & 0xffff) as u16;
         let q = self.queue_selected();
         match offset {
