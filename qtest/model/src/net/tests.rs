@@ -171,6 +171,8 @@ fn a_modern_driver_cannot_write_the_address() {
         driver.config(&mut model, at + 4, 1) as u8,
         driver.config(&mut model, at + 8, 4),
     );
+    let accepted = crate::testing::MODERN_FEATURES | bit(net::MAC);
+    assert!(driver.negotiate(&mut model, accepted));
     driver.write(&mut model, bar, offset, 1, 0x66);
     assert_eq!(driver.read(&mut model, bar, offset, 1), 0x52);
 }
