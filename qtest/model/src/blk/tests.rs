@@ -470,6 +470,15 @@ fn discard_and_write_zeroes() {
     }
     assert_eq!(disk.request(&[&header(13, 0)], &[1]).2, IOERR, "no segment");
     assert_eq!(disk.read(0, 16 * 512).0, full);
+    // On a disk that is large enough the length of a segment is limited all the same.
+    let grow = DeviceControl::Resize {
+        sectors: 2 * u64::from(MAX_ERASE_SECTORS),
+    };
+    disk.vf.model.control(FunctionId::Vf(1), &grow).unwrap();
+    for (sectors, status) in [(MAX_ERASE_SECTORS, OK), (MAX_ERASE_SECTORS + 1, IOERR)] {
+        let one = segment(512, sectors, 0);
+        assert_eq!(disk.request(&[&header(11, 0), &one], &[1]).2, status);
+    }
 }
 
 #[test]
