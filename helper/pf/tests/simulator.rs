@@ -61,10 +61,7 @@ fn write(pf: &mut Pf, member: u16, offset: u8, value: u64, len: u8) {
 #[test]
 fn a_pf_comes_up_and_its_vfs_have_legacy_registers() {
     for kind in ["net", "blk"] {
-        let Some(sim) = Sim::start(&["--type", kind, "--vfs", "4", "--serial", "1122334455667788"])
-        else {
-            return;
-        };
+        let sim = Sim::start(&["--type", kind, "--vfs", "4", "--serial", "1122334455667788"]);
         let mut pf = sim.pf(config(4)).unwrap();
         let info = pf.info().clone();
         assert_eq!((info.num_vfs, info.vfs_kept), (4, false));
@@ -117,9 +114,7 @@ fn notification_addresses_in_every_layout() {
         ("bad-bar6", Some(Member), false),
         ("bad-only", None, false),
     ] {
-        let Some(sim) = Sim::start(&["--type", "net", "--vfs", "2", "--notify", layout]) else {
-            return;
-        };
+        let sim = Sim::start(&["--type", "net", "--vfs", "2", "--notify", layout]);
         let mut pf = sim.pf(config(2)).unwrap();
         let vf = pf.vf(2).unwrap().clone();
         assert_eq!(vf.notify.map(|a| a.kind), want, "{layout}");
@@ -155,9 +150,7 @@ fn notification_addresses_in_every_layout() {
 // Covers: FEA-06, VRG-11
 #[test]
 fn vfs_keep_their_state_while_drivers_come_and_go() {
-    let Some(sim) = Sim::start(&["--type", "net", "--vfs", "3"]) else {
-        return;
-    };
+    let sim = Sim::start(&["--type", "net", "--vfs", "3"]);
     let mut pf = sim.pf(config(3)).unwrap();
     write(&mut pf, 2, 18, 3, 1);
     write(&mut pf, 2, 4, 0x20, 4);
@@ -201,9 +194,7 @@ fn vfs_keep_their_state_while_drivers_come_and_go() {
 // Covers: ADM-20, ADM-19, AVQ-10
 #[test]
 fn injected_statuses_and_short_replies() {
-    let Some(sim) = Sim::start(&["--type", "net", "--vfs", "2"]) else {
-        return;
-    };
+    let sim = Sim::start(&["--type", "net", "--vfs", "2"]);
     let mut pf = sim.pf(config(2)).unwrap();
     let status = LegacyOp::read(Space::Common, 18, 1);
     for (s, q) in [(11, 0), (11, 7), (12, 6)] {
@@ -238,9 +229,7 @@ fn injected_statuses_and_short_replies() {
 // Covers: INI-06, VRG-08
 #[test]
 fn lost_late_and_lying_completions() {
-    let Some(sim) = Sim::start(&["--type", "net", "--vfs", "4"]) else {
-        return;
-    };
+    let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
     let mut pf = sim.pf(config(4)).unwrap();
     write(&mut pf, 3, 18, 3, 1);
     let status = LegacyOp::read(Space::Common, 18, 1);
@@ -303,9 +292,7 @@ fn lost_late_and_lying_completions() {
 // Covers: AVQ-11, AVQ-03
 #[test]
 fn sixty_four_vfs_at_once() {
-    let Some(sim) = Sim::start(&["--type", "net", "--vfs", "64"]) else {
-        return;
-    };
+    let sim = Sim::start(&["--type", "net", "--vfs", "64"]);
     let mut pf = sim.pf(config(64)).unwrap();
     let now = Instant::now();
     for round in 0..8u64 {
@@ -374,7 +361,7 @@ fn devices_of_every_shape() {
         for knob in knobs {
             args.extend(["--knob", knob]);
         }
-        let Some(sim) = Sim::start(&args) else { return };
+        let sim = Sim::start(&args);
         let mut pf = match sim.pf(config(2)) {
             Ok(pf) => pf,
             Err(e) => unreachable!("{knobs:?}: {e}"),
@@ -391,9 +378,7 @@ fn devices_of_every_shape() {
 
 #[test]
 fn the_death_of_the_simulator_is_an_error_at_once() {
-    let Some(mut sim) = Sim::start(&["--type", "net", "--vfs", "2"]) else {
-        return;
-    };
+    let mut sim = Sim::start(&["--type", "net", "--vfs", "2"]);
     let mut pf = sim.pf(config(2)).unwrap();
     sim.fault(json!({ "do": "stuck" }));
     let op = LegacyOp::read(Space::Common, 0, 4);

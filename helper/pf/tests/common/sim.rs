@@ -12,16 +12,21 @@ use pci_transport::Deadlines;
 use serde_json::{json, Value};
 use virtio_pf::{Pf, PfConfig, PfError};
 
-/// `VLVF_SIM`, or the program beside this test if it was built; `None` if there is none.
-fn program() -> Option<PathBuf> {
+/// `VLVF_SIM`, or the program beside this test.
+fn program() -> PathBuf {
     if let Some(given) = std::env::var_os("VLVF_SIM") {
         let given = PathBuf::from(given);
         assert!(given.is_file(), "VLVF_SIM names {}", given.display());
-        return Some(given);
+        return given;
     }
     let here = std::env::current_exe().unwrap();
-    let beside = here.parent()?.parent()?.join("virtio-pf-sim");
-    beside.is_file().then_some(beside)
+    let target = here.parent().and_then(Path::parent).unwrap();
+    let beside = target.join("virtio-pf-sim");
+    assert!(
+        beside.is_file(),
+        "no simulator: `cargo build -p virtio_pf_sim`, or name the program in VLVF_SIM"
+    );
+    beside
 }
 
 pub(crate) struct Sim {
@@ -30,14 +35,10 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    /// Starts a simulator. Without the program the test ends here, and says so.
-    pub(crate) fn start(args: &[&str]) -> Option<Sim> {
-        let Some(program) = program() else {
-            eprintln!("skipped: build virtio_pf_sim, or name the program in VLVF_SIM");
-            return None;
-        };
+    /// Starts a simulator.
+    pub(crate) fn start(args: &[&str]) -> Sim {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(program)
+        let mut child = Command::new(program())
             .arg("--dir")
             .arg(dir.path())
             .args(["--log", "warn"])
@@ -49,7 +50,7 @@ impl Sim {
         let stdout = child.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert_eq!(line.trim(), "ready");
-        Some(Sim { child, dir })
+        Sim { child, dir }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
