@@ -9,7 +9,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::docs;
-use crate::guest;
 use crate::packages;
 use crate::programs::{self, Profile};
 use crate::project::Project;
@@ -58,8 +57,6 @@ pub(crate) enum Suite {
     Qtest,
     /// Debian's kernel in a guest, with its legacy and its modern drivers.
     Guest,
-    /// The simulator under code that is not ours: QEMU's vfio-user-pci and Linux's modern drivers.
-    Stock,
     /// Links, licence lines, the conformance page.
     Docs,
     /// A short run of every fuzz target.
@@ -114,11 +111,11 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
     let checked = match suite {
         Suite::Unit => {
             let args = ["--workspace", "--exclude", QTESTS];
-            return tests(project, steps, "workspace tests", &args, &[], &[]);
+            return tests(project, steps, "workspace tests", &args, &[]);
         }
         Suite::Layering => {
             let args = ["--package", QTESTS, "--test", LAYERING];
-            return tests(project, steps, "layering", &args, &[], &[]);
+            return tests(project, steps, "layering", &args, &[]);
         }
         Suite::Qtest => {
             return qtest(project, steps).unwrap_or_else(|error| {
@@ -127,12 +124,6 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
             })
         }
         Suite::Guest => return guest_tests(project, steps),
-        Suite::Stock => {
-            return stock(project, steps).unwrap_or_else(|error| {
-                eprintln!("error: {error:#}");
-                Counts::one(false)
-            })
-        }
         Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
         Suite::Fuzz => return fuzz(project, steps),
         Suite::Fmt => fmt(project, steps),
@@ -256,7 +247,7 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
         ("VLVF_HELPER", programs.helper),
         ("VLVF_SIM", programs.simulator),
     ];
-    Ok(tests(project, steps, "qtests", &args, &env, &[]))
+    Ok(tests(project, steps, "qtests", &args, &env))
 }
 
 /// Runs the guest tests as their own command; its scenarios are counted one by one.
@@ -267,22 +258,6 @@ fn guest_tests(project: &Project, steps: &mut Steps) -> Counts {
             .dir(project.root())
             .run(step)
     })
-}
-
-/// QEMU's stock `vfio-user-pci` with Debian's kernel on VFs and on PFs of the simulator.
-fn stock(project: &Project, steps: &mut Steps) -> Result<Counts> {
-    let qemu = qemu::ensure(project, steps)?;
-    let guest = guest::ensure(project, steps)?;
-    let args = ["--package", "virtio_pf_sim", "--test", "guest", "--release"];
-    let env = [("VLVF_QEMU", qemu), ("VLVF_GUEST_ROOT", guest.packages)];
-    Ok(tests(
-        project,
-        steps,
-        "stock drivers",
-        &args,
-        &env,
-        &["--ignored"],
-    ))
 }
 
 /// Runs each fuzz target until 10^6 executions or [`FUZZ_SECONDS`], whichever comes first.
@@ -339,7 +314,6 @@ fn tests(
     name: &str,
     args: &[&str],
     env: &[(&str, PathBuf)],
-    harness: &[&str],
 ) -> Counts {
     let mut log = None;
     let result = steps.run(name, |step| {
@@ -347,8 +321,6 @@ fn tests(
         let mut cargo = Cmd::cargo()
             .args(["test", "--locked", "--no-fail-fast"])
             .args(args)
-            .arg("--")
-            .args(harness)
             .dir(project.root());
         for (name, value) in env {
             cargo = cargo.env(name, value);

@@ -59,8 +59,6 @@ pub(crate) struct Image {
     pub(crate) initrd: PathBuf,
     /// Directories for QEMU's option -L.
     pub(crate) firmware: [PathBuf; 2],
-    /// Where the packages are unpacked that all of this comes from.
-    pub(crate) packages: PathBuf,
 }
 
 /// `cargo xtask guest`: makes the image and prints where it is.
@@ -123,7 +121,6 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
         kernel: if unpacked.exists() { unpacked } else { kernel },
         initrd,
         firmware: debs.firmware(),
-        packages: debs.root.clone(),
     })
 }
 
