@@ -29,7 +29,8 @@ fn options() -> Result<Option<Options>> {
             // The baseline's other process.
             Some("--echo-server") => {
                 let path = args.next().context("--echo-server needs a path")?;
-                echo::serve(Path::new(&path))?;
+                let cpu = args.next().and_then(|cpu| cpu.to_str()?.parse().ok());
+                echo::serve(Path::new(&path), cpu)?;
                 return Ok(None);
             }
             Some("--json") => {

@@ -12,16 +12,36 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use rustix::thread::{sched_setaffinity, CpuSet};
+
 use crate::socket::connected;
 
 /// Bytes there and back, as of a register read.
 const LEN: usize = 24;
 
-/// The server: one client, until it leaves.
+/// Keeps this thread on one processor; all of them if `cpu` is `None`.
+///
+/// # Errors
+/// If there is no such processor.
+pub fn stay_on(cpu: Option<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    for n in 0..processors {
+        if cpu.is_none_or(|c| c == n) {
+            set.set(n);
+        }
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// The server: one client, until it leaves. On processor `cpu`, if given.
 ///
 /// # Errors
 /// If a socket call fails.
-pub fn serve(path: &Path) -> Result<()> {
+pub fn serve(path: &Path, cpu: Option<usize>) -> Result<()> {
+    if cpu.is_some() {
+        stay_on(cpu)?;
+    }
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -56,15 +76,16 @@ impl Drop for Echo {
 }
 
 impl Echo {
-    /// Starts it.
+    /// Starts it, on processor `cpu` if given.
     ///
     /// # Errors
     /// If it does not come up.
-    pub fn start(dir: &Path) -> Result<Self> {
-        let path = dir.join("echo.sock");
+    pub fn start(dir: &Path, cpu: Option<usize>) -> Result<Self> {
+        let path = dir.join(format!("echo{}.sock", cpu.unwrap_or(99)));
         let mut server = Command::new(std::env::current_exe()?)
             .arg("--echo-server")
             .arg(&path)
+            .args(cpu.map(|c| c.to_string()))
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start the echo server")?;

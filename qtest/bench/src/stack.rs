@@ -12,10 +12,10 @@ use legacy_vf_proto::QueryKind;
 use qtest_harness::{DeviceKind, Helper, HelperClient, Simulator, SimulatorBuilder};
 use rustix::process::{kill_process, Pid, Signal};
 
-use crate::echo::Echo;
+use crate::echo::{stay_on, Echo};
 use crate::report::{Aim, Figure};
 use crate::socket::Access;
-use crate::{compare, memory, Effort};
+use crate::{compare, memory, time_per_call, Effort};
 
 /// A helper and its PF.
 #[derive(Debug)]
@@ -74,6 +74,26 @@ pub fn round_trips(stack: &Stack, echo: &Echo, effort: Effort) -> Result<(f64, f
         },
     );
     bare.and(full).map(|()| times)
+}
+
+/// Seconds of one round trip with the bare socket when client and server stay on a processor each.
+/// The scheduler often puts both on one, where waking the other costs little; a register read
+/// involves three processes, one of which polls, and so cannot do without waking another
+/// processor.
+fn far_echo(dir: &Path, effort: Effort) -> Result<Option<f64>> {
+    if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
+        return Ok(None);
+    }
+    let echo = Echo::start(dir, Some(1))?;
+    stay_on(Some(0))?;
+    let mut result = Ok(());
+    let time = time_per_call(effort, || {
+        if let Err(e) = echo.round_trip() {
+            result = Err(e);
+        }
+    });
+    stay_on(None)?;
+    result.map(|()| Some(time))
 }
 
 /// Register reads per second of `clients` clients together, each a thread with a VF of its own.
@@ -174,12 +194,18 @@ pub fn all(dir: &Path, effort: Effort) -> Result<Vec<Figure>> {
     let us = |seconds: f64| seconds * 1e6;
     let mut figures = Vec::new();
     let small = Stack::start(dir, 1)?;
-    let (echo, one) = round_trips(&small, &Echo::start(dir)?, effort)?;
+    let (echo, one) = round_trips(&small, &Echo::start(dir, None)?, effort)?;
     figures.push(Figure::new(
         "echo: bare SEQPACKET round trip",
         us(echo),
         "us",
     ));
+    if let Some(far) = far_echo(dir, effort)? {
+        figures.push(
+            Figure::new("echo: the same between two processors", us(far), "us")
+                .against("echo", us(echo)),
+        );
+    }
     figures.push(
         Figure::new("stack: register read, one client", us(one), "us")
             .aim(Aim::AtMost(3.0 * us(echo)))
