@@ -2,7 +2,8 @@
 //! A simulated PF with its helper, and a directory for their sockets.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,10 +36,22 @@ impl RunDir {
     /// # Errors
     /// When it cannot be made.
     pub(crate) fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("vlvf-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
+        let base = std::env::temp_dir();
+        for attempt in 0..100 {
+            let path = base.join(format!("vlvf-{}-{attempt}", std::process::id()));
+            // Anybody can write to the directory above: only one that was not there is ours.
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot create {}", path.display()))
+                }
+            }
+        }
+        bail!(
+            "cannot create a directory for sockets in {}",
+            base.display()
+        )
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use virtio_pci_spec::features::net;
+use virtio_pci_spec::features::{bit, net};
 use virtio_pci_spec::DeviceType;
 
 use self::config::{NetSettings, CONFIG_LEN, MAC_LEN, STATUS_ANNOUNCE, STATUS_LINK_UP};
@@ -354,6 +354,20 @@ impl VirtioDevice for NetDevice {
 
     fn features(&self) -> u64 {
         self.settings.features()
+    }
+
+    /// What works through the control queue needs the control queue ("Feature bit requirements").
+    fn accepts_features(&self, accepted: u64) -> bool {
+        let any = |bits: &[u32]| bits.iter().any(|n| accepted & bit(*n) != 0);
+        any(&[net::CTRL_VQ])
+            || !any(&[
+                net::CTRL_RX,
+                net::CTRL_RX_EXTRA,
+                net::CTRL_VLAN,
+                net::GUEST_ANNOUNCE,
+                net::MQ,
+                net::CTRL_MAC_ADDR,
+            ])
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -177,6 +177,41 @@ fn a_modern_driver_cannot_write_the_address() {
     assert_eq!(driver.read(&mut model, bar, offset, 1), 0x52);
 }
 
+// Covers: INI-04
+#[test]
+fn control_features_are_refused_without_the_control_queue() {
+    let mut model = model(
+        ModelConfig::new(DeviceType::Net, 1),
+        &NetSettings::default(),
+    )
+    .unwrap();
+    AdminClient::ready(&mut model, &TestMemory::new(0x10_0000, 1 << 20), 1);
+    let memory = TestMemory::new(0x4000_0000, 1 << 16);
+    let driver = Driver::new(&mut model, FunctionId::Vf(1), &memory);
+    let base = crate::testing::MODERN_FEATURES;
+    for feature in [
+        net::CTRL_RX,
+        net::CTRL_RX_EXTRA,
+        net::CTRL_VLAN,
+        net::GUEST_ANNOUNCE,
+        net::MQ,
+        net::CTRL_MAC_ADDR,
+    ] {
+        for (with, good) in [(bit(net::CTRL_VQ), true), (0, false)] {
+            let accepted = base | bit(feature) | with;
+            assert_eq!(
+                driver.negotiate(&mut model, accepted),
+                good,
+                "bit {feature}"
+            );
+        }
+    }
+    // Any of the others alone.
+    for feature in [net::MAC, net::STATUS, net::MTU, net::MRG_RXBUF, net::CSUM] {
+        assert!(driver.negotiate(&mut model, base | bit(feature)));
+    }
+}
+
 // Covers: NET-04, NET-06, VRG-10
 #[test]
 fn headers_of_both_lengths_in_every_layout() {
