@@ -15,6 +15,7 @@ pub mod exit;
 mod logging;
 pub mod man;
 mod notify;
+mod privileges;
 pub mod serve;
 mod stats;
 mod table;

@@ -31,6 +31,11 @@ accesses in flight end (--drain-timeout), resets the PF and gives its memory bac
 enabled and go on working; guests lose only their register accesses until a helper serves again. \
 A second signal does not wait for accesses.";
 
+const PRIVILEGES: &str = "\
+To make the socket and to reach the PF, the program needs the permissions of files and directories, \
+no more; to give the socket to another owner it must be root. Before it serves it gives up all \
+capabilities and can gain none (no_new_privs).";
+
 const PROTOCOL: &str = "\
 The socket is of type SOCK_SEQPACKET. Its messages are described in \
 docs/interop/legacy-vf-helper.md.";
@@ -161,6 +166,9 @@ pub fn page() -> Vec<u8> {
     for c in &subcommands {
         subcommand(&mut out, c);
     }
+    section(&mut out, "PRIVILEGES", |r| {
+        r.text([roman(PRIVILEGES)]);
+    });
     section(&mut out, "SIGNALS", |r| {
         r.text([roman(SIGNALS)]);
     });

@@ -15,7 +15,7 @@ use virtio_pf::Pf;
 
 use crate::config::ServeConfig;
 use crate::exit::{self, Failure};
-use crate::notify;
+use crate::{notify, privileges};
 
 /// Becomes readable at SIGTERM or SIGINT.
 fn stop_signal() -> std::io::Result<OwnedFd> {
@@ -78,6 +78,7 @@ pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
     // Before the PF is touched: another helper may be using it.
     let listener = Listener::bind(&config.socket).map_err(|e| Failure::new(exit::SOCKET, e))?;
     let backend = connect_pf(config).map_err(|e| Failure::new(exit::PF, e))?;
+    privileges::drop_all();
     let info = backend.info();
     tracing::info!(
         pf = info.id,

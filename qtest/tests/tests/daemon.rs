@@ -181,6 +181,22 @@ fn it_ends_when_asked_and_its_successor_goes_on() -> Result<()> {
 }
 
 #[test]
+fn it_serves_without_privileges() -> Result<()> {
+    let rig = Rig::new(1)?;
+    let running = rig.start(1, &[])?;
+    assert!(rig.opened(1)?.read(Space::Common, 18, 1)?.is_ok());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id()))?;
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_access_that_does_not_end_does_not_keep_it_alive() -> Result<()> {
     let mut rig = Rig::new(2)?;
     let running = rig.start(
