@@ -2,14 +2,16 @@
 //! One connection's side of the protocol, without I/O: bytes and files in, [`Job`]s and replies
 //! out. Requests are executed one after the other, so replies come in the order of requests.
 
+mod dispatch;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::time::Instant;
 
 use legacy_vf_proto::limits::{MAX_QUEUED, MIN_MESSAGE};
 use legacy_vf_proto::{
-    decode_request, DecodeError, ErrorCode, ErrorReply, Event, Header, Hello, HelloReply,
-    MessageType, Name, Open, QueryKind, Reply, Request, HEADER_LEN, MAX_MESSAGE, VERSION,
+    decode_request, DecodeError, ErrorCode, ErrorReply, Event, Header, MessageType, Name, Open,
+    QueryKind, Reply, Request, HEADER_LEN, MAX_MESSAGE,
 };
 
 use crate::backend::Operation;
@@ -19,8 +21,6 @@ use crate::peer::Peer;
 const MAX_OUT: usize = 4;
 /// Most messages that may ever wait: those of MAX_OUT, the one in flight, and events.
 const HARD_MAX_OUT: usize = MAX_OUT + 16;
-/// Features of the protocol that this helper knows.
-const FEATURES: u64 = 0;
 
 /// Names a connection for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -297,111 +297,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    fn answer_bad(&mut self, e: &DecodeError) {
-        if let Some(header) = &e.header {
-            // An answer is due even if the flags ask for none: they are part of what is wrong.
-            let id = RequestId {
-                no_reply: false,
-                ..RequestId::from(header)
-            };
-            self.fail(id, e.code(), &e.to_string());
-        }
-        if e.closes() {
-            self.close();
-        }
-    }
-
-    /// The job of a request, or `None` if it was answered.
-    fn job(&mut self, id: RequestId, request: Request, files: Vec<File>) -> Option<Job> {
-        match (request, self.phase) {
-            (Request::Hello(hello), Phase::New) => self.hello(id, &hello),
-            (_, Phase::New) => {
-                self.fail(id, ErrorCode::BAD_STATE, "HELLO must come first");
-                self.close();
-            }
-            (Request::Hello(_), _) => {
-                self.fail(id, ErrorCode::BAD_STATE, "HELLO was answered already");
-            }
-            (Request::Open(open), Phase::Greeted) => return Some(Job::Open { open, files }),
-            (Request::Open(_), Phase::Open(member)) => {
-                let text = format!(
-                    "This connection is bound to VF {member} already; use one connection per VF"
-                );
-                self.fail(id, ErrorCode::BAD_STATE, &text);
-            }
-            (Request::Token { member }, _) => return Some(Job::Token { member }),
-            (Request::Query { what, member }, _) => return Some(Job::Query { what, member }),
-            (Request::Read { space, offset, len }, Phase::Open(member)) => {
-                let op = Operation {
-                    space,
-                    offset,
-                    len,
-                    data: None,
-                };
-                return Some(Job::Access { member, op });
-            }
-            (
-                Request::Write {
-                    space,
-                    offset,
-                    len,
-                    data,
-                },
-                Phase::Open(member),
-            ) => {
-                let op = Operation {
-                    space,
-                    offset,
-                    len,
-                    data: Some(data),
-                };
-                return Some(Job::Access { member, op });
-            }
-            (Request::Notify { queue }, Phase::Open(member)) => {
-                return Some(Job::Notify { member, queue })
-            }
-            (_, _) => self.fail(
-                id,
-                ErrorCode::BAD_STATE,
-                "This connection is bound to no VF; send OPEN first",
-            ),
-        }
-        None
-    }
-
-    fn hello(&mut self, id: RequestId, hello: &Hello) {
-        self.name = hello.name;
-        if hello.version == 0 {
-            let text = format!(
-                "This helper speaks protocol versions 1 to {VERSION}; the client named version 0"
-            );
-            self.fail(id, ErrorCode::UNSUPPORTED_VERSION, &text);
-            return self.close();
-        }
-        if (hello.max_message as usize) < MIN_MESSAGE {
-            let text = format!(
-                "max_message is {}; the least that any version works with is {MIN_MESSAGE}",
-                hello.max_message
-            );
-            self.fail(id, ErrorCode::OUT_OF_RANGE, &text);
-            return self.close();
-        }
-        self.max_message = (hello.max_message as usize).min(MAX_MESSAGE);
-        self.phase = Phase::Greeted;
-        self.reply(
-            id,
-            &Reply::Hello(HelloReply {
-                version: hello.version.min(VERSION),
-                max_message: MAX_MESSAGE as u32,
-                features: hello.features & FEATURES,
-                name: Name::new(concat!(
-                    "qemu-virtio-admin-helper ",
-                    env!("CARGO_PKG_VERSION")
-                )),
-            }),
-        );
     }
 
     /// The connection is bound to `member` from now on.
