@@ -426,3 +426,78 @@ fn read_lines(port: UnixStream, log: &Path) -> Result<Receiver<String>> {
 fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Image {
+        Image {
+            kernel: "/g/vmlinux".into(),
+            initrd: "/g/initrd".into(),
+            firmware: ["/f/seabios".into(), "/f/qemu".into()],
+        }
+    }
+
+    fn function(stock: bool) -> Function {
+        Function {
+            vf_socket: "/run/a b/vf2.sock".into(),
+            helper_socket: "/run/helper.sock".into(),
+            vf: 2,
+            stock,
+        }
+    }
+
+    #[test]
+    fn devices_are_named_with_what_they_need() {
+        let device: serde_json::Value = serde_json::from_str(&function(false).device("x")).unwrap();
+        assert_eq!(device["driver"], "virtio-legacy-vf-user");
+        assert_eq!(device["helper"], "/run/helper.sock");
+        assert_eq!(device["vf"], 2);
+        assert_eq!(device["socket"]["path"], "/run/a b/vf2.sock");
+        // QEMU's own device knows neither helper nor number.
+        let stock: serde_json::Value = serde_json::from_str(&function(true).device("x")).unwrap();
+        assert_eq!(stock["driver"], "vfio-user-pci");
+        assert!(stock.get("helper").is_none() && stock.get("vf").is_none());
+    }
+
+    #[test]
+    fn the_command_by_hand_can_be_pasted() {
+        let image = image();
+        let config = Config {
+            qemu: Path::new("/q/qemu"),
+            image: &image,
+            driver: Driver::Legacy,
+            functions: vec![function(false)],
+            address: "10.0.77.9",
+            console: false,
+        };
+        let parts = config.by_hand();
+        assert_eq!(parts.first().map(String::as_str), Some("/q/qemu"));
+        assert!(parts.contains(&"-L /f/qemu".to_owned()));
+        assert!(parts.iter().any(|part| part.contains("share=on")));
+        let append = parts
+            .iter()
+            .find(|part| part.starts_with("-append"))
+            .unwrap();
+        assert!(append.contains("vlvf.addr=10.0.77.9 virtio_pci.force_legacy=1 vlvf.shell'"));
+        let device = parts
+            .iter()
+            .find(|part| part.starts_with("-device"))
+            .unwrap();
+        assert!(
+            device.starts_with("-device '{") && device.ends_with("}'"),
+            "{device}"
+        );
+        let modern = Config {
+            driver: Driver::Modern,
+            ..config
+        };
+        assert!(!modern.by_hand().join(" ").contains("force_legacy"));
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(comma(Path::new("/a,b/c")), "/a,,b/c");
+    }
+}
