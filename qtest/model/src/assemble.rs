@@ -172,12 +172,13 @@ pub(crate) fn function(
         interrupt_pin,
     };
     let sriov = match (vf_bars, config.sriov) {
-        (Some(vf_bars), SrIovCapability::Own) => Some(SriovNeeds {
+        (Some(vf_bars), SrIovCapability::Own) => Some(SriovNeeds::Own {
             total: config.total_vfs,
             vf_device,
             vf_bars,
         }),
-        _ => None,
+        (Some(_), SrIovCapability::FrontEnd) => Some(SriovNeeds::FrontEnd),
+        (None, _) => None,
     };
     let space = ConfigSpace::new(&identity, &bars, sriov.as_ref());
     let mut virtio = VirtioState::new(

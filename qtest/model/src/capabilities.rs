@@ -217,4 +217,15 @@ impl Image {
         }
         at
     }
+
+    /// VF Enable and NumVFs of a capability that a front end shows at `at`: storage that is in no
+    /// list, for what the front end passes on.
+    pub(crate) fn add_unlisted_sriov(&mut self, at: usize) -> usize {
+        self.writable16(at + sriov::NUM_VFS, u16::MAX);
+        self.writable16(
+            at + sriov::CONTROL,
+            sriov::CONTROL_VF_ENABLE | sriov::CONTROL_VF_MSE,
+        );
+        at
+    }
 }

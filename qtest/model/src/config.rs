@@ -11,6 +11,8 @@ use crate::event::EventMask;
 
 /// Most VFs a device can have: bus numbers allow no more behind one PF on its own bus.
 pub const MAX_VFS: u16 = 255;
+/// Where a front end that passes on configuration writes has its SR-IOV capability.
+pub const FRONT_END_SRIOV: u16 = 0x800;
 /// Most MSI-X vectors ("MSI-X Vector Configuration").
 pub const MAX_VECTORS: u16 = 0x800;
 
@@ -316,7 +318,8 @@ pub enum SrIovCapability {
     /// The PF's own configuration space has it, and VFs live by what is written there.
     #[default]
     Own,
-    /// A front end adds one of its own and tells the model by [`crate::Model::set_vf_enable`]. VFs
+    /// A front end adds one of its own. It tells the model by [`crate::Model::set_vf_enable`], or
+    /// has its capability at [`FRONT_END_SRIOV`] and passes on the configuration writes there. VFs
     /// answer configuration and BAR accesses at any time.
     FrontEnd,
 }

@@ -10,6 +10,7 @@ use virtio_pci_spec::DeviceType;
 
 use crate::bars::BarLayout;
 use crate::capabilities::{CapOffsets, Image, CONFIG_SPACE_LEN};
+use crate::config::FRONT_END_SRIOV;
 
 /// Revision ID of PF and VFs: a non-transitional device has 1 or more.
 pub const REVISION: u8 = 1;
@@ -46,10 +47,15 @@ pub(crate) struct Identity {
 }
 
 /// The SR-IOV capability of a PF.
-pub(crate) struct SriovNeeds<'a> {
-    pub(crate) total: u16,
-    pub(crate) vf_device: u16,
-    pub(crate) vf_bars: &'a BarLayout,
+pub(crate) enum SriovNeeds<'a> {
+    /// The PF shows it.
+    Own {
+        total: u16,
+        vf_device: u16,
+        vf_bars: &'a BarLayout,
+    },
+    /// A front end does, and passes on what is written there.
+    FrontEnd,
 }
 
 #[derive(Debug)]
@@ -82,9 +88,14 @@ impl ConfigSpace {
         }
         let mut caps = i.add_all(id.vectors, bars, id.multiplier, id.bogus);
         i.add_serial(id.serial);
-        if let Some(s) = sriov {
-            caps.sriov = Some(i.add_sriov(s.total, s.vf_device, s.vf_bars));
-        }
+        caps.sriov = sriov.map(|needs| match needs {
+            SriovNeeds::Own {
+                total,
+                vf_device,
+                vf_bars,
+            } => i.add_sriov(*total, *vf_device, vf_bars),
+            SriovNeeds::FrontEnd => i.add_unlisted_sriov(FRONT_END_SRIOV.into()),
+        });
         ConfigSpace {
             initial: i.bytes.clone(),
             bytes: i.bytes,

@@ -63,7 +63,7 @@ pub use bars::{
 pub use capabilities::CONFIG_SPACE_LEN;
 pub use config::{
     BadEntry, ConfigError, Knobs, Leniency, ModelConfig, NotifyLayout, SrIovCapability,
-    MAX_VECTORS, MAX_VFS,
+    FRONT_END_SRIOV, MAX_VECTORS, MAX_VFS,
 };
 pub use config_space::REVISION;
 pub use counters::{Counters, FunctionCounters, COUNTED_OPCODES};

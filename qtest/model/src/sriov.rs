@@ -45,8 +45,14 @@ impl Model {
         if self.live > 0 {
             self.bring_down();
         }
+        let num_vfs = num_vfs.min(self.config.total_vfs);
+        let control = match num_vfs {
+            0 => 0,
+            _ => CONTROL_VF_ENABLE | CONTROL_VF_MSE,
+        };
+        self.pf.core.config.set_sriov(control, num_vfs);
         if num_vfs > 0 {
-            self.bring_up(num_vfs.min(self.config.total_vfs));
+            self.bring_up(num_vfs);
             self.vf_memory = true;
         }
         self.settle();

@@ -81,7 +81,8 @@ pub struct RunArgs {
     /// VFs that live from the start. Without it VFs appear when the PF's driver enables them.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub vfs_at_start: u16,
-    /// Leave the SR-IOV capability to whoever presents the functions on a bus.
+    /// Leave the SR-IOV capability to whoever presents the functions on a bus: it is at 0x800 of
+    /// the PF, and configuration writes there still enable VFs.
     #[arg(long)]
     pub no_sriov_capability: bool,
     /// What LEGACY_NOTIFY_INFO answers.

@@ -30,6 +30,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         SERVER => &[PF, QUEUE, TRANSPORT, SPEC, PROTO],
         DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO],
         "virtio_pf_sim" => &[MODEL, WIRE, SPEC],
+        "vfio_probe" => &[],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {
             panic!("{other} has no place in the layout: add it here and to the architecture page")
@@ -51,6 +52,7 @@ fn allowed_in_qemu(name: &str) -> &'static [&'static str] {
             "pci_rs",
             "vfio_rs",
         ],
+        "virtio_pf_sriov" => &["virtio_pci_spec_rs", "pci_rs", "vfio_rs"],
         other => panic!("{other} has no place in the layout"),
     }
 }
@@ -227,7 +229,7 @@ fn meson_dependencies_follow_the_layout() {
         let (names, deps) = meson_arrows(&text);
         for name in names {
             let variable = match name.as_str() {
-                "virtio_legacy_vf" => name.clone(),
+                "virtio_legacy_vf" | "virtio_pf_sriov" => name.clone(),
                 _ => format!("{name}_rs"),
             };
             let allowed = allowed_in_qemu(&variable);
@@ -251,7 +253,7 @@ fn meson_dependencies_follow_the_layout() {
             seen.insert(variable);
         }
     }
-    for name in ours.iter().chain(&["virtio_legacy_vf"]) {
+    for name in ours.iter().chain(&["virtio_legacy_vf", "virtio_pf_sriov"]) {
         assert!(seen.contains(*name), "no meson.build makes {name}");
     }
 }

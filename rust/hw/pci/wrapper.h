@@ -23,6 +23,8 @@ typedef enum memory_order {
 #include "migration/blocker.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/msix.h"
+#include "hw/pci/pcie_regs.h"
+#include "hw/pci/pcie_sriov.h"
 #include "system/hostmem.h"
 
 /* What the C compiler thinks; compared with the generated structs in Rust. */

@@ -6,7 +6,7 @@ use virtio_pci_spec::{pci, DeviceType};
 use virtio_pf_model::testing::{echo_model, AdminClient, Driver, MODERN_FEATURES};
 use virtio_pf_model::{
     Action, ConfigError, Effect, FaultRule, FunctionId, Model, ModelConfig, SrIovCapability,
-    Violation, MODERN_BAR,
+    Violation, FRONT_END_SRIOV, MODERN_BAR,
 };
 
 use crate::{config, memory, ready, vf, violations};
@@ -187,8 +187,23 @@ fn a_front_end_may_bring_its_own_capability() {
     assert_eq!(c.query(&mut m, 1).status(), (22, 4));
     m.set_vf_enable(99);
     assert_eq!(m.live_vfs(), 2);
+    // Writes that the front end passes on do the same: NumVFs, then VF Enable.
+    m.set_vf_enable(0);
+    let at = FRONT_END_SRIOV;
+    m.config_write(FunctionId::Pf, at + 0x10, &2u16.to_le_bytes());
+    assert_eq!(m.live_vfs(), 0);
+    m.config_write(FunctionId::Pf, at + 0x08, &9u16.to_le_bytes());
+    assert_eq!(m.live_vfs(), 2);
+    assert!(c.common_read(&mut m, 2, 18, 1).ok());
+    m.config_write(FunctionId::Pf, at + 0x08, &0u16.to_le_bytes());
+    assert_eq!(m.live_vfs(), 0);
+    m.config_write(FunctionId::Pf, at + 0x08, &1u16.to_le_bytes());
+    m.reset_function(FunctionId::Pf);
+    assert_eq!(m.live_vfs(), 0, "a reset of the PF ends its VFs");
     // With a capability of its own the model listens to that alone.
     let mut m = echo_model(config(2)).unwrap();
+    m.config_write(FunctionId::Pf, at + 0x10, &2u16.to_le_bytes());
+    m.config_write(FunctionId::Pf, at + 0x08, &9u16.to_le_bytes());
     m.set_vf_enable(2);
     assert_eq!(m.live_vfs(), 0);
 }
