@@ -39,7 +39,11 @@ impl Tools {
         let python = system_python();
         let version = Cmd::new(&python).arg("--version").ask().unwrap_or_default();
         let mut digest = Digest::new();
-        digest.field("requirements", REQUIREMENTS);
+        // The licence line on top asks for no other environment.
+        let requirements = REQUIREMENTS
+            .split_once('\n')
+            .map_or(REQUIREMENTS, |(_, rest)| rest);
+        digest.field("requirements", requirements);
         digest.field("python", python.as_os_str().as_encoded_bytes());
         digest.field("version", &version);
         let venv = project.cache().join(format!("python-{}", digest.short()));
