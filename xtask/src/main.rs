@@ -12,6 +12,7 @@
 //! [`programs::build`] (helper and simulator), [`lock::Lock`]. Steps report on standard error;
 //! standard output is for a subcommand's result.
 
+mod bench;
 mod conformance;
 mod demo;
 mod digest;
@@ -76,6 +77,8 @@ enum Command {
     },
     /// Make what the test guest boots from and print where it is.
     Guest,
+    /// Measure: codec, register window, admin commands against a bare socket echo, throughput, memory.
+    Bench(bench::Options),
     /// Run the checks and tests.
     Test {
         /// Only these suites (repeat the option for several).
@@ -129,6 +132,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Demo(options) => demo::run(&project, options),
         Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
         Command::Guest => guest::run(&project),
+        Command::Bench(options) => bench::run(&project, options),
         Command::Test { suites } => test::run(&project, &suites),
         Command::Conformance { check } => conformance::run(project.root(), check),
         Command::Clean { qemu: true, .. } => qemu::clean(&project),
