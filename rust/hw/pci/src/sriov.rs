@@ -48,7 +48,7 @@ impl PciDevice {
         unsafe { bindings::pcie_sriov_pf_exit(self.as_mut_ptr()) }
     }
 
-    /// Clears VF Enable and NumVFs, as a reset of the function does; the VFs vanish from the bus.
+    /// Clears VF Enable and `NumVFs`, as a reset of the function does; the VFs vanish from the bus.
     /// Without [`init_sriov_pf`](Self::init_sriov_pf) this does nothing.
     pub fn reset_sriov_pf(&self) {
         assert!(bql::is_locked());

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A simulated SR-IOV PF and its VFs on a PCIe bus. For tests only: a distribution leaves
+//! A simulated SR-IOV PF and its VFs on a `PCIe` bus. For tests only: a distribution leaves
 //! `CONFIG_VIRTIO_PF_SRIOV` out.
 //!
 //! Each function is a vfio-user device of its own. Here they become what a guest's kernel sees of
 //! an SR-IOV card: `x-vfio-user-sriov-pf` adds the SR-IOV capability for the
 //! `x-vfio-user-sriov-vf` devices that name it with `sriov-pf=`, and QEMU's SR-IOV code shows and
-//! hides these as the guest writes NumVFs and VF Enable. VFs come before their PF on the command
+//! hides these as the guest writes `NumVFs` and VF Enable. VFs come before their PF on the command
 //! line, at ascending functions of the same bus with equal distance. All must have the same vendor,
 //! the VFs the same device id and BARs.
 //!
