@@ -20,6 +20,7 @@ mod docs;
 mod guest;
 mod guest_test;
 mod lock;
+mod nested;
 mod packages;
 mod programs;
 mod project;
@@ -71,6 +72,13 @@ enum Command {
     Demo(demo::Options),
     /// Boot Debian's kernel on simulated VFs and test what its drivers do.
     GuestTest {
+        /// Only these scenarios (repeat the option for several).
+        #[arg(long = "scenario", value_name = "NAME")]
+        scenarios: Vec<String>,
+    },
+    /// Boot Debian's kernel with a simulated PF and its VFs on its PCIe bus behind an emulated
+    /// IOMMU, and use them through the kernel's own VFIO and drivers.
+    Nested {
         /// Only these scenarios (repeat the option for several).
         #[arg(long = "scenario", value_name = "NAME")]
         scenarios: Vec<String>,
@@ -131,6 +139,7 @@ fn dispatch(args: Args) -> Result<()> {
         }
         Command::Demo(options) => demo::run(&project, options),
         Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
+        Command::Nested { scenarios } => nested::run(&project, &scenarios),
         Command::Guest => guest::run(&project),
         Command::Bench(options) => bench::run(&project, options),
         Command::Test { suites } => test::run(&project, &suites),

@@ -15,6 +15,7 @@ use crate::steps::Steps;
 const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];
 const HELPER: &str = "qemu-virtio-admin-helper";
 const SIMULATOR: &str = "virtio-pf-sim";
+const PROBE: &str = "vlvf-vfio-probe";
 
 /// Paths of the built programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,24 +65,49 @@ pub(crate) fn build(
     })
 }
 
+/// Builds the program that looks at functions through the kernel's VFIO, without need of shared
+/// libraries: it runs in a guest that has few.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn build_probe(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+    steps.run("build the VFIO probe", |step| {
+        let messages = Cmd::cargo()
+            .args([
+                "rustc",
+                "--locked",
+                "--release",
+                "--message-format=json-render-diagnostics",
+                "--package",
+                "vfio_probe",
+                "--bin",
+                PROBE,
+                "--",
+                "-Ctarget-feature=+crt-static",
+                "-Cstrip=symbols",
+            ])
+            .dir(project.root())
+            .output(step)?;
+        program(&messages, PROBE)
+    })
+}
+
+/// The program of this name in cargo's JSON messages.
+fn program(messages: &str, name: &str) -> Result<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .find(|path| path.file_name().is_some_and(|file| file == name))
+        .with_context(|| format!("cargo built no program {name}"))
+}
+
 impl Programs {
     /// The programs that cargo's JSON messages name.
     fn of(messages: &str) -> Result<Self> {
-        let built: Vec<PathBuf> = messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .collect();
-        let find = |name: &str| {
-            let path = built
-                .iter()
-                .find(|path| path.file_name().is_some_and(|file| file == name));
-            path.cloned()
-                .with_context(|| format!("cargo built no program {name}"))
-        };
         Ok(Self {
-            helper: find(HELPER)?,
-            simulator: find(SIMULATOR)?,
+            helper: program(messages, HELPER)?,
+            simulator: program(messages, SIMULATOR)?,
         })
     }
 }

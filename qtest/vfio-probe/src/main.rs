@@ -88,8 +88,11 @@ fn probe(address: &str, token: Option<&str>) -> io::Result<()> {
     // ACKNOWLEDGE, which a reset of the function takes back.
     device.write(common.bar, common.offset + STATUS, &[1])?;
     println!("acknowledged={}", status(&device, &common)?);
+    // Byte by byte, as drivers read fields of bytes.
     let mut mac = [0; 6];
-    device.read(config.bar, config.offset, &mut mac)?;
+    for (at, byte) in (0..).zip(mac.chunks_mut(1)) {
+        device.read(config.bar, config.offset + at, byte)?;
+    }
     println!("mac={}", mac.map(|b| format!("{b:02x}")).join(":"));
     device.cycle_msix()?;
     println!("msix=ok");

@@ -87,6 +87,17 @@ pub(crate) struct Config<'a> {
     pub(crate) address: &'a str,
     /// Give the guest's console to this program's terminal.
     pub(crate) console: bool,
+    /// What this machine has beyond that.
+    pub(crate) extra: Extra,
+}
+
+/// Additions to a machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    /// More arguments of QEMU, before the functions.
+    pub(crate) arguments: Vec<String>,
+    /// More words on the kernel's command line.
+    pub(crate) kernel: &'static str,
 }
 
 impl Config<'_> {
@@ -123,6 +134,7 @@ impl Config<'_> {
         args.push((&self.image.initrd).into());
         args.push("-append".into());
         args.push(self.command_line().into());
+        args.extend(self.extra.arguments.iter().map(OsString::from));
         for (index, function) in self.functions.iter().enumerate() {
             args.push("-device".into());
             args.push(function.device(&format!("vf{index}")).into());
@@ -134,6 +146,10 @@ impl Config<'_> {
         let mut line = format!("{CONSOLE} quiet panic=-1 vlvf.addr={}", self.address);
         if self.driver == Driver::Legacy {
             line += " virtio_pci.force_legacy=1";
+        }
+        if !self.extra.kernel.is_empty() {
+            line.push(' ');
+            line += self.extra.kernel;
         }
         line
     }
@@ -436,6 +452,7 @@ mod tests {
             kernel: "/g/vmlinux".into(),
             initrd: "/g/initrd".into(),
             firmware: ["/f/seabios".into(), "/f/qemu".into()],
+            modules: PathBuf::new(),
         }
     }
 
@@ -471,6 +488,7 @@ mod tests {
             functions: vec![function(false)],
             address: "10.0.77.9",
             console: false,
+            extra: Extra::default(),
         };
         let parts = config.by_hand();
         assert_eq!(parts.first().map(String::as_str), Some("/q/qemu"));

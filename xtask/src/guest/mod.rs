@@ -59,6 +59,8 @@ pub(crate) struct Image {
     pub(crate) initrd: PathBuf,
     /// Directories for QEMU's option -L.
     pub(crate) firmware: [PathBuf; 2],
+    /// Directory with the kernel's modules.
+    pub(crate) modules: PathBuf,
 }
 
 /// `cargo xtask guest`: makes the image and prints where it is.
@@ -121,6 +123,7 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
         kernel: if unpacked.exists() { unpacked } else { kernel },
         initrd,
         firmware: debs.firmware(),
+        modules,
     })
 }
 
@@ -210,6 +213,45 @@ fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)])
     }
     archive.finish()?;
     Ok(())
+}
+
+/// Writes `out`, the image's initial file system with more in it: modules in `lib/modules/DIR` with
+/// their loading order, and programs in `bin`.
+///
+/// # Errors
+/// When something is missing or cannot be written.
+pub(crate) fn extend(
+    image: &Image,
+    out: &Path,
+    (dir, wanted): (&str, &[&str]),
+    programs: &[&Path],
+) -> Result<()> {
+    let mut bytes = fs::read(&image.initrd)
+        .with_context(|| format!("cannot read {}", image.initrd.display()))?;
+    // Linux takes several archives behind each other, each at a multiple of four.
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let mut archive = Archive::new(bytes);
+    let mut order = String::new();
+    for module in modules::closure(&image.modules, wanted)? {
+        let data = fs::read(&module.path)?;
+        archive.file(
+            &format!("lib/modules/{dir}/{}.ko", module.name),
+            false,
+            &data,
+        )?;
+        order += &format!("{}\n", module.name);
+    }
+    archive.file(&format!("lib/modules/{dir}/order"), false, order.as_bytes())?;
+    for program in programs {
+        let name = program
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a program without a name")?;
+        let data =
+            fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        archive.file(&format!("bin/{name}"), true, &data)?;
+    }
+    fs::write(out, archive.finish()?).with_context(|| format!("cannot write {}", out.display()))
 }
 
 /// The first of some places that exists; links below `root` are resolved by the file system, which

@@ -173,21 +173,7 @@ impl Pf {
     /// # Errors
     /// When it does not answer, or refuses.
     pub(crate) fn control(&self, request: &Value) -> Result<Value> {
-        let path = self.dir.join("ctl.sock");
-        let mut stream = UnixStream::connect(&path)
-            .with_context(|| format!("cannot connect to {}", path.display()))?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        BufReader::new(stream)
-            .read_line(&mut line)
-            .context("the simulator does not answer")?;
-        let answer: Value = serde_json::from_str(&line)
-            .with_context(|| format!("the simulator answers {line:?}"))?;
-        if let Some(error) = answer.get("error") {
-            bail!("the simulator refuses {request}: {error}");
-        }
-        Ok(answer)
+        control(&self.dir, request)
     }
 
     /// The simulator's counters.
@@ -199,11 +185,33 @@ impl Pf {
     }
 }
 
+/// Sends one request to the control socket of the simulator in `dir`.
+///
+/// # Errors
+/// When it does not answer, or refuses.
+pub(crate) fn control(dir: &Path, request: &Value) -> Result<Value> {
+    let path = dir.join("ctl.sock");
+    let mut stream = UnixStream::connect(&path)
+        .with_context(|| format!("cannot connect to {}", path.display()))?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .context("the simulator does not answer")?;
+    let answer: Value =
+        serde_json::from_str(&line).with_context(|| format!("the simulator answers {line:?}"))?;
+    if let Some(error) = answer.get("error") {
+        bail!("the simulator refuses {request}: {error}");
+    }
+    Ok(answer)
+}
+
 fn helper_socket(dir: &Path) -> PathBuf {
     dir.join("helper.sock")
 }
 
-fn simulator_arguments(dir: &Path, kind: &str, vfs: u16) -> Vec<String> {
+pub(crate) fn simulator_arguments(dir: &Path, kind: &str, vfs: u16) -> Vec<String> {
     vec![
         "--dir".into(),
         dir.to_string_lossy().into_owned(),

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{bail, Result};
 
-use crate::guest::machine::{Config, Driver, Function, Machine};
+use crate::guest::machine::{Config, Driver, Extra, Function, Machine};
 use crate::guest::process::Interrupted;
 use crate::guest::rig::{Pf, Programs, RunDir};
 use crate::guest::{self, Image};
@@ -84,6 +84,7 @@ impl Bench {
             functions,
             address: "10.0.77.2",
             console: false,
+            extra: Extra::default(),
         }
     }
 
