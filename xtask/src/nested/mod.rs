@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::guest::answer::Answer;
 use crate::guest::machine::{Config, Driver, Extra, Machine};
-use crate::guest::process::{Interrupted, Process};
+use crate::guest::process::{Interrupted, Process, POLL};
 use crate::guest::rig::{control, simulator_arguments};
 use crate::guest::{self, Image};
 use crate::guest_test::Bench;
@@ -149,16 +149,39 @@ impl Nested {
         Ok(answer)
     }
 
+    /// Unplugs the PF, with which L1 loses the VFs, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or L1 keeps a function.
+    fn unplug(&mut self) -> Result<()> {
+        self.machine
+            .qmp()
+            .execute("device_del", &json!({ "id": "pf" }))?;
+        self.step("card_gone")?;
+        // QEMU frees the PF when L1 has let go. It hides the VFs, but does not delete them.
+        let until = Instant::now() + COMMAND;
+        while self.number("/front/disconnections")? == 0 {
+            ensure!(Instant::now() < until, "QEMU keeps the PF");
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// VFs that the simulated PF has enabled, as the simulator knows it.
     ///
     /// # Errors
     /// When the simulator does not answer.
     fn live_vfs(&self) -> Result<u64> {
-        let answer = self.counters()?;
-        answer
-            .pointer("/hardware/live_vfs")
+        self.number("/hardware/live_vfs")
+    }
+
+    /// One of the simulator's counters, by its place in their tree.
+    fn number(&self, pointer: &str) -> Result<u64> {
+        let counters = self.counters()?;
+        counters
+            .pointer(pointer)
             .and_then(serde_json::Value::as_u64)
-            .with_context(|| format!("the simulator does not tell its live VFs: {answer}"))
+            .with_context(|| format!("the simulator does not tell {pointer}: {counters}"))
     }
 
     fn counters(&self) -> Result<serde_json::Value> {

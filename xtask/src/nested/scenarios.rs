@@ -154,7 +154,8 @@ fn sriov(nested: &mut Nested) -> Result<String> {
     ))
 }
 
-/// Linux's own driver on the PF, then on a VF, all DMA through the IOMMU.
+/// Linux's own driver on the PF, then on a VF, all DMA through the IOMMU; then the card is pulled while
+/// its VFs are on.
 fn linux_pf(nested: &mut Nested) -> Result<String> {
     let kernel = check_pf(nested)?;
     nested.step("net").context("bring the PF's interface up")?;
@@ -165,7 +166,7 @@ fn linux_pf(nested: &mut Nested) -> Result<String> {
         .step("vf_ping 1 10.0.77.3 50")
         .context("ping through VF 1")?;
     ensure!(vf.get("mac")? == "52:54:00:77:01:01", "VF 1: {}", vf.text());
-    set_vfs(nested, 0, "")?;
+    nested.unplug().context("unplug the card")?;
     Ok(format!(
         "Linux {kernel}, pings 50 + {}, TCP {} MiB",
         vf.get("pings_received")?,
