@@ -55,7 +55,7 @@ pub(crate) enum Suite {
     QemuClippy,
     /// Tests of QEMU, helper and simulator together.
     Qtest,
-    /// Debian's kernel in a guest, with its legacy and its modern drivers.
+    /// Debian's kernel in a guest, with its legacy and its modern drivers, and in the nested machine.
     Guest,
     /// Links, licence lines, the conformance page.
     Docs,
@@ -250,14 +250,19 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
     Ok(tests(project, steps, "qtests", &args, &env))
 }
 
-/// Runs the guest tests as their own command; its scenarios are counted one by one.
+/// Runs the guest tests and the nested machine as their own commands; their scenarios are counted one
+/// by one.
 fn guest_tests(project: &Project, steps: &mut Steps) -> Counts {
-    counted(steps, "guest tests", ("PASS ", "FAIL "), |step| {
-        Cmd::new(std::env::current_exe()?)
-            .arg("guest-test")
-            .dir(project.root())
-            .run(step)
-    })
+    let mut counts = Counts::default();
+    for (name, command) in [("guest tests", "guest-test"), ("nested machine", "nested")] {
+        counts.add(counted(steps, name, ("PASS ", "FAIL "), |step| {
+            Cmd::new(std::env::current_exe()?)
+                .arg(command)
+                .dir(project.root())
+                .run(step)
+        }));
+    }
+    counts
 }
 
 /// Runs each fuzz target until 10^6 executions or [`FUZZ_SECONDS`], whichever comes first.
