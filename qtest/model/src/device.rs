@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress, VolatileSlice};
 use crate::counters::FunctionCounters;
 use crate::dma::Access;
 use crate::effect::FunctionId;
-use crate::event::Event;
+use crate::event::{Event, Violation};
 use crate::function::Core;
 use crate::queue::{cover, Chain, RingFault};
 use crate::shared::Shared;
@@ -39,6 +39,25 @@ pub enum DeviceControl {
         /// New capacity in 512-byte sectors.
         sectors: u64,
     },
+    /// The console's screen changes its size.
+    Screen {
+        /// Characters in a line.
+        cols: u16,
+        /// Lines.
+        rows: u16,
+    },
+    /// The entropy source gives this much.
+    Rate {
+        /// Bytes in a second; 0: as many as the driver asks for.
+        bytes_per_second: u64,
+    },
+    /// The balloon should have this size.
+    Balloon {
+        /// Pages of 4096 bytes.
+        pages: u32,
+    },
+    /// The memory balloon's driver is asked for new statistics.
+    BalloonStats,
 }
 
 /// Why a [`DeviceControl`] was refused.
@@ -114,6 +133,22 @@ pub trait VirtioDevice: Send {
     /// As [`process_queue`](Self::process_queue).
     fn receive_frame(&mut self, _frame: &[u8], _ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
         Ok(())
+    }
+
+    /// The time that was asked for with [`DeviceCtx::wake_at`] has come, or some other time of the
+    /// function's, or the front end says that something outside (a socket of the device's backend)
+    /// wants attention: do what can be done now.
+    ///
+    /// # Errors
+    /// As [`process_queue`](Self::process_queue).
+    fn wake(&mut self, _ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        Ok(())
+    }
+
+    /// What the type itself counts, by name, for tests and for the control socket. Resets do not
+    /// set it back unless the name says so.
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 
     /// A change from outside.
@@ -275,6 +310,17 @@ impl DeviceCtx<'_> {
     /// Sends an Ethernet frame into the switch; it is delivered when the current call returns.
     pub fn transmit(&mut self, frame: &[u8]) {
         self.shared.transmit(self.core.id, frame);
+    }
+
+    /// Asks for a call of [`VirtioDevice::wake`] at this time.
+    pub fn wake_at(&mut self, due_ns: u64) {
+        self.shared.timer(due_ns, self.core.id);
+    }
+
+    /// The driver broke a rule of the device type; `value` is what shows it.
+    pub fn violation(&mut self, rule: &'static str, value: u64) {
+        self.shared
+            .violation(self.core.id, Violation::DeviceRule { rule, value });
     }
 
     /// Adds a line to the event log.

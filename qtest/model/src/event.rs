@@ -221,6 +221,13 @@ pub enum Violation {
         /// Queue.
         queue: u16,
     },
+    /// A rule of the device type.
+    DeviceRule {
+        /// Its name.
+        rule: &'static str,
+        /// What shows it: a length, an index, a page number.
+        value: u64,
+    },
 }
 
 impl Violation {
@@ -257,6 +264,7 @@ impl Violation {
             Violation::NotifyByCommand { .. } => "notify_by_command",
             Violation::MemorySpaceOff { .. } => "memory_space_off",
             Violation::BusMasterOff { .. } => "bus_master_off",
+            Violation::DeviceRule { rule, .. } => rule,
         }
     }
 }

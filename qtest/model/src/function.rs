@@ -366,6 +366,14 @@ impl Function {
         }
     }
 
+    /// Lets the device do what time or the outside made possible.
+    pub(crate) fn wake(&mut self, shared: &mut Shared) {
+        self.core.refill_budget();
+        if let Err(fault) = self.with_device(shared, |d, ctx| d.wake(ctx)) {
+            self.ring_fault(0, fault, shared);
+        }
+    }
+
     /// Queues that were notified while they could not be served.
     pub(crate) fn waiting_queues(&self) -> Vec<u16> {
         let all = self.core.virtio.queues.iter().enumerate();

@@ -223,6 +223,14 @@ impl Model {
         done
     }
 
+    /// Something outside that a function's device uses wants attention.
+    pub fn wake(&mut self, f: FunctionId) {
+        if let Some((x, shared)) = self.split(f) {
+            x.wake(shared);
+        }
+        self.settle();
+    }
+
     fn deliver(&mut self, from: Port, frame: &[u8]) {
         let mut ports = std::mem::take(&mut self.ports);
         ports.clear();
@@ -300,8 +308,9 @@ impl Model {
         self.shared.now_ns = self.shared.now_ns.max(now_ns);
         while let Some(f) = self.shared.due() {
             let now = self.shared.now_ns;
-            if let Some(x) = self.function_mut(f) {
+            if let Some((x, shared)) = self.split(f) {
                 x.end_resets(now);
+                x.wake(shared);
             }
             if f == FunctionId::Pf {
                 let (admin, mut around) = self.around();
@@ -407,6 +416,18 @@ impl Model {
     /// Counts of the whole device.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// What a function's device type itself counts, by name.
+    pub fn device_numbers(&self, f: FunctionId) -> Vec<(&'static str, u64)> {
+        self.function(f)
+            .map(|x| x.device.numbers())
+            .unwrap_or_default()
+    }
+
+    /// Queues of the device type, without admin queues; the same for every function.
+    pub fn device_queues(&self) -> u16 {
+        self.pf.core.virtio.numbers.device
     }
 
     /// Counts of one function.

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The command line, and its way to checked options.
 
-use crate::device::config::{parse_events, parse_size, set_knob, DeviceOptions, TypeOptions};
+use crate::device::config::{parse_events, set_knob, DeviceOptions};
+use crate::device::types::{CommonArgs, Kind, TypeArgs};
 use crate::event_log;
 use crate::event_loop::Options;
 use crate::server::session::SessionOptions;
 use crate::uplink::pcap;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use virtio_pci_spec::DeviceType;
-use virtio_pf_model::blk::config::BlkSettings;
-use virtio_pf_model::net::config::NetSettings;
 use virtio_pf_model::{EventMask, FaultRule, Leniency, ModelConfig, NotifyLayout, SrIovCapability};
 
 /// Simulates a virtio PF with an administration virtqueue and its SR-IOV VFs, each as a vfio-user
@@ -29,6 +27,10 @@ pub struct Cli {
     /// Options of the simulator.
     #[command(flatten)]
     pub run: Option<RunArgs>,
+    /// Options of the device types. Beside the others, not among them: clap cannot tell whether an
+    /// optional group is there if the group has groups.
+    #[command(flatten)]
+    pub types: TypeArgs,
 }
 
 /// Subcommands.
@@ -46,15 +48,6 @@ pub enum Command {
         #[arg(required = true)]
         words: Vec<String>,
     },
-}
-
-/// Device types that can be simulated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// Network cards on one switch.
-    Net,
-    /// Disks.
-    Blk,
 }
 
 /// On or off.
@@ -105,45 +98,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "RULE")]
     pub fault: Vec<String>,
 
-    /// Net: queue pairs of each function.
-    #[arg(long, value_name = "N", help_heading = "Network")]
-    pub queue_pairs: Option<u16>,
-    /// Net: MTU.
-    #[arg(long, value_name = "BYTES", help_heading = "Network")]
-    pub mtu: Option<u16>,
-    /// Net: MAC address of the PF; VF n has it plus n.
-    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
-    pub mac: Option<[u8; 6]>,
-    /// Net: the built-in host 10.0.77.1 on the uplink (ARP, ping, TCP services).
-    #[arg(long, value_enum, help_heading = "Network")]
-    pub peer: Option<Switch>,
-    /// Net: tap interface of this host as the uplink, in place of the built-in peer.
-    #[arg(long, value_name = "IF", help_heading = "Network")]
-    pub tap: Option<String>,
-    /// Net: write every frame that passes the switch to this file.
-    #[arg(long, value_name = "FILE", help_heading = "Network")]
-    pub pcap: Option<PathBuf>,
-    /// Net: size limit of the capture file.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
-    pub pcap_limit: Option<u64>,
-
-    /// Blk: file behind VF 1; VF n uses FILE.vfn if that exists, and memory if not.
-    #[arg(long, value_name = "FILE", help_heading = "Disks")]
-    pub blk_file: Option<PathBuf>,
-    /// Blk: size of disks in memory.
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size,
-          help_heading = "Disks")]
-    pub blk_ram: u64,
-    /// Blk: refuse writes.
-    #[arg(long, help_heading = "Disks")]
-    pub read_only: bool,
-    /// Blk: request queues.
-    #[arg(long, value_name = "N", help_heading = "Disks")]
-    pub blk_queues: Option<u16>,
-    /// Blk: logical block size.
-    #[arg(long, value_name = "BYTES", help_heading = "Disks")]
-    pub block_size: Option<u32>,
-
     /// Entries of each device queue.
     #[arg(long, value_name = "N")]
     pub queue_size: Option<u16>,
@@ -179,7 +133,11 @@ fn parse_hex(text: &str) -> Result<u64, String> {
     u64::from_str_radix(digits, 16).map_err(|_| format!("{text:?} is not a 64-bit hex number"))
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+/// Parses a MAC address.
+///
+/// # Errors
+/// The text is not one.
+pub fn parse_mac(text: &str) -> Result<[u8; 6], String> {
     let wrong = || format!("{text:?} is not a MAC address such as 52:54:00:77:01:00");
     let mut mac = [0; 6];
     let mut parts = text.split(':');
@@ -194,48 +152,24 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 }
 
 impl RunArgs {
-    /// Options that belong to the other device type.
-    fn misplaced(&self) -> Option<&'static str> {
-        let net = [
-            (self.queue_pairs.is_some(), "--queue-pairs"),
-            (self.mtu.is_some(), "--mtu"),
-            (self.mac.is_some(), "--mac"),
-            (self.peer == Some(Switch::On), "--peer"),
-            (self.tap.is_some(), "--tap"),
-            (self.pcap.is_some(), "--pcap"),
-        ];
-        let blk = [
-            (self.blk_file.is_some(), "--blk-file"),
-            (self.read_only, "--read-only"),
-            (self.blk_queues.is_some(), "--blk-queues"),
-            (self.block_size.is_some(), "--block-size"),
-        ];
-        let other: &[(bool, &'static str)] = match self.kind {
-            Kind::Net => &blk,
-            Kind::Blk => &net,
-        };
-        other
-            .iter()
-            .find(|(given, _)| *given)
-            .map(|(_, name)| *name)
-    }
-
     /// The checked options of device and front end.
     ///
     /// # Errors
     /// Text that names the option and says what is wrong.
-    pub fn options(&self) -> Result<(DeviceOptions, Options), String> {
-        if let Some(name) = self.misplaced() {
-            let kind = match self.kind {
-                Kind::Net => "net",
-                Kind::Blk => "blk",
-            };
-            return Err(format!("{name} makes no sense with --type {kind}"));
+    pub fn options(&self, types: &TypeArgs) -> Result<(DeviceOptions, Options), String> {
+        let kind = self.kind.device_type();
+        if let Some(name) = types.misplaced(self.kind) {
+            return Err(format!("{name} makes no sense with --type {}", kind.name()));
         }
-        if self.tap.is_some() && self.peer == Some(Switch::On) {
+        let net = &types.net;
+        if net.tap.is_some() && net.peer == Some(Switch::On) {
             return Err("--tap and --peer on exclude each other: there is one uplink".to_owned());
         }
-        let (kind, device) = self.device();
+        let common = CommonArgs {
+            queue_size: self.queue_size,
+            dir: self.dir.clone(),
+        };
+        let device = types.options(self.kind, &common);
         let mut model = ModelConfig::new(kind, self.vfs);
         model.layout = self.notify;
         model.vfs_at_start = self.vfs_at_start;
@@ -279,7 +213,7 @@ impl RunArgs {
             device,
             faults,
         };
-        let peer = self.kind == Kind::Net && self.tap.is_none() && self.peer != Some(Switch::Off);
+        let peer = self.kind == Kind::Net && net.tap.is_none() && net.peer != Some(Switch::Off);
         let front = Options {
             dir: self.dir.clone(),
             session: SessionOptions {
@@ -287,52 +221,26 @@ impl RunArgs {
             },
             map_unsealed: self.map_unsealed,
             peer,
-            tap: self.tap.clone(),
-            pcap: self
+            tap: net.tap.clone(),
+            pcap: net
                 .pcap
                 .clone()
-                .map(|path| (path, self.pcap_limit.unwrap_or(pcap::DEFAULT_LIMIT))),
+                .map(|path| (path, net.pcap_limit.unwrap_or(pcap::DEFAULT_LIMIT))),
             event_log: self.event_log.clone().map(|path| (path, self.event_limit)),
         };
         Ok((device, front))
-    }
-
-    fn device(&self) -> (DeviceType, TypeOptions) {
-        match self.kind {
-            Kind::Net => {
-                let mut settings = NetSettings::default();
-                settings.mac = self.mac.unwrap_or(settings.mac);
-                settings.mtu = self.mtu.unwrap_or(settings.mtu);
-                settings.max_queue_pairs = self.queue_pairs.unwrap_or(settings.max_queue_pairs);
-                settings.queue_size = self.queue_size.unwrap_or(settings.queue_size);
-                let capture = self.pcap.is_some();
-                (DeviceType::Net, TypeOptions::Net { settings, capture })
-            }
-            Kind::Blk => {
-                let mut settings = BlkSettings::default();
-                settings.num_queues = self.blk_queues.unwrap_or(settings.num_queues);
-                settings.queue_size = self.queue_size.unwrap_or(settings.queue_size);
-                settings.block_size = self.block_size.unwrap_or(settings.block_size);
-                settings.read_only = self.read_only;
-                let device = TypeOptions::Blk {
-                    settings,
-                    file: self.blk_file.clone(),
-                    ram: self.blk_ram,
-                };
-                (DeviceType::Block, device)
-            }
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::config::TypeOptions;
 
     fn parse(text: &str) -> Result<(DeviceOptions, Options), String> {
         let words = std::iter::once("virtio-pf-sim").chain(text.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|e| e.to_string())?;
-        cli.run.ok_or("no run options")?.options()
+        cli.run.ok_or("no run options")?.options(&cli.types)
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use crate::dma::DmaSpace;
 use serde_json::Value;
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A PCI function of the simulated device.
@@ -112,6 +113,13 @@ pub trait Hardware {
     fn disconnected(&mut self, function: Function);
     /// A frame comes in by the uplink.
     fn rx_frame(&mut self, frame: &[u8]);
+    /// Descriptors of the outside that backends use, with the function that wants attention when
+    /// its descriptor is readable. Constant.
+    fn wakers(&self) -> Vec<(Function, BorrowedFd<'_>)> {
+        Vec::new()
+    }
+    /// A descriptor of [`Hardware::wakers`] is readable.
+    fn wake(&mut self, _function: Function) {}
     /// Time passes; `now_ns` counts from the start of the process.
     fn tick(&mut self, now_ns: u64);
     /// When [`Hardware::tick`] is needed next.

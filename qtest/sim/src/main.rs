@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use virtio_pf_sim::args::{Cli, Command, RunArgs};
 use virtio_pf_sim::control::client;
+use virtio_pf_sim::device::types::TypeArgs;
 use virtio_pf_sim::device::Device;
 use virtio_pf_sim::event_loop::Simulator;
 
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match (cli.command, cli.run) {
         (Some(Command::Ctl { dir, words }), _) => ctl(&dir, &words),
-        (None, Some(args)) => run(&args),
+        (None, Some(args)) => run(&args, &cli.types),
         (None, None) => Err(anyhow::anyhow!("nothing to do; see --help")),
     };
     match result {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+fn run(args: &RunArgs, types: &TypeArgs) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {}", args.log))?;
     tracing_subscriber::fmt()
@@ -35,7 +36,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let (device, front) = args.options().map_err(anyhow::Error::msg)?;
+    let (device, front) = args.options(types).map_err(anyhow::Error::msg)?;
     let (signal, writer) = UnixStream::pair().context("signal pipe")?;
     for number in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         let end = writer.try_clone().context("signal pipe")?;

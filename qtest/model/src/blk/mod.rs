@@ -390,7 +390,7 @@ impl VirtioDevice for BlkDevice {
                 ctx.config_changed();
                 Ok(())
             }
-            DeviceControl::Link { .. } => Err(ControlError::NotSupported("blk")),
+            _ => Err(ControlError::NotSupported("blk")),
         }
     }
 }

@@ -485,7 +485,7 @@ impl VirtioDevice for NetDevice {
                 }
                 Ok(())
             }
-            DeviceControl::Resize { .. } => Err(ControlError::NotSupported("net")),
+            _ => Err(ControlError::NotSupported("net")),
         }
     }
 }

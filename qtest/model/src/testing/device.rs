@@ -132,6 +132,7 @@ impl VirtioDevice for EchoDevice {
                 }
                 ctx.config_changed();
             }
+            _ => return Err(ControlError::NotSupported("echo")),
         }
         Ok(())
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the simulated device is made of, as the command line gives it.
 
+pub use super::types::TypeOptions;
+
 use serde_json::Value;
-use std::path::PathBuf;
-use virtio_pf_model::blk::config::BlkSettings;
-use virtio_pf_model::net::config::NetSettings;
 use virtio_pf_model::{EventMask, FaultRule, Knobs, ModelConfig};
 
 /// Everything needed to build a device.
@@ -16,27 +15,6 @@ pub struct DeviceOptions {
     pub device: TypeOptions,
     /// Fault rules in force from the start.
     pub faults: Vec<FaultRule>,
-}
-
-/// Options of a device type.
-#[derive(Clone, Debug)]
-pub enum TypeOptions {
-    /// Network cards.
-    Net {
-        /// Settings of each function.
-        settings: NetSettings,
-        /// Keep copies of all frames for a capture file.
-        capture: bool,
-    },
-    /// Disks.
-    Blk {
-        /// Settings of each function.
-        settings: BlkSettings,
-        /// File of VF 1; VF n has FILE.vf`n` if that exists.
-        file: Option<PathBuf>,
-        /// Bytes of disks without a file.
-        ram: u64,
-    },
 }
 
 /// Sets one knob by `name=value`, the value in JSON (or a bare word).

@@ -14,11 +14,9 @@
 //! | `vf-enable` | `num` | live VFs, where the front end shows the SR-IOV capability |
 //! | `dump` | `vf` (0: the PF) | configuration space and common configuration in hex |
 
-use super::Device;
+use super::{types, Device};
 use serde_json::{json, Map, Value};
-use virtio_pf_model::{DeviceControl, FaultRule, FunctionId, COMMON_OFFSET, MODERN_BAR};
-
-const SECTOR: u64 = 512;
+use virtio_pf_model::{FaultRule, FunctionId, COMMON_OFFSET, MODERN_BAR};
 
 impl Device {
     pub(super) fn carry_out(&mut self, command: &str, args: &Value) -> Result<Value, String> {
@@ -50,17 +48,6 @@ impl Device {
                     }
                 }
             },
-            "link" => {
-                let up = args.get("up").and_then(Value::as_bool);
-                let up = up.ok_or("\"up\" is not true or false")?;
-                self.device_control(args, &DeviceControl::Link { up })
-            }
-            "resize" => {
-                let number = |name| args.get(name).and_then(Value::as_u64);
-                let sectors = number("sectors").or_else(|| Some(number("bytes")? / SECTOR));
-                let sectors = sectors.ok_or("neither \"sectors\" nor \"bytes\" is a number")?;
-                self.device_control(args, &DeviceControl::Resize { sectors })
-            }
             "needs-reset" => {
                 let f = self.function(args)?;
                 let reason = args.get("reason").and_then(Value::as_str);
@@ -84,11 +71,20 @@ impl Device {
                 let f = self.function(args)?;
                 Ok(self.dump(f))
             }
-            other => Err(format!(
-                "unknown command {other:?}; known: ping, status, counters, events, disconnect, \
-                 raise-error, quit, fault-add, fault-list, fault-clear, link, resize, \
-                 needs-reset, reset, vf-enable, dump"
-            )),
+            other => match types::control(other, args) {
+                Some(control) => {
+                    let f = self.function(args)?;
+                    let done = self.model.control(f, &control?);
+                    done.map_err(|e| e.to_string())?;
+                    Ok(json!({}))
+                }
+                None => Err(format!(
+                    "unknown command {other:?}; known: ping, status, counters, events, \
+                     disconnect, raise-error, quit, fault-add, fault-list, fault-clear, \
+                     needs-reset, reset, vf-enable, dump, {}",
+                    types::COMMANDS
+                )),
+            },
         }
     }
 
@@ -107,12 +103,6 @@ impl Device {
         }
     }
 
-    fn device_control(&mut self, args: &Value, control: &DeviceControl) -> Result<Value, String> {
-        let f = self.function(args)?;
-        self.model.control(f, control).map_err(|e| e.to_string())?;
-        Ok(json!({}))
-    }
-
     fn counters(&self) -> Result<Value, String> {
         let mut functions = Map::new();
         for n in 0..=self.model.config().total_vfs {
@@ -122,7 +112,16 @@ impl Device {
             };
             if let Some(counters) = self.model.function_counters(f) {
                 let name = crate::hardware::Function::from(f).to_string();
-                functions.insert(name, json!(counters));
+                let mut counters = json!(counters);
+                let numbers = self.model.device_numbers(f);
+                if let (Some(map), false) = (counters.as_object_mut(), numbers.is_empty()) {
+                    let numbers: Map<_, _> = numbers
+                        .into_iter()
+                        .map(|(name, n)| (name.to_owned(), n.into()))
+                        .collect();
+                    map.insert(types::NUMBERS.to_owned(), numbers.into());
+                }
+                functions.insert(name, counters);
             }
         }
         Ok(json!({

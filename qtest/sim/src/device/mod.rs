@@ -3,21 +3,19 @@
 
 pub mod config;
 mod control;
+pub mod types;
 
 use crate::dma::DmaSpace;
 use crate::hardware::{Doorbell, Effect, Function, Hardware};
-use config::{DeviceOptions, TypeOptions};
+use config::DeviceOptions;
 use serde_json::Value;
-use std::fs::OpenOptions;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+use types::{Built, Captured};
 use vfio_user_wire::dma_flags;
-use virtio_pf_model::blk::backend::{Backend, FileDisk, RamDisk};
-use virtio_pf_model::net::NetDevice;
-use virtio_pf_model::switch::Switch;
 use virtio_pf_model::{
-    blk, Access, ConfigError, DmaMemory, Effect as ModelEffect, FrameSwitch, FunctionId, Model,
-    Port, VirtioDevice, LEGACY_NOTIFY_BAR, MEMBER_NOTIFY_OFFSET, MODERN_BAR, NOTIFY_OFFSET,
-    OWNER_NOTIFY_OFFSET, OWNER_NOTIFY_STRIDE,
+    Access, ConfigError, DmaMemory, Effect as ModelEffect, FunctionId, Model, LEGACY_NOTIFY_BAR,
+    MEMBER_NOTIFY_OFFSET, MODERN_BAR, NOTIFY_OFFSET, OWNER_NOTIFY_OFFSET, OWNER_NOTIFY_STRIDE,
 };
 use vm_memory::VolatileSlice;
 
@@ -28,6 +26,8 @@ pub struct Device {
     captured: Captured,
     /// Queues of the device type, the same for every function.
     device_queues: u16,
+    /// Descriptors that are readable when a function's backend wants attention.
+    wakers: Vec<(FunctionId, OwnedFd)>,
 }
 
 impl From<Function> for FunctionId {
@@ -58,97 +58,26 @@ impl DmaMemory for DmaSpace {
     }
 }
 
-/// Frames waiting for the capture file; `None` when nothing is captured.
-type Captured = Option<Arc<Mutex<Vec<Vec<u8>>>>>;
-
-/// A switch that keeps a copy of what passes.
-struct CapturingSwitch {
-    inner: Switch,
-    captured: Captured,
-}
-
-impl FrameSwitch for CapturingSwitch {
-    fn forward(&mut self, from: Port, frame: &[u8], to: &mut Vec<Port>) {
-        if let Some(captured) = &self.captured {
-            let mut frames = captured.lock().unwrap_or_else(PoisonError::into_inner);
-            frames.push(frame.to_vec());
-        }
-        self.inner.forward(from, frame, to);
-    }
-
-    fn port_reset(&mut self, port: Port) {
-        self.inner.port_reset(port);
-    }
-}
-
 impl Device {
     /// Builds the device.
     ///
     /// # Errors
     /// What is not possible, or which disk cannot be opened.
     pub fn new(options: &DeviceOptions) -> Result<Self, ConfigError> {
-        let config = options.model.clone();
-        let mut captured: Captured = None;
-        let (mut model, device_queues) = match &options.device {
-            TypeOptions::Net { settings, capture } => {
-                captured = capture.then(Arc::default);
-                let bad = |why| ConfigError::Device("net", why);
-                settings.check().map_err(bad)?;
-                let switch = Switch::new();
-                let connected = switch.clone();
-                let mut make = |f: FunctionId| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-                    let mac = settings.mac_of(f);
-                    let device = NetDevice::new(settings.clone(), mac).map_err(bad)?;
-                    connected.connect(f, device.station());
-                    Ok(Box::new(device))
-                };
-                let switch = CapturingSwitch {
-                    inner: switch,
-                    captured: captured.clone(),
-                };
-                let model = Model::with_devices(config, &mut make, Box::new(switch))?;
-                (model, 2 * settings.max_queue_pairs + 1)
-            }
-            TypeOptions::Blk {
-                settings,
-                file,
-                ram,
-            } => {
-                let read_only = settings.read_only;
-                let mut open = |f: FunctionId| -> std::io::Result<Box<dyn Backend>> {
-                    let Some(path) = file else {
-                        return Ok(Box::new(RamDisk::new(*ram)));
-                    };
-                    // One file per function: VF 1 has the file itself, the others one beside it.
-                    let path = match f {
-                        FunctionId::Vf(1) => path.clone(),
-                        other => {
-                            let mut name = path.as_os_str().to_owned();
-                            name.push(format!(".{}", Function::from(other)));
-                            name.into()
-                        }
-                    };
-                    if !path.exists() && f != FunctionId::Vf(1) {
-                        return Ok(Box::new(RamDisk::new(*ram)));
-                    }
-                    let mut how = OpenOptions::new();
-                    let file = how.read(true).write(!read_only).open(&path).map_err(|e| {
-                        std::io::Error::new(e.kind(), format!("{}: {e}", path.display()))
-                    })?;
-                    Ok(Box::new(FileDisk::new(file)?))
-                };
-                let model = blk::model(config, settings, &mut open)?;
-                (model, settings.num_queues)
-            }
-        };
+        let Built {
+            mut model,
+            captured,
+            wakers,
+        } = types::build(options.model.clone(), &options.device)?;
         for rule in &options.faults {
             let added = model.faults().add(rule.clone());
             added.map_err(|e| ConfigError::Device("fault rule", e.to_string()))?;
         }
         Ok(Self {
+            device_queues: model.device_queues(),
             model,
             captured,
-            device_queues,
+            wakers,
         })
     }
 
@@ -261,6 +190,15 @@ impl Hardware for Device {
 
     fn rx_frame(&mut self, frame: &[u8]) {
         self.model.rx_frame(frame);
+    }
+
+    fn wakers(&self) -> Vec<(Function, BorrowedFd<'_>)> {
+        let all = self.wakers.iter();
+        all.map(|(f, fd)| ((*f).into(), fd.as_fd())).collect()
+    }
+
+    fn wake(&mut self, function: Function) {
+        self.model.wake(function.into());
     }
 
     fn tick(&mut self, now_ns: u64) {

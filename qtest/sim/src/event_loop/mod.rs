@@ -56,6 +56,7 @@ enum Token {
     ControlListener,
     Control(usize),
     Tap,
+    Backend(usize),
 }
 
 impl Token {
@@ -69,6 +70,7 @@ impl Token {
             Self::ControlListener => (5, 0, 0),
             Self::Control(n) => (6, n, 0),
             Self::Tap => (7, 0, 0),
+            Self::Backend(f) => (8, f, 0),
         };
         EventData::new_u64(kind << 48 | (a as u64 & 0xff_ffff) << 24 | b as u64 & 0xff_ffff)
     }
@@ -85,6 +87,7 @@ impl Token {
             5 => Self::ControlListener,
             6 => Self::Control(a),
             7 => Self::Tap,
+            8 => Self::Backend(a),
             _ => return None,
         })
     }
@@ -222,6 +225,10 @@ impl Simulator {
             Token::ControlListener => self.accept_control(),
             Token::Control(n) => self.serve_control(n, flags),
             Token::Tap => self.receive_from_tap(),
+            Token::Backend(f) => {
+                self.hardware.wake(Function::from_index(f));
+                self.drain_effects();
+            }
         }
     }
 
@@ -369,6 +376,7 @@ mod tests {
             Token::ControlListener,
             Token::Control(3),
             Token::Tap,
+            Token::Backend(255),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

@@ -159,6 +159,9 @@ impl Simulator {
         if let Some(tap) = &self.tap {
             self.watch(tap.fd(), Token::Tap, EventFlags::IN)?;
         }
+        for (function, fd) in self.hardware.wakers() {
+            self.watch(fd, Token::Backend(function.index()), EventFlags::IN)?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The device types that can be simulated: each has its options on the command line, its way to a
+//! [`Model`], and its commands on the control socket.
+//!
+//! A new type is a module here (its `clap` arguments with `given` and `options`, a `build`, and
+//! `control` if it has commands), a variant of [`Kind`] and of [`TypeOptions`], and a line in each
+//! of the functions below.
+
+pub mod blk;
+pub mod net;
+
+use clap::ValueEnum;
+use serde_json::Value;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use virtio_pci_spec::DeviceType;
+use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
+
+/// Device types that can be simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Network cards on one switch.
+    Net,
+    /// Disks.
+    Blk,
+}
+
+impl Kind {
+    /// The type as the specification has it; its name is also that on the command line.
+    pub fn device_type(self) -> DeviceType {
+        match self {
+            Self::Net => DeviceType::Net,
+            Self::Blk => DeviceType::Block,
+        }
+    }
+}
+
+/// Options on the command line that belong to one type.
+#[derive(clap::Args, Clone, Debug)]
+pub struct TypeArgs {
+    /// Network cards.
+    #[command(flatten)]
+    pub net: net::NetArgs,
+    /// Disks.
+    #[command(flatten)]
+    pub blk: blk::BlkArgs,
+}
+
+/// What the options of a type may depend on.
+#[derive(Clone, Debug)]
+pub struct CommonArgs {
+    /// Entries of each device queue, if given.
+    pub queue_size: Option<u16>,
+    /// Directory of the simulator's sockets.
+    pub dir: PathBuf,
+}
+
+impl TypeArgs {
+    /// An option that was given but belongs to another type.
+    pub fn misplaced(&self, kind: Kind) -> Option<&'static str> {
+        let given = [(Kind::Net, self.net.given()), (Kind::Blk, self.blk.given())];
+        given
+            .into_iter()
+            .filter(|(of, _)| *of != kind)
+            .find_map(|(_, name)| name)
+    }
+
+    /// The options of one type.
+    pub fn options(&self, kind: Kind, common: &CommonArgs) -> TypeOptions {
+        match kind {
+            Kind::Net => self.net.options(common),
+            Kind::Blk => self.blk.options(common),
+        }
+    }
+}
+
+/// Options of a device type.
+#[derive(Clone, Debug)]
+pub enum TypeOptions {
+    /// Network cards.
+    Net {
+        /// Settings of each function.
+        settings: virtio_pf_model::net::config::NetSettings,
+        /// Keep copies of all frames for a capture file.
+        capture: bool,
+    },
+    /// Disks.
+    Blk {
+        /// Settings of each function.
+        settings: virtio_pf_model::blk::config::BlkSettings,
+        /// File of VF 1; VF n has FILE.vf`n` if that exists.
+        file: Option<PathBuf>,
+        /// Bytes of disks without a file.
+        ram: u64,
+    },
+}
+
+/// Frames waiting for the capture file; `None` when nothing is captured.
+pub(super) type Captured = Option<Arc<Mutex<Vec<Vec<u8>>>>>;
+
+/// A built device and what the front end has to know of it.
+pub(super) struct Built {
+    pub(super) model: Model,
+    pub(super) captured: Captured,
+    /// Descriptors that are readable when a function's backend wants attention.
+    pub(super) wakers: Vec<(FunctionId, OwnedFd)>,
+}
+
+impl From<Model> for Built {
+    fn from(model: Model) -> Self {
+        Self {
+            model,
+            captured: None,
+            wakers: Vec::new(),
+        }
+    }
+}
+
+/// Builds the device.
+///
+/// # Errors
+/// What is not possible, or what of the host cannot be had.
+pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built, ConfigError> {
+    match options {
+        TypeOptions::Net { settings, capture } => net::build(config, settings, *capture),
+        TypeOptions::Blk {
+            settings,
+            file,
+            ram,
+        } => blk::build(config, settings, file.as_deref(), *ram),
+    }
+}
+
+/// A command of the control socket that is a change to one function's device; `None` if no type has
+/// it.
+pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {
+    net::control(command, args).or_else(|| blk::control(command, args))
+}
+
+/// Names of the commands that [`control`] knows.
+pub(super) const COMMANDS: &str = "link, resize";
+
+/// Member of a function's counters that holds what its device type counts.
+pub(super) const NUMBERS: &str = "type";

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Network cards on one switch.
+
+use super::{Built, Captured, CommonArgs, TypeOptions};
+use crate::args::{parse_mac, Switch as OnOff};
+use crate::device::config::parse_size;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use virtio_pf_model::net::config::NetSettings;
+use virtio_pf_model::net::NetDevice;
+use virtio_pf_model::switch::Switch;
+use virtio_pf_model::{
+    ConfigError, DeviceControl, FrameSwitch, FunctionId, Model, ModelConfig, Port, VirtioDevice,
+};
+
+/// Options of the type.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub struct NetArgs {
+    /// Net: queue pairs of each function.
+    #[arg(long, value_name = "N")]
+    pub queue_pairs: Option<u16>,
+    /// Net: MTU.
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// Net: MAC address of the PF; VF n has it plus n.
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    pub mac: Option<[u8; 6]>,
+    /// Net: the built-in host 10.0.77.1 on the uplink (ARP, ping, TCP services).
+    #[arg(long, value_enum)]
+    pub peer: Option<OnOff>,
+    /// Net: tap interface of this host as the uplink, in place of the built-in peer.
+    #[arg(long, value_name = "IF")]
+    pub tap: Option<String>,
+    /// Net: write every frame that passes the switch to this file.
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Net: size limit of the capture file.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub pcap_limit: Option<u64>,
+}
+
+impl NetArgs {
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.queue_pairs.is_some(), "--queue-pairs"),
+            (self.mtu.is_some(), "--mtu"),
+            (self.mac.is_some(), "--mac"),
+            (self.peer == Some(OnOff::On), "--peer"),
+            (self.tap.is_some(), "--tap"),
+            (self.pcap.is_some(), "--pcap"),
+        ];
+        given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
+    }
+
+    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+        let mut settings = NetSettings::default();
+        settings.mac = self.mac.unwrap_or(settings.mac);
+        settings.mtu = self.mtu.unwrap_or(settings.mtu);
+        settings.max_queue_pairs = self.queue_pairs.unwrap_or(settings.max_queue_pairs);
+        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
+        let capture = self.pcap.is_some();
+        TypeOptions::Net { settings, capture }
+    }
+}
+
+/// A switch that keeps a copy of what passes.
+struct CapturingSwitch {
+    inner: Switch,
+    captured: Captured,
+}
+
+impl FrameSwitch for CapturingSwitch {
+    fn forward(&mut self, from: Port, frame: &[u8], to: &mut Vec<Port>) {
+        if let Some(captured) = &self.captured {
+            let mut frames = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.push(frame.to_vec());
+        }
+        self.inner.forward(from, frame, to);
+    }
+
+    fn port_reset(&mut self, port: Port) {
+        self.inner.port_reset(port);
+    }
+}
+
+pub(super) fn build(
+    config: ModelConfig,
+    settings: &NetSettings,
+    capture: bool,
+) -> Result<Built, ConfigError> {
+    let captured: Captured = capture.then(Arc::default);
+    let bad = |why| ConfigError::Device("net", why);
+    settings.check().map_err(bad)?;
+    let switch = Switch::new();
+    let connected = switch.clone();
+    let mut make = |f: FunctionId| -> Result<Box<dyn VirtioDevice>, ConfigError> {
+        let mac = settings.mac_of(f);
+        let device = NetDevice::new(settings.clone(), mac).map_err(bad)?;
+        connected.connect(f, device.station());
+        Ok(Box::new(device))
+    };
+    let switch = CapturingSwitch {
+        inner: switch,
+        captured: captured.clone(),
+    };
+    let model = Model::with_devices(config, &mut make, Box::new(switch))?;
+    Ok(Built {
+        captured,
+        ..Built::from(model)
+    })
+}
+
+pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {
+    (command == "link").then(|| {
+        let up = args.get("up").and_then(Value::as_bool);
+        let up = up.ok_or("\"up\" is not true or false")?;
+        Ok(DeviceControl::Link { up })
+    })
+}
