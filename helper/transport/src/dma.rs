@@ -130,6 +130,11 @@ impl DmaPool {
         self.inner.fd.as_fd()
     }
 
+    /// The memory as this process has it.
+    pub(crate) fn mapping(&self) -> &SharedMapping {
+        &self.inner.mapping
+    }
+
     /// Where the device sees byte 0.
     pub fn iova(&self) -> u64 {
         self.inner.iova

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::vfio::HostError;
+
 /// Which part of a function an operation touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -130,6 +132,12 @@ pub enum Cause {
         /// What it said.
         errno: Errno,
     },
+    /// The device does not answer any more: every bit reads as one.
+    #[error("the device is gone, all its bits read as ones")]
+    Gone,
+    /// The host lacks something.
+    #[error("{0}")]
+    Host(Box<HostError>),
     /// An earlier error ended the use of this function for ever.
     #[error("unusable since an earlier error: {0}")]
     Dead(Box<Cause>),
@@ -174,7 +182,11 @@ impl Error {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self.cause,
-            Cause::PeerClosed | Cause::Protocol(_) | Cause::TimedOut { .. } | Cause::Dead(_)
+            Cause::PeerClosed
+                | Cause::Gone
+                | Cause::Protocol(_)
+                | Cause::TimedOut { .. }
+                | Cause::Dead(_)
         )
     }
 }

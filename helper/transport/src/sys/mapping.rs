@@ -50,6 +50,11 @@ impl SharedMapping {
         self.len
     }
 
+    /// Where it is in this process, for calls that hand it to a device.
+    pub(crate) fn address(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
     /// The pointer to `size` bytes at `offset`, if they lie inside and `offset` is a multiple of
     /// `size` (1, 2, 4 or 8; the base is page aligned).
     fn at(&self, offset: usize, size: usize) -> Option<NonNull<u8>> {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The only unsafe code of the helper: a shared memory mapping and the atomic accesses to it.
+//! The only unsafe code of the helper: mappings of memory and of registers with their accesses, and
+//! the kernel's VFIO calls.
 #![allow(unsafe_code)]
 
+mod bar;
 mod mapping;
+pub(crate) mod vfio;
 
+pub(crate) use bar::RegisterMapping;
 pub(crate) use mapping::SharedMapping;

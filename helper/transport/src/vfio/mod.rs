@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A PCI function behind the kernel's VFIO: by group and container, or by its own device file and
+//! iommufd.
+
+mod error;
+mod function;
+mod opening;
+mod sysfs;
+mod vfs;
+
+pub use error::HostError;
+pub use function::VfioFunction;
+pub use opening::Interface;
+pub use sysfs::{Device, Host};
+
+use std::time::Duration;
+
+use crate::address::VfToken;
+
+/// How long to wait for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For a driver to give a function away or to take it, and for VFs to be enabled or disabled.
+    pub kernel: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            kernel: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How to open a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where the kernel shows its state.
+    pub host: Host,
+    /// Take the function from the driver that has it and give it to vfio-pci.
+    pub bind: bool,
+    /// The kernel's interface.
+    pub interface: Interface,
+    /// The token that openers of its VFs must show. It is also shown to open the PF itself, which
+    /// the kernel insists on while VFs are in use.
+    pub token: Option<VfToken>,
+    /// Waits.
+    pub deadlines: Deadlines,
+    /// Bytes of DMA memory.
+    pub dma_pool: usize,
+    /// Map BARs where the kernel allows it; otherwise every access is a system call.
+    pub map_bars: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            host: Host::default(),
+            bind: false,
+            interface: Interface::Auto,
+            token: None,
+            deadlines: Deadlines::default(),
+            dma_pool: 256 * 1024,
+            map_bars: true,
+        }
+    }
+}

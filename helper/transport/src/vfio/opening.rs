@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Opening a function: through its group and a container, or through its own device file and an
+//! iommufd, whichever the kernel has.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::error::HostError;
+use super::sysfs::Device;
+use crate::address::VfToken;
+use crate::dma::DmaPool;
+use crate::error::{Cause, Error, Place};
+use crate::sys::vfio;
+
+/// Places for DMA memory in the device's address space, tried in this order: a platform may keep
+/// some for itself. Above the legacy holes of PCs, below 4 GiB where there is room, as devices may
+/// have narrow address registers.
+const IOVAS: [u64; 4] = [0x1000_0000, 0x4000_0000, 0x1_0000_0000, 0x10_0000_0000];
+
+/// Which of the kernel's interfaces to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Interface {
+    /// A device file of the function's own and iommufd if the kernel has both, otherwise the group.
+    #[default]
+    Auto,
+    /// Group and container.
+    Group,
+    /// The function's device file and iommufd.
+    Iommufd,
+}
+
+/// What keeps the function's addresses translated.
+#[derive(Debug)]
+pub(super) enum Iommu {
+    Group { container: OwnedFd, group: OwnedFd },
+    Iommufd { iommufd: OwnedFd, ioas: u32 },
+}
+
+/// An open function.
+#[derive(Debug)]
+pub(super) struct Files {
+    // Dropped in this order: the function before what translates its addresses.
+    pub(super) device: OwnedFd,
+    pub(super) iommu: Iommu,
+}
+
+fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Opens a device file; says what is wrong with it.
+fn open(path: &Path, device: &Device) -> Result<OwnedFd, HostError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::CLOEXEC.bits() as i32)
+        .open(path);
+    let error = match opened {
+        Ok(file) => return Ok(file.into()),
+        Err(e) => Errno::from_io_error(&e).unwrap_or(Errno::IO),
+    };
+    Err(refused("cannot open", path, error, device))
+}
+
+/// What it means that the kernel refused something about `path`.
+fn refused(what: &'static str, path: &Path, errno: Errno, device: &Device) -> HostError {
+    match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => HostError::NoVfio { path: shown(path) },
+        Errno::ACCESS | Errno::PERM => HostError::NoPermission {
+            path: shown(path),
+            uid: uid(),
+        },
+        Errno::BUSY => HostError::Busy {
+            path: shown(path),
+            holder: device.holder(),
+        },
+        errno => HostError::Io {
+            what,
+            path: shown(path),
+            errno,
+        },
+    }
+}
+
+/// Opens a function that is on vfio-pci.
+pub(super) fn open_function(
+    device: &Device,
+    interface: Interface,
+    token: Option<&VfToken>,
+) -> Result<Files, HostError> {
+    // Without an IOMMU there is no group, whichever interface is used.
+    device.group()?;
+    let iommu = device.host().dev.join("iommu");
+    let cdev = device.cdev_path().filter(|path| path.exists());
+    match (interface, cdev) {
+        (Interface::Group, _) | (Interface::Auto, None) => by_group(device, token),
+        (Interface::Auto, Some(_)) if !iommu.exists() => by_group(device, token),
+        (Interface::Auto | Interface::Iommufd, Some(cdev)) => by_cdev(device, &cdev, &iommu, token),
+        (Interface::Iommufd, None) => Err(HostError::NoVfio {
+            path: shown(&device.host().dev.join("vfio/devices/vfio<N>")),
+        }),
+    }
+}
+
+fn by_group(device: &Device, token: Option<&VfToken>) -> Result<Files, HostError> {
+    let group_name = device.group()?;
+    let container_path = device.host().dev.join("vfio/vfio");
+    let path = device.host().dev.join("vfio").join(&group_name);
+    let container = open(&container_path, device)?;
+    match vfio::api_version(container.as_fd()) {
+        Ok(0) => {}
+        Ok(_) | Err(_) => {
+            return Err(HostError::NoVfio {
+                path: shown(&container_path),
+            })
+        }
+    }
+    if !vfio::has_type1v2(container.as_fd()).unwrap_or(false) {
+        return Err(HostError::NoType1);
+    }
+    let group = open(&path, device)?;
+    let io = |what| {
+        let path = path.clone();
+        move |errno| refused(what, &path, errno, device)
+    };
+    if !vfio::group_is_viable(group.as_fd()).map_err(io("cannot ask the state of"))? {
+        return Err(HostError::NotViable {
+            group: group_name,
+            others: device.group_others(),
+        });
+    }
+    vfio::set_container(group.as_fd(), container.as_fd()).map_err(io("no container for"))?;
+    match vfio::set_type1v2(container.as_fd()) {
+        Ok(()) => {}
+        Err(Errno::PERM) => return Err(HostError::NoInterruptRemapping),
+        Err(errno) => return Err(io("no IOMMU for")(errno)),
+    }
+    let address = device.address();
+    let name = match token {
+        Some(token) => format!("{address} vf_token={token}"),
+        None => address.to_string(),
+    };
+    let name = CString::new(name).map_err(|_| HostError::NoFunction)?;
+    match vfio::device_fd(group.as_fd(), &name) {
+        Ok(device) => Ok(Files {
+            device,
+            iommu: Iommu::Group { container, group },
+        }),
+        Err(Errno::ACCESS) => Err(HostError::TokenNeeded),
+        Err(errno) => Err(io("cannot open the function in")(errno)),
+    }
+}
+
+fn by_cdev(
+    device: &Device,
+    path: &Path,
+    iommu: &Path,
+    token: Option<&VfToken>,
+) -> Result<Files, HostError> {
+    let file = open(path, device)?;
+    let iommufd = open(iommu, device)?;
+    let io = |what| move |errno| refused(what, path, errno, device);
+    let bind = |token| vfio::bind_iommufd(file.as_fd(), iommufd.as_fd(), token);
+    let bound = match bind(token.map(|t| &t.0)) {
+        // A kernel that takes no token here; it does not ask for one either.
+        Err(Errno::INVAL | Errno::TOOBIG) if token.is_some() => bind(None),
+        other => other,
+    };
+    match bound {
+        Ok(()) => {}
+        Err(Errno::ACCESS) => return Err(HostError::TokenNeeded),
+        // The IOMMU group has another owner: a driver of another function of the group.
+        Err(Errno::PERM) => {
+            return Err(match device.group_others() {
+                others if others.is_empty() => HostError::NoInterruptRemapping,
+                others => HostError::NotViable {
+                    group: device.group()?,
+                    others,
+                },
+            })
+        }
+        Err(errno) => return Err(io("cannot bind")(errno)),
+    }
+    let ioas = vfio::ioas_alloc(iommufd.as_fd())
+        .map_err(|errno| refused("no address space from", iommu, errno, device))?;
+    vfio::attach_ioas(file.as_fd(), ioas).map_err(io("no address space for"))?;
+    Ok(Files {
+        device: file,
+        iommu: Iommu::Iommufd { iommufd, ioas },
+    })
+}
+
+impl Iommu {
+    /// For messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Iommu::Group { .. } => "group",
+            Iommu::Iommufd { .. } => "iommufd",
+        }
+    }
+
+    /// What must stay open so that the device can go on using its memory.
+    pub(super) fn fds(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        match self {
+            Iommu::Group { container, group } => {
+                vec![("container", container.as_fd()), ("group", group.as_fd())]
+            }
+            Iommu::Iommufd { iommufd, .. } => vec![("iommufd", iommufd.as_fd())],
+        }
+    }
+
+    fn map(&self, pool: &DmaPool) -> Result<(), Errno> {
+        match self {
+            Iommu::Group { container, .. } => {
+                vfio::map_dma(container.as_fd(), pool.mapping(), pool.iova())
+            }
+            Iommu::Iommufd { iommufd, ioas } => {
+                vfio::ioas_map(iommufd.as_fd(), *ioas, pool.mapping(), pool.iova())
+            }
+        }
+    }
+
+    /// Makes a pool of `size` bytes that the device can reach.
+    pub(super) fn make_pool(&self, id: &Arc<str>, size: usize) -> Result<DmaPool, Error> {
+        let error = |cause| {
+            let place = Place::Dma {
+                offset: 0,
+                len: size,
+            };
+            Error::new(id.clone(), place, cause)
+        };
+        let mut last = Errno::INVAL;
+        for iova in IOVAS {
+            let pool = DmaPool::new(id.clone(), size, iova)?;
+            match self.map(&pool) {
+                Ok(()) => return Ok(pool),
+                Err(Errno::NOMEM) => {
+                    let cause = HostError::MemLock { bytes: size };
+                    return Err(error(Cause::Host(Box::new(cause))));
+                }
+                // Not an address that this platform's devices can use.
+                Err(errno @ (Errno::INVAL | Errno::EXIST | Errno::RANGE | Errno::ADDRINUSE)) => {
+                    last = errno;
+                }
+                Err(errno) => {
+                    let call = "mapping memory for the device";
+                    return Err(error(Cause::Os { call, errno }));
+                }
+            }
+        }
+        let call = "mapping memory for the device at any of the usual addresses";
+        Err(error(Cause::Os { call, errno: last }))
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Enabling and disabling VFs through sysfs.
+
+use std::time::Duration;
+
+use super::error::HostError;
+use super::sysfs::Device;
+
+/// Says what [`enable`] would have to refuse, before anything is touched.
+pub(super) fn check(pf: &Device, wanted: u16) -> Result<(), HostError> {
+    let total = pf.total_vfs()?;
+    if wanted > total {
+        return Err(HostError::TooManyVfs { wanted, total });
+    }
+    let own = pf.driver().as_deref() == Some("vfio-pci");
+    if own && pf.sriov_allowed() == Some(false) {
+        return Err(HostError::SriovOff);
+    }
+    Ok(())
+}
+
+/// Enables `n` VFs and has vfio-pci drive them all.
+pub(super) fn enable(pf: &Device, n: u16, deadline: Duration) -> Result<(), HostError> {
+    check(pf, n)?;
+    let existing = pf.num_vfs()?.ok_or(HostError::NotAPf)?;
+    if existing > 0 {
+        return Err(HostError::VfsEnabled {
+            function: pf.address().to_string(),
+            existing,
+            wanted: n,
+        });
+    }
+    pf.set_num_vfs(n, deadline)?;
+    claim(pf, deadline)
+}
+
+/// Has vfio-pci drive the VFs that were just enabled. Newer kernels do so by themselves.
+pub(super) fn claim(pf: &Device, deadline: Duration) -> Result<(), HostError> {
+    let group = pf.group()?;
+    for (number, address) in pf.vfs() {
+        let vf = pf.host().device(address)?;
+        vf.bind_to_vfio(deadline)?;
+        if vf.group().is_ok_and(|g| g == group) {
+            tracing::warn!(
+                vf = number,
+                %address,
+                group,
+                "VF and PF share an IOMMU group (no ACS above them): the kernel lets nobody else \
+                 open the VF while this helper has the PF"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Disables all VFs. Refused while somebody has one open: the kernel would wait for him.
+pub(super) fn disable(pf: &Device, deadline: Duration) -> Result<(), HostError> {
+    let users: Vec<String> = pf
+        .vfs()
+        .into_iter()
+        .filter_map(|(number, address)| {
+            let user = pf.host().device(address).ok()?.vfio_user()?;
+            Some(format!("VF {number} ({address}) by {user}"))
+        })
+        .take(8)
+        .collect();
+    if !users.is_empty() {
+        return Err(HostError::VfsInUse { users });
+    }
+    pf.set_num_vfs(0, deadline)
+}
