@@ -17,6 +17,10 @@ pub enum DeviceKind {
     Net,
     /// Disks.
     Block,
+    /// Entropy sources.
+    Rng,
+    /// Memory balloons.
+    Balloon,
 }
 
 /// What to simulate.
@@ -67,6 +71,8 @@ impl SimulatorBuilder {
             match self.kind {
                 DeviceKind::Net => "net",
                 DeviceKind::Block => "blk",
+                DeviceKind::Rng => "rng",
+                DeviceKind::Balloon => "balloon",
             }
             .to_owned(),
             "--vfs".to_owned(),

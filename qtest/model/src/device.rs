@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_pci_spec::features::{bit, LEGACY_MASK, VERSION_1};
 use virtio_pci_spec::DeviceType;
-use vm_memory::{Bytes, GuestAddress, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 use crate::counters::FunctionCounters;
 use crate::dma::Access;
@@ -281,6 +281,13 @@ impl DeviceCtx<'_> {
         f: impl FnMut(VolatileSlice<'_>),
     ) -> Result<usize, RingFault> {
         self.core.pieces(chain, offset, len, Access::Write, f)
+    }
+
+    /// Whether all of this memory is reachable by DMA for writing.
+    pub fn reachable(&self, addr: u64, len: usize) -> bool {
+        self.core
+            .view()
+            .check_range(GuestAddress(addr), len, Permissions::Write)
     }
 
     /// Puts a buffer into the used ring, saying that `written` bytes of its writable part hold

@@ -30,6 +30,7 @@
 mod access;
 mod admin;
 mod assemble;
+pub mod balloon;
 mod bars;
 pub mod blk;
 mod capabilities;
@@ -48,6 +49,7 @@ mod model;
 mod msix;
 pub mod net;
 mod queue;
+pub mod rng;
 mod shared;
 mod signal;
 mod sriov;

@@ -74,6 +74,25 @@ pub mod net {
     pub const SPEED_DUPLEX: u32 = 63;
 }
 
+/// Console features.
+pub mod console {
+    #![allow(missing_docs)]
+    pub const SIZE: u32 = 0;
+    pub const MULTIPORT: u32 = 1;
+    pub const EMERG_WRITE: u32 = 2;
+}
+
+/// Memory balloon features.
+pub mod balloon {
+    #![allow(missing_docs)]
+    pub const MUST_TELL_HOST: u32 = 0;
+    pub const STATS_VQ: u32 = 1;
+    pub const DEFLATE_ON_OOM: u32 = 2;
+    pub const FREE_PAGE_HINT: u32 = 3;
+    pub const PAGE_POISON: u32 = 4;
+    pub const PAGE_REPORTING: u32 = 5;
+}
+
 /// Block device features.
 pub mod blk {
     #![allow(missing_docs)]

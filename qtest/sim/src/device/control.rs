@@ -9,6 +9,9 @@
 //! | `fault-clear` | `id` (optional) | removes one rule or all |
 //! | `link` | `vf`, `up` | network link |
 //! | `resize` | `vf`, `sectors` or `bytes` | size of a disk |
+//! | `rng` | `vf`, `rate` | bytes a second of an entropy source; 0: no limit |
+//! | `balloon` | `vf`, `pages` | pages of 4096 bytes that the driver is asked for |
+//! | `balloon-stats` | `vf` | asks the driver for new memory statistics |
 //! | `needs-reset` | `vf` (0: the PF), `reason` | the device fails: DEVICE_NEEDS_RESET |
 //! | `reset` | `vf` (0: the PF) | function level reset |
 //! | `vf-enable` | `num` | live VFs, where the front end shows the SR-IOV capability |

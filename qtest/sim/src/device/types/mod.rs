@@ -6,8 +6,10 @@
 //! `control` if it has commands), a variant of [`Kind`] and of [`TypeOptions`], and a line in each
 //! of the functions below.
 
+pub mod balloon;
 pub mod blk;
 pub mod net;
+pub mod rng;
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -24,6 +26,10 @@ pub enum Kind {
     Net,
     /// Disks.
     Blk,
+    /// Entropy sources.
+    Rng,
+    /// Memory balloons.
+    Balloon,
 }
 
 impl Kind {
@@ -32,6 +38,8 @@ impl Kind {
         match self {
             Self::Net => DeviceType::Net,
             Self::Blk => DeviceType::Block,
+            Self::Rng => DeviceType::Entropy,
+            Self::Balloon => DeviceType::Balloon,
         }
     }
 }
@@ -45,6 +53,12 @@ pub struct TypeArgs {
     /// Disks.
     #[command(flatten)]
     pub blk: blk::BlkArgs,
+    /// Entropy sources.
+    #[command(flatten)]
+    pub rng: rng::RngArgs,
+    /// Memory balloons.
+    #[command(flatten)]
+    pub balloon: balloon::BalloonArgs,
 }
 
 /// What the options of a type may depend on.
@@ -59,7 +73,12 @@ pub struct CommonArgs {
 impl TypeArgs {
     /// An option that was given but belongs to another type.
     pub fn misplaced(&self, kind: Kind) -> Option<&'static str> {
-        let given = [(Kind::Net, self.net.given()), (Kind::Blk, self.blk.given())];
+        let given = [
+            (Kind::Net, self.net.given()),
+            (Kind::Blk, self.blk.given()),
+            (Kind::Rng, self.rng.given()),
+            (Kind::Balloon, self.balloon.given()),
+        ];
         given
             .into_iter()
             .filter(|(of, _)| *of != kind)
@@ -71,6 +90,8 @@ impl TypeArgs {
         match kind {
             Kind::Net => self.net.options(common),
             Kind::Blk => self.blk.options(common),
+            Kind::Rng => self.rng.options(common),
+            Kind::Balloon => self.balloon.options(common),
         }
     }
 }
@@ -93,6 +114,16 @@ pub enum TypeOptions {
         file: Option<PathBuf>,
         /// Bytes of disks without a file.
         ram: u64,
+    },
+    /// Entropy sources.
+    Rng {
+        /// Settings of each function.
+        settings: virtio_pf_model::rng::RngSettings,
+    },
+    /// Memory balloons.
+    Balloon {
+        /// Settings of each function.
+        settings: virtio_pf_model::balloon::config::BalloonSettings,
     },
 }
 
@@ -129,17 +160,22 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
             file,
             ram,
         } => blk::build(config, settings, file.as_deref(), *ram),
+        TypeOptions::Rng { settings } => rng::build(config, settings),
+        TypeOptions::Balloon { settings } => balloon::build(config, settings),
     }
 }
 
 /// A command of the control socket that is a change to one function's device; `None` if no type has
 /// it.
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {
-    net::control(command, args).or_else(|| blk::control(command, args))
+    net::control(command, args)
+        .or_else(|| blk::control(command, args))
+        .or_else(|| rng::control(command, args))
+        .or_else(|| balloon::control(command, args))
 }
 
 /// Names of the commands that [`control`] knows.
-pub(super) const COMMANDS: &str = "link, resize";
+pub(super) const COMMANDS: &str = "link, resize, rng, balloon, balloon-stats";
 
 /// Member of a function's counters that holds what its device type counts.
 pub(super) const NUMBERS: &str = "type";
