@@ -6,6 +6,8 @@
 
 #[path = "../../../rust/hw/virtio/legacy-vf/src/hide.rs"]
 mod hide;
+#[path = "../../../rust/hw/virtio/legacy-vf/src/host.rs"]
+mod host;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/identity.rs"]
 mod identity;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/ratelimit.rs"]

@@ -18,6 +18,7 @@ typedef enum memory_order {
 #include "qemu/osdep.h"
 
 #include "hw/vfio/pci.h"
+#include "system/kvm.h"
 #include "hw/vfio-user/pci.h"
 
 /* What the C compiler thinks; compared with the generated structs in Rust. */
@@ -31,4 +32,12 @@ enum {
     RUST_OFFSETOF_HOST = offsetof(VFIOPCIDevice, host),
     RUST_OFFSETOF_DEVICE_ID = offsetof(VFIOPCIDevice, device_id),
     RUST_OFFSETOF_EMULATED = offsetof(VFIOPCIDevice, emulated_config_bits),
+    RUST_OFFSETOF_VF_TOKEN = offsetof(VFIOPCIDevice, vf_token),
+    RUST_OFFSETOF_NO_KVM_IOEVENTFD = offsetof(VFIOPCIDevice, no_kvm_ioeventfd),
+    RUST_SIZEOF_VFIO_MMAP = sizeof(VFIOMmap),
+};
+
+/* A macro that bindgen cannot evaluate. */
+enum {
+    RUST_VFIO_DEVICE_IOEVENTFD = VFIO_DEVICE_IOEVENTFD,
 };

@@ -114,6 +114,11 @@ impl Window {
         self.status
     }
 
+    /// The queue that the guest has selected, if that is known.
+    pub const fn selected_queue(&self) -> Option<u16> {
+        self.shadow.guest_select
+    }
+
     /// Whether accesses are answered without the helper.
     pub const fn is_lost(&self) -> bool {
         self.lost

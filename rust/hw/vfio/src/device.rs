@@ -2,7 +2,11 @@
 
 //! `VFIOPCIDevice` and its two concrete types.
 
-use std::{ffi::CStr, io};
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use common::Opaque;
 use hwcore::DeviceState;
@@ -191,6 +195,52 @@ impl VfioPciBase {
             "{:04x}:{:02x}:{:02x}.{:x}",
             host.domain, host.bus, host.slot, host.function
         ))
+    }
+
+    /// The path the user gave with `sysfsdev=`, or the one that the parent made of `host=`. Needs
+    /// the big QEMU lock.
+    pub fn sysfs_path(&self) -> Option<String> {
+        assert!(bql::is_locked());
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: the device is alive and the lock is held; the path is NULL or NUL-terminated.
+        unsafe {
+            let path = (*vdev).vbasedev.sysfsdev;
+            (!path.is_null()).then(|| CStr::from_ptr(path).to_string_lossy().into_owned())
+        }
+    }
+
+    /// A copy of the device file: what the user gave with `fd=`, or what the parent's realize
+    /// opened. `None` if there is none, as with vfio-user. Needs the big QEMU lock.
+    pub fn device_file(&self) -> io::Result<Option<OwnedFd>> {
+        assert!(bql::is_locked());
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: the device is alive and the lock is held.
+        let fd = unsafe { (*vdev).vbasedev.fd };
+        if fd < 0 {
+            return Ok(None);
+        }
+        // SAFETY: VFIO keeps the file open while the device lives, so also during this call.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+            .try_clone_to_owned()
+            .map(Some)
+    }
+
+    /// Whether a VF token is set, by `vf-token=` or [`set_vf_token`](Self::set_vf_token). Needs
+    /// the big QEMU lock.
+    pub fn has_vf_token(&self) -> bool {
+        assert!(bql::is_locked());
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: the device is alive and the lock is held; every bit pattern is a UUID.
+        unsafe { (*vdev).vf_token.__bindgen_anon_1.data != [0; 16] }
+    }
+
+    /// Sets the token with which the parent's realize opens the VF; all zeroes for none. In the
+    /// byte order of a UUID's text. Needs the big QEMU lock.
+    pub fn set_vf_token(&self, uuid: [u8; 16]) {
+        assert!(bql::is_locked());
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: the device is alive and the lock is held.
+        unsafe { (*vdev).vf_token.__bindgen_anon_1.data = uuid }
     }
 
     /// Puts `region` over part of a BAR, above the device's registers and its MSI-X table. Undo it

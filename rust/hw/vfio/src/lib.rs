@@ -9,6 +9,7 @@
 
 pub mod bindings;
 mod device;
+pub mod doorbell;
 pub mod irq;
 
 pub use device::{VfioPci, VfioPciBase, VfioUserPci, CONFIG_REGION};

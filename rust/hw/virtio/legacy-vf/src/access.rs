@@ -7,11 +7,15 @@ use std::{sync::atomic::Ordering, time::Instant};
 use legacy_vf_proto::{ErrorCode, Printable, Reply, Request, Space};
 use legacy_window::{
     Command, CommandKind, Completion, FailKind, Outcome, Rejected, Space as WindowSpace, Step,
+    Window,
 };
 use pci::report;
 use util::{log::Log, log_mask_ln};
 use vfio::VfioPciBase;
-use virtio_pci_spec::legacy::{field_of, Register};
+use virtio_pci_spec::{
+    legacy::{field_of, Register},
+    status::DRIVER_OK,
+};
 
 use crate::{
     events,
@@ -49,6 +53,20 @@ impl Access {
     }
 }
 
+impl Access {
+    /// The value, if this writes a queue's address.
+    fn queue_address(&self) -> Option<u64> {
+        let field = field_of(Register::QueueAddress);
+        self.write
+            .filter(|_| self.offset == u32::from(field.offset))
+    }
+
+    /// Whether it may change which doorbells the guest's driver rings.
+    pub fn changes_queues(&self, done: &Completion) -> bool {
+        done.effects.status.is_some() || self.queue_address().is_some()
+    }
+}
+
 impl Link {
     /// Carries out an access, waiting for the helper up to the deadline. Not under the big QEMU
     /// lock, unless the caller has it anyway.
@@ -81,9 +99,31 @@ impl Link {
             };
             step = inner.window.resume(outcome);
         };
+        self.follow_driver(&inner.window, access, &done);
         drop(inner);
         self.account(access, &done, refusal.as_ref());
         done
+    }
+
+    /// Notes which queues the guest's driver uses, and whether it runs.
+    fn follow_driver(&self, window: &Window, access: Access, done: &Completion) {
+        let effects = done.effects;
+        if let Some(change) = effects.status {
+            if change.new == 0 {
+                self.forget_driver();
+            }
+            let runs = change.new & DRIVER_OK != 0;
+            self.driver_ok.store(runs, Ordering::Release);
+        }
+        if let (Some(value), Some(queue)) = (access.queue_address(), window.selected_queue()) {
+            if effects.failed.is_none() && effects.rejected.is_none() && !effects.lost {
+                if value == 0 {
+                    self.in_use.remove(queue);
+                } else {
+                    self.in_use.add(queue);
+                }
+            }
+        }
     }
 
     fn command(

@@ -228,15 +228,30 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         |dev: &D| {
             dev.state().link().map_or_else(String::new, |l| {
                 let delivery = l.delivery.read().unwrap_or_else(PoisonError::into_inner);
-                delivery.name().to_owned()
+                delivery.by().to_owned()
             })
         },
+    );
+    class.add_str::<D, _>(
+        c"doorbell-path",
+        c"how doorbells reach the VF: kernel, mmap, region or helper",
+        |dev: &D| legacy::doorbell_path(dev).to_owned(),
+    );
+    class.add_bool::<D, _>(
+        c"state-lost",
+        c"the VF was reset behind the back of the guest's driver, which must be started anew",
+        |dev: &D| dev.state().stats.state_lost.get(),
+    );
+    class.add_u64::<D, _>(
+        c"kernel-doorbells",
+        c"queues whose doorbells never leave the kernel, and are not counted",
+        |dev: &D| dev.state().doorbells.count() as u64,
     );
     counters! {
         c"accesses", c"guest accesses to BAR0 other than notifications", accesses;
         c"commands", c"register commands sent to the helper", commands;
         c"command-failures", c"of these, refused or failed", failed;
-        c"notifies", c"notifications by the guest", notifies;
+        c"notifies", c"notifications by the guest that came to QEMU", notifies;
         c"notify-failures", c"notifications that could not be delivered", notify_failures;
         c"lost-reads", c"reads answered with all-ones without the helper", lost_reads;
         c"lost-writes", c"writes dropped without the helper", lost_writes;

@@ -2,7 +2,13 @@
 
 //! One connection to the helper: HELLO and OPEN, then requests one at a time.
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use legacy_vf_proto::{
     client::{Client, LostReason, Received, SendError, Sent},
@@ -23,6 +29,8 @@ pub struct Target {
     pub virtio_id: u16,
     /// Device Serial Number of the VF, 0 if it has none.
     pub serial: u64,
+    /// The VF's VFIO device file, which proves that this process holds it.
+    pub proof: Option<Arc<OwnedFd>>,
 }
 
 /// Why a connection could not be made, or has ended.
@@ -42,7 +50,7 @@ pub enum LinkError {
     Protocol(LostReason),
     /// This side could not send what it wanted to.
     Send(SendError),
-    /// The helper refused HELLO or OPEN.
+    /// The helper refused HELLO, TOKEN or OPEN.
     Refused {
         /// Why.
         code: ErrorCode,
@@ -84,33 +92,43 @@ impl Connection {
         deadline: Instant,
         events: &dyn Fn(Event),
     ) -> Result<Self, LinkError> {
-        let socket = Arc::new(Socket::connect(&target.path).map_err(LinkError::Connect)?);
-        let mut client = Client::new(NAME, 0);
-        let mut out = Box::new([0; MAX_MESSAGE]);
-        let mut received = Box::new([0; MAX_MESSAGE]);
+        let proof = target.proof.as_ref().map(|p| p.as_fd());
+        let mut greeted = Greeted::connect(&target.path, stop, deadline, events)?;
+        let open = Open {
+            member: target.member,
+            proof: if proof.is_some() {
+                Proof::VFIO_FD
+            } else {
+                Proof::NONE
+            },
+            virtio_id: target.virtio_id,
+            serial: target.serial,
+        };
         let io = Io {
-            socket: &socket,
+            socket: &greeted.socket,
             stop,
             deadline,
             events,
         };
-        let hello = client.hello(&mut out).map_err(LinkError::Send)?;
-        io.exchange(&mut client, &out[..], hello, &mut received, |r| {
-            greeting(&r)
-        })??;
-        let open = Open {
-            member: target.member,
-            proof: Proof::NONE,
-            virtio_id: target.virtio_id,
-            serial: target.serial,
-        };
-        let opening = client.open(open, &mut out).map_err(LinkError::Send)?;
-        io.exchange(&mut client, &out[..], opening, &mut received, |r| {
-            greeting(&r)
-        })??;
-        let Some(opened) = client.open_reply().copied() else {
+        let opening = greeted
+            .client
+            .open(open, &mut greeted.out)
+            .map_err(LinkError::Send)?;
+        io.exchange(
+            &mut greeted.client,
+            Message(&greeted.out[..], opening, proof),
+            &mut greeted.received,
+            |r| greeting(&r),
+        )??;
+        let Some(opened) = greeted.client.open_reply().copied() else {
             return Err(LinkError::Protocol(LostReason::Closed));
         };
+        let Greeted {
+            socket,
+            client,
+            out,
+            received,
+        } = greeted;
         Ok(Self {
             socket,
             client,
@@ -150,9 +168,86 @@ impl Connection {
             .client
             .request(request, &mut self.out)
             .map_err(LinkError::Send)?;
-        io.exchange(&mut self.client, &self.out[..], sent, &mut self.received, f)
+        io.exchange(
+            &mut self.client,
+            Message(&self.out[..], sent, None),
+            &mut self.received,
+            f,
+        )
     }
 }
+
+/// A connection on which the helper has answered HELLO.
+struct Greeted {
+    socket: Arc<Socket>,
+    client: Client,
+    out: Box<MessageBuf>,
+    received: Box<MessageBuf>,
+}
+
+impl Greeted {
+    fn connect(
+        path: &Path,
+        stop: &Stop,
+        deadline: Instant,
+        events: &dyn Fn(Event),
+    ) -> Result<Self, LinkError> {
+        let socket = Arc::new(Socket::connect(path).map_err(LinkError::Connect)?);
+        let mut client = Client::new(NAME, 0);
+        let mut out = Box::new([0; MAX_MESSAGE]);
+        let mut received = Box::new([0; MAX_MESSAGE]);
+        let io = Io {
+            socket: &socket,
+            stop,
+            deadline,
+            events,
+        };
+        let hello = client.hello(&mut out).map_err(LinkError::Send)?;
+        let message = Message(&out[..], hello, None);
+        io.exchange(&mut client, message, &mut received, |r| greeting(&r))??;
+        Ok(Self {
+            socket,
+            client,
+            out,
+            received,
+        })
+    }
+}
+
+/// Asks the helper for the token with which VF `member` is opened, on a connection of its own:
+/// between this and OPEN lies the whole start of VFIO, which may pin all of the guest's memory.
+pub fn fetch_token(path: &Path, member: u16, deadline: Instant) -> Result<[u8; 16], LinkError> {
+    let stop = Stop::new().map_err(LinkError::Socket)?;
+    let mut greeted = Greeted::connect(path, &stop, deadline, &|_| {})?;
+    let io = Io {
+        socket: &greeted.socket,
+        stop: &stop,
+        deadline,
+        events: &|_| {},
+    };
+    let asked = greeted
+        .client
+        .request(&Request::Token { member }, &mut greeted.out)
+        .map_err(LinkError::Send)?;
+    let message = Message(&greeted.out[..], asked, None);
+    io.exchange(
+        &mut greeted.client,
+        message,
+        &mut greeted.received,
+        |reply| match reply {
+            Reply::Token { uuid } => Ok(uuid),
+            Reply::Error(e) => Err(LinkError::Refused {
+                code: e.code,
+                text: Printable(e.text).to_string(),
+            }),
+            // The client state machine lets no other reply pass.
+            _ => Err(LinkError::Protocol(LostReason::Closed)),
+        },
+    )?
+}
+
+/// A message to send: the buffer, what of it, and a file to attach.
+struct Message<'a>(&'a [u8], Sent, Option<BorrowedFd<'a>>);
 
 /// What an exchange needs besides the state of the protocol.
 struct Io<'a> {
@@ -172,9 +267,9 @@ impl Io<'_> {
         }
     }
 
-    fn send(&self, message: &[u8]) -> Result<(), LinkError> {
+    fn send(&self, message: &[u8], attach: Option<BorrowedFd<'_>>) -> Result<(), LinkError> {
         loop {
-            match self.socket.send(message, None) {
+            match self.socket.send(message, attach) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(WaitFor::Room)?,
                 Err(e) if is_hang_up(&e) => return Err(LinkError::Closed),
@@ -186,12 +281,11 @@ impl Io<'_> {
     fn exchange<R>(
         &self,
         client: &mut Client,
-        out: &[u8],
-        sent: Sent,
+        Message(out, sent, attach): Message<'_>,
         buf: &mut MessageBuf,
         f: impl FnOnce(Reply<'_>) -> R,
     ) -> Result<R, LinkError> {
-        self.send(out.get(..sent.len).unwrap_or_default())?;
+        self.send(out.get(..sent.len).unwrap_or_default(), attach)?;
         loop {
             let len = match self.socket.receive(buf) {
                 Ok(len) => len,

@@ -15,6 +15,9 @@ use virtio_pci_spec::{
 /// offset.
 const MAX_CONFIG_LEN: u16 = 256;
 
+/// The power management capability.
+const CAP_ID_POWER: u8 = 0x01;
+
 /// A virtio vendor capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioCap {
@@ -45,6 +48,8 @@ pub struct Identity {
     pub caps: Vec<VirtioCap>,
     /// Start of the PCI Express capability.
     pub express: Option<u8>,
+    /// Start of the power management capability.
+    pub power: Option<u8>,
 }
 
 impl Identity {
@@ -67,7 +72,11 @@ impl Identity {
                 names.join(", ")
             )
         })?;
-        let (caps, express) = capabilities(space);
+        let Capabilities {
+            virtio: caps,
+            express,
+            power,
+        } = Capabilities::read(space);
         let full = config::full_len(device).min(MAX_CONFIG_LEN);
         let shown = caps.iter().find(|c| c.cfg_type == cfg_type::DEVICE);
         let config_len = match shown {
@@ -88,6 +97,7 @@ impl Identity {
             serial: serial_number(space),
             caps,
             express,
+            power,
         })
     }
 
@@ -97,24 +107,34 @@ impl Identity {
     }
 }
 
-/// Walks the capability list; a list that loops or leaves the space ends there.
-fn capabilities(space: &[u8]) -> (Vec<VirtioCap>, Option<u8>) {
-    let mut caps = Vec::new();
-    let mut express = None;
-    let mut at = get_u8(space, header::CAPABILITY_LIST).unwrap_or(0) & !3;
-    for _ in 0..48 {
-        if at < 0x40 {
-            break;
+/// What is looked for in the capability list.
+#[derive(Default)]
+struct Capabilities {
+    virtio: Vec<VirtioCap>,
+    express: Option<u8>,
+    power: Option<u8>,
+}
+
+impl Capabilities {
+    /// Walks the list; one that loops or leaves the space ends there.
+    fn read(space: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut at = get_u8(space, header::CAPABILITY_LIST).unwrap_or(0) & !3;
+        for _ in 0..48 {
+            if at < 0x40 {
+                break;
+            }
+            let start = usize::from(at);
+            match get_u8(space, start) {
+                Some(CAP_ID_EXPRESS) => found.express = found.express.or(Some(at)),
+                Some(CAP_ID_POWER) => found.power = found.power.or(Some(at)),
+                Some(CAP_ID_VENDOR) => found.virtio.extend(virtio_cap(space, at)),
+                _ => {}
+            }
+            at = get_u8(space, start + 1).unwrap_or(0) & !3;
         }
-        let start = usize::from(at);
-        match get_u8(space, start) {
-            Some(CAP_ID_EXPRESS) => express = express.or(Some(at)),
-            Some(CAP_ID_VENDOR) => caps.extend(virtio_cap(space, at)),
-            _ => {}
-        }
-        at = get_u8(space, start + 1).unwrap_or(0) & !3;
+        found
     }
-    (caps, express)
 }
 
 fn virtio_cap(space: &[u8], at: u8) -> Option<VirtioCap> {
@@ -148,6 +168,22 @@ fn serial_number(space: &[u8]) -> u64 {
         }
     }
     0
+}
+
+/// Where the power management capability has its control and status register.
+pub const fn power_control(power_cap: u8) -> u32 {
+    power_cap as u32 + 4
+}
+
+/// Whether the value of that register means that the function sleeps.
+pub const fn sleeps(control: u32) -> bool {
+    control & 3 != 0
+}
+
+/// Whether a configuration write of `len` bytes may change the power state.
+pub fn sets_power(power_cap: u8, address: u32, len: u8) -> bool {
+    let at = power_control(power_cap);
+    (address..address.saturating_add(len.into())).contains(&at)
 }
 
 /// Whether a configuration write of `len` bytes starts a function level reset.
@@ -192,7 +228,7 @@ mod tests {
         assert_eq!(id.device, DeviceType::Net);
         assert_eq!((id.config_len, id.bar0_size()), (28, 64));
         assert_eq!(id.serial, 0x1122_3344_5566_7788);
-        assert_eq!(id.express, Some(0x40));
+        assert_eq!((id.express, id.power), (Some(0x40), None));
         let found: Vec<_> = id
             .caps
             .iter()
@@ -253,6 +289,18 @@ mod tests {
         for byte in 0..=255u8 {
             let _any = Identity::read(&vec![byte; 4096]);
         }
+    }
+
+    #[test]
+    fn the_power_state_is_found() {
+        let mut space = net_vf();
+        space[0xcd] = 0xe0; // behind the last virtio capability
+        space[0xe0] = CAP_ID_POWER;
+        let cap = Identity::read(&space).unwrap().power.unwrap();
+        assert_eq!((cap, power_control(cap)), (0xe0, 0xe4));
+        assert!(sets_power(cap, 0xe4, 2) && sets_power(cap, 0xe4, 1) && sets_power(cap, 0xe2, 4));
+        assert!(!sets_power(cap, 0xe5, 1) && !sets_power(cap, 0xe0, 4));
+        assert!(sleeps(3) && sleeps(0x103) && !sleeps(0x100));
     }
 
     #[test]

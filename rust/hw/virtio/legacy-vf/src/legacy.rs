@@ -4,10 +4,8 @@
 
 use std::{
     ffi::CString,
-    fs, io,
-    path::{Path, PathBuf},
     sync::{atomic::Ordering, Arc, Mutex, OnceLock, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use legacy_window::Window;
@@ -28,17 +26,16 @@ use virtio_pci_spec::{
 use crate::{
     access::Access,
     events,
-    handshake::Target,
+    handshake::{fetch_token, Target},
     hide::{self, HiddenRange},
-    identity::{starts_flr, Identity},
+    identity::{power_control, sets_power, sleeps, starts_flr, Identity},
+    kernel_doorbells::KernelDoorbells,
     link::{lock, Link, LinkConfig, RunningLink},
     messages,
-    notify::Delivery,
+    notify::Bars,
+    place::{self, Place},
     stats::Stats,
 };
-
-/// Where the helpers of PFs listen unless told otherwise.
-const HELPER_DIR: &str = "/run/qemu-virtio-admin";
 
 /// Which parent a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +86,8 @@ pub struct State {
     /// Owner of the connection's thread.
     running: Mutex<Option<RunningLink>>,
     covered: Mutex<Vec<HiddenRange>>,
+    /// Queues that the kernel notifies.
+    pub doorbells: KernelDoorbells,
     blocker: MigrationBlocker,
 }
 
@@ -114,8 +113,8 @@ fn vfio<D: LegacyVf>(dev: &D) -> &VfioPciBase {
 pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
     let options = dev.options();
     let name = format!("{} {}", dev.typename(), pci(dev).label());
-    let (path, member) = place(dev, &options, &name)?;
-    let label = format!("{name}, VF {member}");
+    let place = place::find(dev, &options, &name)?;
+    let label = format!("{name}, {}", place.name());
     if !(10..=600_000).contains(&options.deadline_ms) {
         let ms = options.deadline_ms;
         let text = format!("{label}: helper-deadline-ms={ms} is out of range (10 to 600000)");
@@ -132,99 +131,52 @@ pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
             )));
         }
     }
-    dev.parent_realize()
-        .map_err(|e| Error::msg(format!("{label}: {e}")))?;
-    let result = attach(dev, &options, path, member, &label);
-    if result.is_err() {
-        detach(dev);
-        dev.parent_exit();
+    let vfio = vfio(dev);
+    let mut fetched = false;
+    if place.host.is_some() && !vfio.has_vf_token() {
+        let deadline = Instant::now() + Duration::from_millis(options.deadline_ms.into());
+        let token = fetch_token(&place.helper, place.member, deadline).map_err(|e| {
+            let why = messages::no_token(&place, &e, options.deadline_ms);
+            Error::msg(format!("{label}: {why}"))
+        })?;
+        vfio.set_vf_token(token);
+        fetched = true;
+    }
+    let mut result = dev.parent_realize().map_err(|e| {
+        let hint = messages::vfio_failed(&place, &e.to_string(), fetched);
+        Error::msg(format!("{label}: {e}{hint}"))
+    });
+    if result.is_ok() {
+        result = attach(dev, &options, place, &label);
+        if result.is_err() {
+            detach(dev);
+            dev.parent_exit();
+        }
+    }
+    if result.is_err() && fetched {
+        vfio.set_vf_token([0; 16]);
     }
     result
 }
 
-/// Which helper, and which VF of its PF.
-fn place<D: LegacyVf>(dev: &D, options: &Options, name: &str) -> Result<(PathBuf, u16)> {
-    let host = match D::KIND {
-        Kind::Host => vfio(dev).host_address(),
-        Kind::User => None,
-    };
-    let found = host.as_deref().map(physical_function);
-    let helper = match (&options.helper, &found) {
-        (Some(path), _) => PathBuf::from(path),
-        (None, Some(Ok((pf, _)))) => Path::new(HELPER_DIR).join(format!("{pf}.sock")),
-        (None, Some(Err(e))) => {
-            return Err(Error::msg(format!(
-                "{name}: helper= is not set, and the PF of {} cannot be found ({e}); give the \
-                 address of a virtual function, or set helper= to the socket of \
-                 qemu-virtio-admin-helper",
-                host.unwrap_or_default()
-            )))
-        }
-        (None, None) => {
-            return Err(Error::msg(format!(
-                "{name}: helper= is not set; give the path of the socket on which \
-                 qemu-virtio-admin-helper serves the PF of this VF"
-            )))
-        }
-    };
-    let member = match (options.vf, found) {
-        (0, Some(Ok((_, member)))) => member,
-        (0, _) => {
-            return Err(Error::msg(format!(
-                "{name}: vf= is not set; give the number of the VF at its PF, from 1 \
-                 (`qemu-virtio-admin-helper list` shows them)"
-            )))
-        }
-        (vf, Some(Ok((pf, member)))) if vf != member => {
-            return Err(Error::msg(format!(
-                "{name}: vf={vf} does not fit host={}, which is VF {member} of {pf}; leave vf= out",
-                host.unwrap_or_default()
-            )))
-        }
-        (vf, _) => vf,
-    };
-    Ok((helper, member))
-}
-
-/// PF address and member number of a VF, as sysfs has them.
-fn physical_function(vf: &str) -> io::Result<(String, u16)> {
-    let devices = Path::new("/sys/bus/pci/devices");
-    let own = fs::canonicalize(devices.join(vf))?;
-    let pf = fs::canonicalize(own.join("physfn"))?;
-    let name = pf.file_name().and_then(|n| n.to_str());
-    let name = name.ok_or(io::ErrorKind::InvalidData)?.to_owned();
-    for entry in fs::read_dir(&pf)? {
-        let entry = entry?;
-        let file = entry.file_name();
-        let index = file.to_str().and_then(|f| f.strip_prefix("virtfn"));
-        let Some(index) = index.and_then(|i| i.parse::<u16>().ok()) else {
-            continue;
-        };
-        if fs::canonicalize(entry.path())? == own {
-            let member = index.checked_add(1).ok_or(io::ErrorKind::InvalidData)?;
-            return Ok((name, member));
-        }
-    }
-    Err(io::ErrorKind::NotFound.into())
-}
-
 /// Everything after the parent's realize. Whoever calls it undoes it with [`detach`].
-fn attach<D: LegacyVf>(
-    dev: &D,
-    options: &Options,
-    path: PathBuf,
-    member: u16,
-    label: &str,
-) -> Result<()> {
+fn attach<D: LegacyVf>(dev: &D, options: &Options, place: Place, label: &str) -> Result<()> {
     let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
-    let of = format!("{label} ({})", vfio.vfio_name());
+    let of = match place.host {
+        Some(_) => label.to_owned(),
+        None => format!("{label} ({})", vfio.vfio_name()),
+    };
     let identity = identify(vfio, &of)?;
+    let proof = vfio
+        .device_file()
+        .map_err(|e| Error::msg(format!("{of}: cannot pass on the VFIO device file: {e}")))?;
     let deadline = Duration::from_millis(options.deadline_ms.into());
     let target = Target {
-        path,
-        member,
+        path: place.helper.clone(),
+        member: place.member,
         virtio_id: identity.device.virtio_id(),
         serial: identity.serial,
+        proof: proof.map(Arc::new),
     };
     let link = Link::connect(LinkConfig {
         label: label.to_owned(),
@@ -233,12 +185,13 @@ fn attach<D: LegacyVf>(
         target: target.clone(),
         deadline,
         window: Window::new(identity.device, identity.config_len),
+        bars: Bars::of(vfio, D::KIND),
     })
     .map_err(|e| {
-        let why = messages::connect_failed(&target, &e, options.deadline_ms);
+        let why = messages::connect_failed(&place, &e, options.deadline_ms);
         Error::msg(format!("{of}: {why}"))
     })?;
-    choose_delivery::<D>(&link, vfio, options, &of);
+    compare_deadlines(&link, options, &of);
     let name = link.name.clone();
     let running = RunningLink::start(link)
         .map_err(|e| Error::msg(format!("{of}: cannot start a thread: {e}")))?;
@@ -292,24 +245,19 @@ fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
     })
 }
 
-fn choose_delivery<D: LegacyVf>(link: &Link, vfio: &VfioPciBase, options: &Options, of: &str) {
-    let opened = link.lock().connection.as_ref().map(|c| *c.opened());
-    let Some(opened) = opened else { return };
-    let (delivery, warning) = Delivery::choose(&opened, D::KIND, |bar| vfio.bar_size(bar));
-    if let Some(warning) = warning {
-        report::warn_report(&format!("{of}: {warning}"));
-    }
-    if opened.deadline_ms >= options.deadline_ms {
+fn compare_deadlines(link: &Link, options: &Options, of: &str) {
+    let helper = link
+        .lock()
+        .connection
+        .as_ref()
+        .map(|c| c.opened().deadline_ms);
+    if let Some(helper) = helper.filter(|ms| *ms >= options.deadline_ms) {
         report::warn_report(&format!(
-            "{of}: helper-deadline-ms={} is not longer than the {} ms that the helper may take; \
-             a slow PF will look like a lost helper",
-            options.deadline_ms, opened.deadline_ms
+            "{of}: helper-deadline-ms={} is not longer than the {helper} ms that the helper may \
+             take; a slow PF will look like a lost helper",
+            options.deadline_ms
         ));
     }
-    *link
-        .delivery
-        .write()
-        .unwrap_or_else(PoisonError::into_inner) = delivery;
 }
 
 /// Changes the identity that the guest sees; class and capabilities stay.
@@ -360,7 +308,16 @@ fn hide_modern<D: LegacyVf>(dev: &D, identity: &Identity, of: &str) -> Result<()
 /// Undoes what [`attach`] has done so far.
 fn detach<D: LegacyVf>(dev: &D) {
     let state = dev.state();
-    *state.link.write().unwrap_or_else(PoisonError::into_inner) = None;
+    let link = state
+        .link
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    state.doorbells.update(vfio(dev), dev.bar0(), None, &[], "");
+    if let Some(link) = link {
+        // From here on nothing touches the VF's mapped registers.
+        link.set_asleep(|| true);
+    }
     // Ends waits for the helper and the thread; a vCPU inside an access has its own reference.
     drop(lock(&state.running).take());
     let covered =
@@ -390,7 +347,45 @@ pub fn reset<D: LegacyVf>(dev: &D) {
     dev.parent_reset();
     if let Some(link) = &link {
         link.was_reset.store(true, Ordering::Release);
+        link.set_asleep(|| is_asleep(dev));
+        update_doorbells(dev, link);
     }
+}
+
+/// Whether the VF is in a power state in which its registers must not be touched.
+fn is_asleep<D: LegacyVf>(dev: &D) -> bool {
+    let power = dev.state().identity.get().and_then(|i| i.power);
+    power.is_some_and(|cap| sleeps(dev.parent_config_read(power_control(cap), 2)))
+}
+
+/// How doorbells reach the VF now, as `qom-get doorbell-path` shows it; empty while unrealized.
+pub fn doorbell_path<D: LegacyVf>(dev: &D) -> &'static str {
+    match dev.state().link() {
+        Some(_) if dev.state().doorbells.count() > 0 => "kernel",
+        Some(link) => link
+            .delivery
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .path(),
+        None => "",
+    }
+}
+
+/// Lets the kernel ring for the queues that the guest's driver uses, as far as it can. Needs the
+/// big QEMU lock.
+pub fn update_doorbells<D: LegacyVf>(dev: &D, link: &Link) {
+    let address = link
+        .delivery
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .address();
+    let queues = if link.driver_ok.load(Ordering::Acquire) {
+        link.in_use.list()
+    } else {
+        Vec::new()
+    };
+    let doorbells = &dev.state().doorbells;
+    doorbells.update(vfio(dev), dev.bar0(), address, &queues, &link.label);
 }
 
 /// The guest reads configuration space.
@@ -417,20 +412,32 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
         return;
     }
     let had_msix = pci(dev).msix_enabled();
-    dev.parent_config_write(address, value, len);
+    let flr = identity
+        .express
+        .is_some_and(|cap| starts_flr(cap, address, value, len));
+    let power = identity
+        .power
+        .is_some_and(|cap| sets_power(cap, address, len));
+    if flr || power {
+        // Nobody may touch the VF's mapped registers while they go away.
+        link.set_asleep(|| {
+            dev.parent_config_write(address, value, len);
+            is_asleep(dev)
+        });
+    } else {
+        dev.parent_config_write(address, value, len);
+    }
     let has_msix = pci(dev).msix_enabled();
     if had_msix != has_msix {
         link.msix_switched.store(true, Ordering::Release);
         events::trace_virtio_legacy_vf_msix(&link.name, has_msix);
     }
-    if identity
-        .express
-        .is_some_and(|cap| starts_flr(cap, address, value, len))
-    {
+    if flr {
         link.stats.resets.add();
-        link.notified.clear();
+        link.forget_driver();
         link.was_reset.store(true, Ordering::Release);
         link.touched.store(false, Ordering::Relaxed);
+        update_doorbells(dev, &link);
         events::trace_virtio_legacy_vf_flr(&link.name);
     }
 }
@@ -454,12 +461,29 @@ pub fn bar0_access<D: LegacyVf>(dev: &D, offset: u64, size: u32, write: Option<u
         return 0;
     }
     let done = link.access(vfio(dev), access);
+    if D::KIND == Kind::Host && access.changes_queues(&done) {
+        driver_moved(dev, &link);
+    }
     if let Some(change) = done.effects.status {
         if change.new == ACKNOWLEDGE | DRIVER && dev.options().bus_master_fixup {
             enable_bus_master(dev, &link);
         }
     }
     done.value
+}
+
+/// The guest's driver may have started or stopped using queues.
+fn driver_moved<D: LegacyVf>(dev: &D, link: &Arc<Link>) {
+    let runs = link.driver_ok.load(Ordering::Acquire);
+    if !runs && dev.state().doorbells.count() == 0 || !vfio(dev).kernel_doorbells_allowed() {
+        return;
+    }
+    with_bql(|| {
+        // Unplugged while this waited for the lock.
+        if dev.state().link().is_some_and(|l| Arc::ptr_eq(&l, link)) {
+            update_doorbells(dev, link);
+        }
+    });
 }
 
 /// Linux before 2.6.34 drives legacy devices without enabling bus mastering. QEMU's own legacy

@@ -15,9 +15,10 @@
 //! | `legacy` | what both share: realize, reset, exit, configuration accesses |
 //! | `identity` | reads the VF's configuration space, says what the guest is shown |
 //! | `access` | a guest access to BAR0, from the window to the helper and back |
-//! | `link`, `handshake` | the connection to the helper: loss, deadline, reconnection |
+//! | `link`, `handshake`, `reconnect` | the connection to the helper: loss, deadline, reconnection |
 //! | `seqpacket` | the socket |
-//! | `notify` | doorbells |
+//! | `notify`, `kernel_doorbells` | doorbells |
+//! | `place`, `host` | which VF, which PF, which helper |
 //! | `hide` | `disable-modern=on` |
 //! | `stats`, `ratelimit`, `events` | counters, log limits, trace points |
 //! | `messages` | error texts with cause and way out |
@@ -33,11 +34,15 @@ mod events;
 mod handshake;
 mod header_asserts;
 mod hide;
+mod host;
 mod identity;
+mod kernel_doorbells;
 mod legacy;
 mod link;
 mod messages;
 mod notify;
+mod place;
 mod ratelimit;
+mod reconnect;
 mod seqpacket;
 mod stats;

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use legacy_vf_proto::{Event, Request, Space};
+use legacy_vf_proto::{Event, Reply, Request, Space};
 use legacy_window::Window;
 use pci::report;
 use virtio_pci_spec::legacy::{field_of, Register};
@@ -23,14 +23,11 @@ use crate::{
     events,
     handshake::{Connection, LinkError, Target},
     messages,
-    notify::{Delivery, Notified},
+    notify::{Bars, Delivery, QueueSet},
     ratelimit::RateLimit,
-    seqpacket::{with_signals_blocked, Socket, Stop, WaitFor, Woken},
+    seqpacket::{with_signals_blocked, Socket, Stop},
     stats::{LinkState, Stats},
 };
-
-/// First pause before an attempt to reconnect, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Window and connection, which belong together: what the window remembers is true only of the
 /// connection it was learnt through.
@@ -40,7 +37,7 @@ pub struct Inner {
     /// The connection, unless the helper is lost.
     pub connection: Option<Connection>,
     /// The device was reset while the helper was lost, and nothing but a command can reset it.
-    reset_due: bool,
+    pub reset_due: bool,
 }
 
 /// Everything about the helper that vCPUs, QEMU's main loop and the link's own thread share.
@@ -52,29 +49,38 @@ pub struct Link {
     /// Limits the log lines that guest or helper can cause.
     pub log: RateLimit,
     /// The same for the good news, which must not be lost behind the bad.
-    log_back: RateLimit,
+    pub log_back: RateLimit,
     /// Counters.
     pub stats: Arc<Stats>,
     /// Raised when the device goes away.
     pub stop: Stop,
     /// Longest wait for the helper in one access.
     pub deadline: Duration,
-    /// How notifications are delivered.
+    /// How notifications are delivered. Locked for writing while the VF may fall asleep.
     pub delivery: RwLock<Delivery>,
-    /// Queues notified through the helper.
-    pub notified: Notified,
+    /// What a notify address must fit to.
+    pub bars: Bars,
+    /// The guest has put the VF into a power state in which it must not be touched.
+    pub asleep: AtomicBool,
+    /// Queues notified through the helper since the last reset.
+    pub notified: QueueSet,
+    /// Queues to which the guest gave memory since the last reset.
+    pub in_use: QueueSet,
+    /// The last accepted status has `DRIVER_OK`.
+    pub driver_ok: AtomicBool,
     /// The guest or the machine reset the VF; the window must forget what it remembers.
     pub was_reset: AtomicBool,
     /// MSI-X Enable was switched.
     pub msix_switched: AtomicBool,
     /// A command has written to the VF since the last reset.
     pub touched: AtomicBool,
-    target: Target,
+    /// Which VF is opened, and where.
+    pub target: Target,
     inner: Mutex<Inner>,
     /// The socket of the connection in `inner`; never locked for longer than it takes to copy.
-    sender: Mutex<Option<Arc<Socket>>>,
+    pub sender: Mutex<Option<Arc<Socket>>>,
     /// Why the helper is lost.
-    reason: Mutex<String>,
+    pub reason: Mutex<String>,
 }
 
 /// What a device needs to have a link.
@@ -91,6 +97,8 @@ pub struct LinkConfig {
     pub deadline: Duration,
     /// The register window.
     pub window: Window,
+    /// The VF's BARs.
+    pub bars: Bars,
 }
 
 /// Locks a mutex; a panic elsewhere would have ended QEMU.
@@ -111,6 +119,10 @@ impl Link {
             opened.member.into(),
             opened.session,
         );
+        let (delivery, warning) = Delivery::choose(opened, &config.bars);
+        if let Some(warning) = warning {
+            report::warn_report(&format!("{}: {warning}", config.label));
+        }
         Ok(Self {
             label: config.label,
             name: config.name,
@@ -119,8 +131,12 @@ impl Link {
             stats: config.stats,
             stop,
             deadline: config.deadline,
-            delivery: RwLock::new(Delivery::Helper),
-            notified: Notified::new(),
+            delivery: RwLock::new(delivery),
+            bars: config.bars,
+            asleep: AtomicBool::new(false),
+            notified: QueueSet::new(),
+            in_use: QueueSet::new(),
+            driver_ok: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
             msix_switched: AtomicBool::new(false),
             touched: AtomicBool::new(false),
@@ -207,7 +223,7 @@ impl Link {
     /// the deadline of an access. Returns whether the status was written.
     pub fn reset(&self, by_command: bool, else_later: bool) -> bool {
         self.stats.resets.add();
-        self.notified.clear();
+        self.forget_driver();
         let deadline = Instant::now() + self.deadline;
         let Some(mut inner) = self.lock_until(deadline) else {
             self.was_reset.store(true, Ordering::Release);
@@ -225,6 +241,25 @@ impl Link {
         written
     }
 
+    /// The VF is reset: what its driver has set up does not count any more.
+    pub fn forget_driver(&self) {
+        self.notified.clear();
+        self.in_use.clear();
+        self.driver_ok.store(false, Ordering::Release);
+        self.stats.state_lost.set(false);
+    }
+
+    /// Runs `f` while no notification touches the VF; it says whether the VF sleeps from then on.
+    pub fn set_asleep(&self, f: impl FnOnce() -> bool) {
+        let _nobody = self
+            .delivery
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.asleep.store(true, Ordering::Release);
+        let asleep = f();
+        self.asleep.store(asleep, Ordering::Release);
+    }
+
     fn write_status_zero(&self, inner: &mut Inner, deadline: Instant) -> bool {
         let Some(connection) = inner.connection.as_mut() else {
             return false;
@@ -237,104 +272,10 @@ impl Link {
             }
         }
     }
-
-    /// What the link's thread does until the device goes away.
-    fn run(&self) {
-        let mut pause = PAUSE.0;
-        loop {
-            if let Some(socket) = self.sender() {
-                match socket.wait(WaitFor::HangUp, &self.stop, None) {
-                    Ok(Woken::Stopped) => return,
-                    Ok(Woken::Deadline) => {}
-                    Ok(Woken::Ready) => self.hung_up(&socket, &LinkError::Closed),
-                    Err(e) => self.hung_up(&socket, &LinkError::Socket(e)),
-                }
-                continue;
-            }
-            if self.stop.wait(pause) {
-                return;
-            }
-            match self.reconnect() {
-                Ok(()) => pause = PAUSE.0,
-                Err(LinkError::Stopped) => return,
-                Err(error) => {
-                    pause = (pause * 2).min(PAUSE.1);
-                    self.still_lost(&error);
-                }
-            }
-        }
-    }
-
-    fn hung_up(&self, socket: &Arc<Socket>, error: &LinkError) {
-        let mut inner = self.lock();
-        let is_current = |c: &Connection| Arc::ptr_eq(c.socket(), socket);
-        if inner.connection.as_ref().is_some_and(is_current) {
-            self.lose(&mut inner, error);
-        }
-        drop(inner);
-    }
-
-    /// Notes why an attempt failed; a new reason is worth a line.
-    fn still_lost(&self, error: &LinkError) {
-        let text = messages::brief(error);
-        if let Ok(text) = CString::new(text.clone()) {
-            events::trace_virtio_legacy_vf_retry(&self.name, &text);
-        }
-        let mut reason = lock(&self.reason);
-        if *reason != text {
-            if matches!(error, LinkError::Refused { .. } | LinkError::Protocol(_)) {
-                self.log.report(report::warn_report, || {
-                    format!("{}: no new connection yet: {text}", self.label)
-                });
-            }
-            *reason = text;
-        }
-    }
-
-    fn reconnect(&self) -> Result<(), LinkError> {
-        let on_event = |e| self.event(e);
-        let deadline = Instant::now() + self.deadline;
-        let mut connection = Connection::open(&self.target, &self.stop, deadline, &on_event)?;
-        let socket = connection.socket().clone();
-        let opened = *connection.opened();
-        let mut was_due = false;
-        let mut inner = loop {
-            let inner = self.lock();
-            if !inner.reset_due || was_due {
-                break inner;
-            }
-            // Not under the lock: a reset of the machine must not wait for this.
-            drop(inner);
-            status_zero(&mut connection, &self.stop, deadline, &on_event)?;
-            was_due = true;
-        };
-        inner.reset_due = false;
-        inner.connection = Some(connection);
-        inner.window.restored();
-        *lock(&self.sender) = Some(socket.clone());
-        self.stats.link.set(LinkState::Connected);
-        self.stats.reconnects.add();
-        drop(inner);
-        lock(&self.reason).clear();
-        events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
-        self.log_back.report(report::info_report, || {
-            format!(
-                "{}: the helper is back, legacy registers work again",
-                self.label
-            )
-        });
-        // Whoever notifies from now on finds the new sender; before, it is in the list.
-        if let Err(e) = self.notify_again(&socket) {
-            self.log.report(report::warn_report, || {
-                format!("{}: notifications could not be repeated: {e}", self.label)
-            });
-        }
-        Ok(())
-    }
 }
 
 /// Writes 0 to the device status. False: the device or the helper refused.
-fn status_zero(
+pub fn status_zero(
     connection: &mut Connection,
     stop: &Stop,
     deadline: Instant,
@@ -348,7 +289,7 @@ fn status_zero(
         data: [0; 8],
     };
     connection.request(&request, stop, deadline, events, |reply| {
-        matches!(reply, legacy_vf_proto::Reply::Write)
+        matches!(reply, Reply::Write)
     })
 }
 

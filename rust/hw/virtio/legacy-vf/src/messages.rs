@@ -2,26 +2,124 @@
 
 //! Texts for the user: what failed, why, and the way out.
 
-use std::{io, path::Path};
+use std::io;
 
 use legacy_vf_proto::{ErrorCode, VERSION};
 
-use crate::{
-    handshake::{LinkError, Target},
-    seqpacket::effective_uid,
-};
+use crate::{handshake::LinkError, host::HostVf, place::Place, seqpacket::effective_uid};
 
 /// Cause and way out when the connection to the helper cannot be made.
-pub fn connect_failed(target: &Target, error: &LinkError, deadline_ms: u32) -> String {
-    let path = target.path.display();
+pub fn connect_failed(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
+    let path = place.helper.display();
     match error {
-        LinkError::Connect(e) => cannot_connect(&target.path, e),
+        LinkError::Connect(e) => cannot_connect(place, e),
         LinkError::Deadline => format!(
             "the helper at {path} did not answer within {deadline_ms} ms; see whether it is \
              stopped or its PF hangs, or raise helper-deadline-ms"
         ),
-        LinkError::Refused { code, text } => refused(target, *code, text),
+        LinkError::Refused { code, text } => refused(place, *code, text),
         other => format!("{} ({path}); see the helper's log", brief(other)),
+    }
+}
+
+/// Cause and way out when the helper does not give the VF token.
+pub fn no_token(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
+    match (error, &place.host) {
+        (
+            LinkError::Refused {
+                code: ErrorCode::NOT_SUPPORTED,
+                text,
+            },
+            Some(vf),
+        ) => format!(
+            "the helper at {} has no VF token ({text}), so it does not drive PF {} through the \
+             kernel's VFIO; start it with --pf {}, correct helper=, or give vf-token=",
+            place.helper.display(),
+            vf.pf,
+            vf.pf
+        ),
+        _ => connect_failed(place, error, deadline_ms),
+    }
+}
+
+/// Advice to what VFIO says when it cannot open the VF, with what separates the two; empty if
+/// there is none. `fetched`: the VF token is that of the helper.
+pub fn vfio_failed(place: &Place, text: &str, fetched: bool) -> String {
+    let Some(vf) = &place.host else {
+        return String::new();
+    };
+    let says = |errno| text.contains(&strerror(errno));
+    let advice = if text.contains("no iommu_group") || vf.group.is_none() {
+        format!(
+            "the host has no IOMMU in force for {}; switch it on in the firmware and on the \
+             kernel's command line (intel_iommu=on, or iommu=pt on AMD)",
+            vf.address
+        )
+    } else if says(libc::EACCES) && text.contains("/dev/vfio") {
+        format!(
+            "user {} needs read and write access to {}; change its owner, or let libvirt do so",
+            effective_uid(),
+            group_file(vf)
+        )
+    } else if says(libc::EACCES) && fetched {
+        format!(
+            "the VF token of the helper at {} was not accepted: that helper serves another PF \
+             than {}; leave helper= out, or correct it",
+            place.helper.display(),
+            vf.pf
+        )
+    } else if says(libc::EACCES) {
+        format!(
+            "vf-token= is not the token of PF {}; leave it out, and the helper gives the right one",
+            vf.pf
+        )
+    } else if says(libc::EBUSY) {
+        format!(
+            "another process uses {}; `fuser -v {}` names it",
+            vf.address,
+            group_file(vf)
+        )
+    } else if text.contains("not viable") {
+        format!(
+            "every function in IOMMU group {} must be bound to vfio-pci or to no driver; see \
+             /sys/kernel/iommu_groups/{}/devices",
+            vf.group.as_deref().unwrap_or_default(),
+            vf.group.as_deref().unwrap_or_default()
+        )
+    } else if says(libc::ENOMEM) {
+        "the guest's memory is locked for the VF; raise the limit (ulimit -l, or LimitMEMLOCK= of \
+         the service) above the guest's memory"
+            .to_owned()
+    } else if says(libc::ENOENT) && text.contains("/dev/vfio") {
+        "VFIO is not loaded; `modprobe vfio-pci`".to_owned()
+    } else {
+        return String::new();
+    };
+    format!("; {advice}")
+}
+
+/// How the C library words an error.
+fn strerror(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn group_file(vf: &HostVf) -> String {
+    format!("/dev/vfio/{}", vf.group.as_deref().unwrap_or("*"))
+}
+
+/// How the helper of this VF is started.
+fn start(place: &Place) -> String {
+    match &place.host {
+        Some(vf) => format!(
+            "start `qemu-virtio-admin-helper --pf {}`, or `systemctl start \
+             qemu-virtio-admin-helper@{}`",
+            vf.pf, vf.pf
+        ),
+        None => "start qemu-virtio-admin-helper for the PF of this VF".to_owned(),
     }
 }
 
@@ -42,12 +140,12 @@ pub fn brief(error: &LinkError) -> String {
     }
 }
 
-fn cannot_connect(path: &Path, error: &io::Error) -> String {
-    let path = path.display();
+fn cannot_connect(place: &Place, error: &io::Error) -> String {
+    let path = place.helper.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(
-            "the helper's socket {path} does not exist; start qemu-virtio-admin-helper for the \
-             PF of this VF, or correct helper="
+            "the helper's socket {path} does not exist; {}, or correct helper=",
+            start(place)
         ),
         io::ErrorKind::PermissionDenied => format!(
             "no permission to use the helper's socket {path} as user {}; start the helper with a \
@@ -55,9 +153,9 @@ fn cannot_connect(path: &Path, error: &io::Error) -> String {
              socket's group",
             effective_uid()
         ),
-        io::ErrorKind::ConnectionRefused => format!(
-            "nobody listens on {path}; start qemu-virtio-admin-helper for the PF of this VF"
-        ),
+        io::ErrorKind::ConnectionRefused => {
+            format!("nobody listens on {path}; {}", start(place))
+        }
         io::ErrorKind::WouldBlock => format!(
             "the helper at {path} does not accept connections, too many are waiting; see whether \
              it is stopped"
@@ -72,15 +170,20 @@ fn cannot_connect(path: &Path, error: &io::Error) -> String {
     }
 }
 
-fn refused(target: &Target, code: ErrorCode, text: &str) -> String {
-    let path = target.path.display();
-    let vf = target.member;
+fn refused(place: &Place, code: ErrorCode, text: &str) -> String {
+    let path = place.helper.display();
+    let vf = place.member;
+    let of_host = place.host.is_some();
     let way_out = match code {
         ErrorCode::UNSUPPORTED_VERSION => {
             return format!(
                 "the helper at {path} does not speak version {VERSION} of the protocol ({text}); \
                  use helper and QEMU of the same release"
             )
+        }
+        ErrorCode::NO_SUCH_VF if of_host => {
+            "the helper serves another PF, or has not enabled this VF; correct helper=, or see \
+             its --vfs"
         }
         ErrorCode::NO_SUCH_VF => "correct vf=; `qemu-virtio-admin-helper list` shows the VFs",
         ErrorCode::BUSY => "stop the other user of this VF, or choose another VF",
@@ -91,6 +194,10 @@ fn refused(target: &Target, code: ErrorCode, text: &str) -> String {
             "the VF given to the device is not the one that vf= names; correct one of them"
         }
         ErrorCode::ACCESS_DENIED => "the helper's policy must allow this user",
+        ErrorCode::BAD_PROOF if of_host => {
+            "the helper could not tell from the VFIO device file that this process holds the VF, \
+             which needs Linux 6.16 or its cdev (iommufd=); else allow this user with --allow-uid"
+        }
         ErrorCode::BAD_PROOF => "the helper must be told to trust this user",
         ErrorCode::SHUTTING_DOWN | ErrorCode::PF_FAILED => "restart the helper",
         ErrorCode::TOO_MANY => "the helper has too many clients; raise its limit",

@@ -2,7 +2,7 @@
 
 //! Counters and state, readable from any thread without a lock.
 
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 
 /// A counter.
 #[derive(Debug, Default)]
@@ -16,6 +16,22 @@ impl Count {
 
     /// The value.
     pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A truth value.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Changes it.
+    pub fn set(&self, value: bool) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -67,6 +83,8 @@ impl LinkStateCell {
 pub struct Stats {
     /// How the connection stands.
     pub link: LinkStateCell,
+    /// The VF lost the state of the guest's driver; until the driver or the machine resets it.
+    pub state_lost: Flag,
     /// Accesses of the guest to BAR0, notifications aside.
     pub accesses: Count,
     /// Register commands sent to the helper.

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Which VF the user means, and which helper serves it.
+
+use std::{
+    fs,
+    os::{fd::AsRawFd, linux::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use qom::prelude::*;
+use util::{Error, Result};
+use vfio::VfioPciBase;
+
+use crate::{
+    host::{HostError, HostVf, Sysfs},
+    legacy::{Kind, LegacyVf, Options},
+};
+
+/// Where the helpers of PFs listen unless told otherwise.
+const HELPER_DIR: &str = "/run/qemu-virtio-admin";
+
+/// A VF and its helper.
+pub struct Place {
+    /// The helper's socket.
+    pub helper: PathBuf,
+    /// Number of the VF at its PF, from 1.
+    pub member: u16,
+    /// The VF, if it is one of the host.
+    pub host: Option<HostVf>,
+}
+
+impl Place {
+    /// How messages name the VF.
+    pub fn name(&self) -> String {
+        match &self.host {
+            Some(vf) => format!("VF {} (VF {} of {})", vf.address, vf.member, vf.pf),
+            None => format!("VF {}", self.member),
+        }
+    }
+}
+
+/// Finds both; `name` is the device in error texts.
+pub fn find<D: LegacyVf>(dev: &D, options: &Options, name: &str) -> Result<Place> {
+    let refuse = |text: String| Err(Error::msg(format!("{name}: {text}")));
+    if D::KIND == Kind::Host {
+        return match host_vf(dev.upcast()) {
+            Ok(vf) => host_place(vf, options).or_else(refuse),
+            Err(text) => refuse(text),
+        };
+    }
+    let Some(helper) = &options.helper else {
+        return refuse(
+            "helper= is not set; give the path of the socket on which qemu-virtio-admin-helper \
+             serves the PF of this VF"
+                .to_owned(),
+        );
+    };
+    if options.vf == 0 {
+        return refuse(
+            "vf= is not set; give the number of the VF at its PF, from 1 \
+             (`qemu-virtio-admin-helper list` shows them)"
+                .to_owned(),
+        );
+    }
+    Ok(Place {
+        helper: helper.into(),
+        member: options.vf,
+        host: None,
+    })
+}
+
+fn host_place(vf: HostVf, options: &Options) -> std::result::Result<Place, String> {
+    if options.vf != 0 && options.vf != vf.member {
+        return Err(format!(
+            "vf={} does not fit {}, which is VF {} of {}; leave vf= out",
+            options.vf, vf.address, vf.member, vf.pf
+        ));
+    }
+    vf.check_driver().map_err(|e| e.to_string())?;
+    let helper = match &options.helper {
+        Some(path) => path.into(),
+        None => Path::new(HELPER_DIR).join(format!("{}.sock", vf.pf)),
+    };
+    Ok(Place {
+        helper,
+        member: vf.member,
+        host: Some(vf),
+    })
+}
+
+/// The VF of `fd=`, `sysfsdev=` or `host=`, in the order in which VFIO looks at them.
+fn host_vf(vfio: &VfioPciBase) -> std::result::Result<HostVf, String> {
+    let sysfs = Sysfs::default();
+    let file = vfio
+        .device_file()
+        .map_err(|e| format!("the file given with fd= cannot be used: {e}"))?;
+    let found = if let Some(file) = file {
+        let fd = file.as_raw_fd();
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let device = fs::metadata(format!("/proc/self/fd/{fd}")).map(|m| m.st_rdev());
+        sysfs.by_file(&fdinfo, device.ok().filter(|d| *d != 0).map(numbers))
+    } else if let Some(path) = vfio.sysfs_path() {
+        sysfs.by_path(&path)
+    } else if let Some(address) = vfio.host_address() {
+        sysfs.by_address(&address)
+    } else {
+        return Err(
+            "no VF is given; use host=ADDRESS with the PCI address of a VF \
+             (`qemu-virtio-admin-helper list` shows them)"
+                .to_owned(),
+        );
+    };
+    found.map_err(|e: HostError| e.to_string())
+}
+
+/// Major and minor number of a device, as Linux packs them.
+const fn numbers(device: u64) -> (u32, u32) {
+    let major = (device >> 8 & 0xfff) | (device >> 32 & 0xffff_f000);
+    let minor = (device & 0xff) | (device >> 12 & 0xffff_ff00);
+    (major as u32, minor as u32)
+}
