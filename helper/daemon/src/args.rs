@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use pci_transport::{PciAddress, VfToken};
 
 /// Legacy register access to virtio VFs through their PF
 ///
@@ -61,18 +62,65 @@ pub enum Existing {
     Replace,
 }
 
+/// VFIO's interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Interface {
+    /// iommufd if the kernel has it and the PF has a device file of its own, otherwise the group
+    Auto,
+    /// /dev/vfio/<group> and /dev/vfio/vfio
+    Group,
+    /// /dev/vfio/devices/vfio<n> and /dev/iommu
+    Iommufd,
+}
+
 /// Options of serving.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// vfio-user socket of the PF
-    #[arg(long, value_name = "PATH", required = true, help_heading = "PF")]
+    /// PCI address of the PF, which is driven through the kernel's VFIO
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required_unless_present = "pf_socket",
+        help_heading = "PF"
+    )]
+    pub pf: Option<PciAddress>,
+    /// vfio-user socket of the PF, if another process emulates it
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "pf",
+        conflicts_with = "pf",
+        help_heading = "PF"
+    )]
     pub pf_socket: Option<PathBuf>,
     /// VFs to enable, at least 1
+    ///
+    /// With --pf it can be left out: VFs that are enabled are kept, otherwise all are enabled.
     #[arg(
-        long, value_name = "N", required = true, help_heading = "PF",
+        long, value_name = "N", required_unless_present = "pf", help_heading = "PF",
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub vfs: Option<u16>,
+    /// Take the PF from the driver that has it and give it to vfio-pci
+    ///
+    /// What the host uses it for, as a network interface, goes away.
+    #[arg(long, requires = "pf", help_heading = "PF")]
+    pub bind: bool,
+    /// Token that openers of the VFs must show to the kernel
+    ///
+    /// By default one is made up at the first start and kept beside the socket, as VFs that are in
+    /// use can only be taken over with the token they were opened with. Clients are told it.
+    #[arg(long, value_name = "UUID", requires = "pf", help_heading = "PF")]
+    pub vf_token: Option<VfToken>,
+    /// Which of the kernel's interfaces to use
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "auto",
+        requires = "pf",
+        help_heading = "PF"
+    )]
+    pub vfio_interface: Interface,
     /// What to do about VFs that are enabled already, as after a restart of this helper
     #[arg(long, value_name = "HOW", default_value = "same", help_heading = "PF")]
     pub existing_vfs: Existing,
@@ -146,7 +194,15 @@ pub struct ServeArgs {
     pub spin: String,
 
     /// Socket to serve on, by custom in /run/qemu-virtio-admin; its directory must exist
-    #[arg(long, value_name = "PATH", required = true, help_heading = "Socket")]
+    ///
+    /// With --pf it can be left out: it is /run/qemu-virtio-admin/ADDRESS.sock then, where QEMU
+    /// looks for it, and the directory is made.
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "pf",
+        help_heading = "Socket"
+    )]
     pub socket: Option<PathBuf>,
     /// Mode of the socket, octal; never open to everyone
     #[arg(
@@ -168,6 +224,12 @@ pub struct ServeArgs {
     /// Group (the effective one of a client) that may open VFs; may be repeated
     #[arg(long, value_name = "GROUP", help_heading = "Socket")]
     pub allow_gid: Vec<String>,
+    /// User that may open VFs without showing their VFIO device files; may be repeated
+    ///
+    /// For kernels that cannot tell the function of such a file. Such a user can open any VF of the
+    /// PF, whoever has it.
+    #[arg(long, value_name = "USER", requires = "pf", help_heading = "Socket")]
+    pub allow_unproven_uid: Vec<String>,
     /// Connections that own no VF, as those of questions; each VF has one more
     #[arg(
         long, value_name = "N", default_value_t = 64, help_heading = "Socket",

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the command line means, checked.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use helper_server::listener::SocketOptions;
@@ -11,6 +10,7 @@ use virtio_pf::{AccessPlatform, ExistingVfs, PfConfig, RetryPolicy};
 
 use crate::args::{Existing, LogFormat, ServeArgs};
 use crate::exit::{self, Failure};
+use crate::source::PfSource;
 
 /// How to log.
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ pub struct LogConfig {
 /// Everything that serving needs.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// The PF's vfio-user socket.
-    pub pf_socket: PathBuf,
+    /// Where the PF is.
+    pub source: PfSource,
     /// How to drive it.
     pub pf: PfConfig,
     /// The socket to serve on.
@@ -191,14 +191,22 @@ impl TryFrom<ServeArgs> for ServeConfig {
     type Error = ConfigError;
 
     fn try_from(args: ServeArgs) -> Result<Self, ConfigError> {
-        let pf_socket = args.pf_socket.ok_or(ConfigError::Missing("--pf-socket"))?;
-        let path = args.socket.ok_or(ConfigError::Missing("--socket"))?;
-        if path == pf_socket {
+        let source = PfSource::of(&args)?;
+        let default = source.default_socket();
+        let path = args
+            .socket
+            .or(default)
+            .ok_or(ConfigError::Missing("--socket"))?;
+        if matches!(&source, PfSource::VfioUser(pf_socket) if *pf_socket == path) {
             return Err(ConfigError::SameSocket(path.display().to_string()));
         }
         let second = Duration::from_secs(1);
         let pf = PfConfig {
-            vfs: args.vfs.ok_or(ConfigError::Missing("--vfs"))?,
+            // With a PF of the host, its state decides.
+            vfs: match source {
+                PfSource::VfioUser(_) => args.vfs.ok_or(ConfigError::Missing("--vfs"))?,
+                PfSource::Vfio(_) => args.vfs.unwrap_or(1),
+            },
             existing_vfs: match args.existing_vfs {
                 Existing::Same => ExistingVfs::RequireSame,
                 Existing::Adopt => ExistingVfs::Adopt,
@@ -239,10 +247,15 @@ impl TryFrom<ServeArgs> for ServeConfig {
         for value in &args.allow_gid {
             policy.gids.push(group("--allow-gid", value)?);
         }
+        for value in &args.allow_unproven_uid {
+            policy
+                .unproven_uids
+                .push(user("--allow-unproven-uid", value)?);
+        }
         let owner = args.socket_owner.as_deref();
         let owning_group = args.socket_group.as_deref();
         Ok(ServeConfig {
-            pf_socket,
+            source,
             pf,
             socket: SocketOptions {
                 path,

@@ -14,8 +14,11 @@ pub const PF: u8 = 3;
 /// The helper's socket cannot be made, or nobody answers on it.
 pub const SOCKET: u8 = 4;
 
+/// The host wanted the PF back.
+pub const RETURNED: u8 = 5;
+
 /// Codes and meanings, for the man page.
-pub const ALL: [(u8, &str); 5] = [
+pub const ALL: [(u8, &str); 6] = [
     (
         OK,
         "Success; for the server: it was stopped by a signal and has reset the PF.",
@@ -34,6 +37,11 @@ pub const ALL: [(u8, &str); 5] = [
         SOCKET,
         "The socket cannot be made (directory missing, in use by another helper, no permission), \
          or, for questions, nobody answers on it.",
+    ),
+    (
+        RETURNED,
+        "The host wanted the PF back (its driver was unbound, or it was unplugged). Clients were \
+         told, accesses in flight were ended, and the PF was reset.",
     ),
 ];
 

@@ -17,8 +17,10 @@ pub mod man;
 mod notify;
 mod privileges;
 pub mod serve;
+pub mod source;
 mod stats;
 mod table;
+mod token;
 
 use std::process::ExitCode;
 

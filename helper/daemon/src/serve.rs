@@ -4,18 +4,14 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use helper_server::listener::Listener;
 use helper_server::reactor::Notice;
 use helper_server::{AccessBackend, Ended, Hub, PfBackend, Reactor, ReactorConfig};
-use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
-use virtio_pf::Pf;
 
 use crate::config::ServeConfig;
 use crate::exit::{self, Failure};
-use crate::{notify, privileges};
+use crate::{notify, privileges, source};
 
 /// Becomes readable at SIGTERM or SIGINT.
 fn stop_signal() -> std::io::Result<OwnedFd> {
@@ -28,14 +24,6 @@ fn stop_signal() -> std::io::Result<OwnedFd> {
         signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
     }
     Ok(read.into())
-}
-
-/// A number that tells this session with the PF from earlier ones.
-fn session_number() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64);
-    since ^ u64::from(std::process::id()) << 48
 }
 
 /// Each client is an open file; allow as many as the administrator permits.
@@ -51,33 +39,17 @@ fn raise_file_limit() {
     }
 }
 
-fn connect_pf(config: &ServeConfig) -> anyhow::Result<PfBackend> {
-    let usual = Deadlines::default();
-    let deadlines = Deadlines {
-        connect: config.pf.start_timeout,
-        request: usual.request.min(config.pf.start_timeout),
-    };
-    let function = VfioUserFunction::connect(&config.pf_socket, deadlines)
-        .with_context(|| format!("PF {}", config.pf_socket.display()))?;
-    let pf = Pf::start(Box::new(function), config.pf.clone())?;
-    Ok(PfBackend::new(
-        pf,
-        "vfio-user",
-        config.pf.command_timeout,
-        session_number(),
-    ))
-}
-
-/// Serves until a signal comes or the PF fails.
+/// Serves until a signal comes, the PF fails or the host wants it back.
 ///
 /// # Errors
 /// [`Failure`] with the exit code.
 pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
     let stop = stop_signal().map_err(|e| Failure::new(exit::RUNTIME, e))?;
     raise_file_limit();
+    source::make_run_dir(&config.socket.path).map_err(|e| Failure::new(exit::SOCKET, e))?;
     // Before the PF is touched: another helper may be using it.
     let listener = Listener::bind(&config.socket).map_err(|e| Failure::new(exit::SOCKET, e))?;
-    let backend = connect_pf(config).map_err(|e| Failure::new(exit::PF, e))?;
+    let backend = source::start(config).map_err(|e| Failure::new(exit::PF, e))?;
     privileges::drop_all();
     let info = backend.info();
     tracing::info!(
@@ -124,6 +96,10 @@ fn run(
             tracing::info!("Stopped");
             Ok(())
         }
+        Ended::Returned => Err(Failure::text(
+            exit::RETURNED,
+            "the host wanted the PF back and has it",
+        )),
         Ended::PfFailed(why) => Err(Failure::text(exit::PF, format!("PF failed: {why}"))),
         Ended::Broken(why) => Err(Failure::text(exit::RUNTIME, why)),
     }

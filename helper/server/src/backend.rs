@@ -2,10 +2,13 @@
 //! What the server needs of a PF. [`crate::PfBackend`] is the real one; tests use
 //! `fake::FakeBackend`.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use legacy_vf_proto::{NotifyKind, Space};
+
+use crate::proof::ProofError;
 
 /// What is fixed about a PF while it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +199,21 @@ pub trait AccessBackend {
 
     /// Where notifications of `member` go; `None` if there is no such VF.
     fn notify_address(&self, member: u16) -> Option<NotifyAddress>;
+
+    /// The token that openers of a VF show to the kernel; `None` where there is no such thing.
+    fn vf_token(&self) -> Option<[u8; 16]> {
+        None
+    }
+
+    /// The VF that a VFIO device file stands for; `named` is the member in the request, 0 for none.
+    /// Asked only with [`PfSummary::vfio_fds`].
+    ///
+    /// # Errors
+    /// Why it is not a VF of this PF, or not the named one.
+    fn member_of_file(&self, file: &File, named: u16) -> Result<u16, ProofError> {
+        let _unused = (file, named);
+        Err(ProofError::NoDevice)
+    }
 
     /// Starts an access. Accesses of one member are executed in order.
     ///

@@ -77,6 +77,7 @@ pub struct Hub<B> {
     limits: RateLimit,
     started: Instant,
     stage: Stage,
+    removal_requested: bool,
     slots: Vec<(u32, Slot)>,
     free: Vec<u32>,
     /// Sessions in use, and those of them that own no VF.
@@ -107,6 +108,7 @@ impl<B: AccessBackend> Hub<B> {
             limits: RateLimit::default(),
             started: Instant::now(),
             stage: Stage::Serving,
+            removal_requested: false,
             slots: Vec::new(),
             free: Vec::new(),
             connected: 0,

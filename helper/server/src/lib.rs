@@ -9,7 +9,7 @@
 //! | [`session`] | the protocol: states, order of replies, limits | sockets, VFs, hardware |
 //! | [`hub`] | all sessions, who owns which VF, the backend | sockets, file descriptors to wait on |
 //! | [`reactor`] | epoll, sockets, timers | the protocol |
-//! | [`policy`], [`proof`] | who may open what | the protocol, sessions |
+//! | [`policy`], [`proof`], [`device_files`] | who may open what | the protocol, sessions |
 //! | [`registry`] | which session owns which VF | why |
 //! | [`backend`] | what the server needs of a PF | how it is done |
 //! | [`listener`] | a socket file that is never open to everyone | what is served on it |
@@ -21,6 +21,7 @@
 
 pub mod backend;
 pub mod counters;
+pub mod device_files;
 #[cfg(feature = "testing")]
 pub mod fake;
 pub mod histogram;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! [`virtio_pf::Pf`] as the backend.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::backend::{
     AccessBackend, BackendEvent, BackendState, Completion, Notified, NotifyAddress, OpError,
     Operation, PfSummary, Polled, SubmitError,
 };
+use crate::device_files::DeviceFiles;
+use crate::proof::ProofError;
 use legacy_vf_proto::{NotifyKind, Space};
 
 /// A PF under control, with what the server wants to know about it.
@@ -20,6 +23,8 @@ pub struct PfBackend {
     pf: Pf,
     summary: PfSummary,
     timeout: Duration,
+    token: Option<[u8; 16]>,
+    files: Option<DeviceFiles>,
 }
 
 impl PfBackend {
@@ -35,7 +40,7 @@ impl PfBackend {
         let summary = PfSummary {
             id: info.id.to_string(),
             transport,
-            vfio_fds: transport == "vfio",
+            vfio_fds: false,
             virtio_id,
             vendor_id: info.vendor_id,
             device_id: info.device_id,
@@ -53,7 +58,17 @@ impl PfBackend {
             pf,
             summary,
             timeout,
+            token: None,
+            files: None,
         }
+    }
+
+    /// The PF is driven through the kernel's VFIO: its VFs have device files, and a token.
+    pub fn on_vfio(mut self, token: [u8; 16], files: DeviceFiles) -> Self {
+        self.token = Some(token);
+        self.files = Some(files);
+        self.summary.vfio_fds = true;
+        self
     }
 
     fn give(&mut self, ended: Vec<virtio_pf::Completion>, out: &mut Polled) {
@@ -131,6 +146,17 @@ impl AccessBackend for PfBackend {
             bar: a.bar,
             offset: a.offset,
         }))
+    }
+
+    fn vf_token(&self) -> Option<[u8; 16]> {
+        self.token
+    }
+
+    fn member_of_file(&self, file: &File, named: u16) -> Result<u16, ProofError> {
+        match &self.files {
+            Some(files) => files.member(file, named),
+            None => Err(ProofError::NoDevice),
+        }
     }
 
     fn submit(

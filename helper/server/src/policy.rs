@@ -34,8 +34,14 @@ pub enum Denied {
         gid: u32,
     },
     /// The VF's VFIO device file was not attached.
-    #[error("The VF's VFIO device file must be sent as proof that it is held (proof 1)")]
-    ProofNeeded,
+    #[error(
+        "The VF's VFIO device file must be sent as proof that it is held (proof 1); to let uid {uid} \
+         open without, start the helper with --allow-unproven-uid {uid}"
+    )]
+    ProofNeeded {
+        /// The peer's user.
+        uid: u32,
+    },
 }
 
 impl Policy {
@@ -63,7 +69,7 @@ impl Policy {
             return if self.unproven_uids.contains(&peer.uid) {
                 Ok(())
             } else {
-                Err(Denied::ProofNeeded)
+                Err(Denied::ProofNeeded { uid: peer.uid })
             };
         }
         if self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid) {
@@ -100,7 +106,10 @@ mod tests {
         );
         assert_eq!(p.unproven(peer(9, 1), true), Ok(()));
         for uid in [0, 7, 8] {
-            assert_eq!(p.unproven(peer(uid, 30), true), Err(Denied::ProofNeeded));
+            assert_eq!(
+                p.unproven(peer(uid, 30), true),
+                Err(Denied::ProofNeeded { uid })
+            );
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Which VF a VFIO device file stands for. Pure: the caller reads the files.
+//! Which VF a VFIO device file stands for. Pure: [`crate::device_files`] reads the files.
 //!
 //! The kernel shows the device behind a VFIO device file in `/proc/self/fdinfo/<fd>`:
 //!
@@ -9,6 +9,8 @@
 //!
 //! The last component is the VF; the PF's `virtfn<n>` links give its number, counted from 0, which
 //! is one less than its member id.
+
+pub use pci_transport::PciAddress;
 
 /// Longest fdinfo that is looked at, in bytes.
 pub const MAX_FDINFO: usize = 4096;
@@ -24,6 +26,24 @@ pub enum ProofError {
     /// No line names a device.
     #[error("the file is not a VFIO device file, or this kernel does not tell its device")]
     NoDevice,
+    /// Something else than a VFIO device file.
+    #[error("the file is not a VFIO device file but {0}")]
+    NotVfio(String),
+    /// A VFIO device file of which the kernel tells nothing.
+    #[error(
+        "the file is a VFIO device file, but this kernel does not tell of which function; use a \
+         newer one, open the VF through iommufd, or start the helper with --allow-unproven-uid"
+    )]
+    Untold,
+    /// The file was opened without access to the device.
+    #[error("the file was not opened for reading and writing, so it shows nothing")]
+    NoAccess,
+    /// The character device is open, but not in use.
+    #[error("the file is that of {0}, but not bound to an iommufd: bind it before it is shown")]
+    NotBound(PciAddress),
+    /// This process cannot look.
+    #[error("the helper cannot look at the file: {0}")]
+    Unreadable(String),
     /// The line does not end in a PCI address.
     #[error("the file's device \"{0}\" is not a PCI function")]
     NotPci(String),
@@ -45,50 +65,6 @@ pub enum ProofError {
     },
 }
 
-/// A PCI address in the form sysfs uses, `dddd:bb:dd.f`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PciAddress {
-    /// Domain.
-    pub domain: u32,
-    /// Bus.
-    pub bus: u8,
-    /// Device (5 bits) and function (3 bits).
-    pub devfn: u8,
-}
-
-impl PciAddress {
-    /// Parses `dddd:bb:dd.f`; the domain has 4 to 8 hexadecimal digits.
-    pub fn parse(text: &str) -> Option<Self> {
-        fn hex(s: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
-            (digits.contains(&s.len()) && s.bytes().all(|b| b.is_ascii_hexdigit()))
-                .then(|| u32::from_str_radix(s, 16).ok())?
-        }
-        let (domain, rest) = text.split_once(':')?;
-        let (bus, rest) = rest.split_once(':')?;
-        let (device, function) = rest.split_once('.')?;
-        let device = hex(device, 2..=2).filter(|d| *d < 32)?;
-        let function = hex(function, 1..=1).filter(|f| *f < 8)?;
-        Some(PciAddress {
-            domain: hex(domain, 4..=8)?,
-            bus: u8::try_from(hex(bus, 2..=2)?).ok()?,
-            devfn: u8::try_from(device << 3 | function).ok()?,
-        })
-    }
-}
-
-impl std::fmt::Display for PciAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.domain,
-            self.bus,
-            self.devfn >> 3,
-            self.devfn & 7
-        )
-    }
-}
-
 /// The PCI function behind a VFIO device file, from the text of its fdinfo.
 ///
 /// # Errors
@@ -108,8 +84,8 @@ pub fn device_of_fdinfo(fdinfo: &str) -> Result<PciAddress, ProofError> {
     PciAddress::parse(last).ok_or_else(not_pci)
 }
 
-/// The member id of the VF `device`. `vfs` are the PF's `virtfn<n>` links: n and the address that
-/// the link leads to. `named` is the member in the request, 0 for none.
+/// The member id of the VF `device`. `vfs` are the PF's VFs: member id and address. `named` is the
+/// member in the request, 0 for none.
 ///
 /// # Errors
 /// [`ProofError::OtherDevice`] or [`ProofError::OtherVf`].
@@ -122,7 +98,7 @@ pub fn member_of(
     let proven = vfs
         .iter()
         .find(|(_, address)| *address == device)
-        .and_then(|(n, _)| n.checked_add(1))
+        .map(|(member, _)| *member)
         .ok_or_else(|| ProofError::OtherDevice {
             device: device.to_string(),
             pf: pf.to_owned(),
@@ -180,7 +156,7 @@ mod tests {
     #[test]
     fn a_vf_is_found_by_its_link_and_must_be_the_named_one() {
         let at = |t| PciAddress::parse(t).unwrap();
-        let vfs = [(0, at("0000:01:00.1")), (1, at("0000:01:00.2"))];
+        let vfs = [(1, at("0000:01:00.1")), (2, at("0000:01:00.2"))];
         let pf = "0000:01:00.0";
         assert_eq!(member_of(vfs[1].1, pf, &vfs, 0), Ok(2));
         assert_eq!(member_of(vfs[1].1, pf, &vfs, 2), Ok(2));

@@ -73,6 +73,8 @@ pub enum Notice {
 pub enum Ended {
     /// It was asked to, and the PF was reset.
     Stopped,
+    /// The host wanted the PF back, and it was reset.
+    Returned,
     /// The PF failed.
     PfFailed(String),
     /// The loop itself cannot go on.
@@ -172,7 +174,9 @@ impl<B: AccessBackend> Reactor<B> {
         self.listener = None;
         self.clients.clear();
         let ended = match (self.hub.backend_mut().shutdown(), ended) {
-            (Err(e), Ended::Stopped) => Ended::PfFailed(format!("not reset at the end: {e}")),
+            (Err(e), Ended::Stopped | Ended::Returned) => {
+                Ended::PfFailed(format!("not reset at the end: {e}"))
+            }
             (Err(e), other) => {
                 tracing::warn!("PF not reset at the end: {e}");
                 other
@@ -305,6 +309,10 @@ impl<B: AccessBackend> Reactor<B> {
                 });
             }
         }
+        if self.listener.is_some() && matches!(self.hub.stage(), Stage::Draining(_)) {
+            self.stop_accepting();
+            notice(Notice::Stopping);
+        }
         if self.failed_at.is_none() && matches!(self.hub.stage(), Stage::Failed(_)) {
             self.failed_at = Some(now + FAILED_GRACE);
             self.stop_accepting();
@@ -314,7 +322,14 @@ impl<B: AccessBackend> Reactor<B> {
     fn ended(&self, now: Instant) -> Option<Ended> {
         match self.hub.stage() {
             Stage::Serving => None,
-            Stage::Draining(_) => self.hub.drained(now).then_some(Ended::Stopped),
+            Stage::Draining(_) => {
+                self.hub
+                    .drained(now)
+                    .then_some(match self.hub.removal_requested() {
+                        true => Ended::Returned,
+                        false => Ended::Stopped,
+                    })
+            }
             Stage::Failed(cause) => {
                 let over = self.failed_at.is_some_and(|t| t <= now);
                 (over || self.hub.drained(now)).then(|| Ended::PfFailed(cause.clone()))

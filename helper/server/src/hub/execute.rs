@@ -166,9 +166,9 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) -> Result<OpenReply, Refusal> {
         let refuse = |code, text: String| Err(Refusal(code, text));
-        self.prove(session.peer(), open, files)?;
+        let member = self.prove(session.peer(), open, files)?;
         let info = self.backend.info();
-        let (member, pf) = (open.member, &info.id);
+        let pf = &info.id;
         let address = match self.backend.notify_address(member) {
             Some(address) if member != 0 => address,
             _ => {
@@ -242,19 +242,16 @@ impl<B: AccessBackend> Hub<B> {
         }
     }
 
-    /// Checks that the client may open the VF it names.
-    fn prove(&self, peer: Peer, open: &Open, files: &[File]) -> Result<(), Refusal> {
+    /// The VF that the client may open: the one it names, or the one it shows to hold.
+    fn prove(&self, peer: Peer, open: &Open, files: &[File]) -> Result<u16, Refusal> {
         let vfio_fds = self.backend.info().vfio_fds;
         match open.proof {
             Proof::NONE => self
                 .config
                 .policy
                 .unproven(peer, vfio_fds)
+                .map(|()| open.member)
                 .map_err(|why| Refusal(ErrorCode::ACCESS_DENIED, why.to_string())),
-            Proof::VFIO_FD if vfio_fds && files.len() != 1 => Err(Refusal(
-                ErrorCode::BAD_PROOF,
-                ProofError::Count(files.len()).to_string(),
-            )),
             Proof::VFIO_FD if !vfio_fds => Err(Refusal(
                 ErrorCode::BAD_PROOF,
                 format!(
@@ -263,10 +260,18 @@ impl<B: AccessBackend> Hub<B> {
                     self.backend.info().id
                 ),
             )),
-            Proof::VFIO_FD => Err(Refusal(
-                ErrorCode::NOT_SUPPORTED,
-                "This helper cannot check VFIO device files".into(),
-            )),
+            Proof::VFIO_FD => match files {
+                [file] => self.backend.member_of_file(file, open.member),
+                _ => Err(ProofError::Count(files.len())),
+            }
+            .map_err(|why| {
+                let code = match why {
+                    ProofError::OtherDevice { .. } => ErrorCode::WRONG_OWNER,
+                    ProofError::Untold | ProofError::Unreadable(_) => ErrorCode::NOT_SUPPORTED,
+                    _ => ErrorCode::BAD_PROOF,
+                };
+                Refusal(code, why.to_string())
+            }),
             Proof(other) => Err(Refusal(
                 ErrorCode::BAD_PROOF,
                 format!(
@@ -276,9 +281,14 @@ impl<B: AccessBackend> Hub<B> {
         }
     }
 
+    /// Tells the token. Whoever may connect may know it where a proof is asked for at OPEN: without
+    /// the VF's device file it opens nothing.
     fn token(&mut self, session: &mut Session, request: RequestId, member: u16) {
         let info = self.backend.info();
-        let denied = self.config.policy.unproven(session.peer(), false).err();
+        let denied = match info.vfio_fds {
+            true => None,
+            false => self.config.policy.unproven(session.peer(), false).err(),
+        };
         let (code, text) = if let Some(why) = denied {
             (ErrorCode::ACCESS_DENIED, why.to_string())
         } else if member == 0 || self.backend.notify_address(member).is_none() {
@@ -289,6 +299,8 @@ impl<B: AccessBackend> Hub<B> {
                     info.id, info.num_vfs
                 ),
             )
+        } else if let Some(uuid) = self.backend.vf_token() {
+            return session.reply(request, &Reply::Token { uuid });
         } else {
             (
                 ErrorCode::NOT_SUPPORTED,

@@ -29,7 +29,7 @@ impl<B: AccessBackend> Hub<B> {
         self.stalled.clear();
     }
 
-    pub(super) fn backend_event(&mut self, event: BackendEvent, _now: Instant) {
+    pub(super) fn backend_event(&mut self, event: BackendEvent, now: Instant) {
         match event {
             BackendEvent::Resetting(cause) => {
                 // Rare by construction: the backend gives up after a few attempts.
@@ -44,7 +44,12 @@ impl<B: AccessBackend> Hub<B> {
                 self.tell_all(EventKind::PF_RESET, 0);
             }
             BackendEvent::RemovalRequested => {
-                tracing::warn!("The host asks for the PF; stop this helper to give it back");
+                // The kernel asks again and again until it gets it.
+                if !self.removal_requested {
+                    self.removal_requested = true;
+                    tracing::warn!("The host wants the PF back: giving it up");
+                    self.begin_shutdown(now);
+                }
             }
         }
     }
@@ -71,6 +76,11 @@ impl<B: AccessBackend> Hub<B> {
         );
         self.tell_all(EventKind::SHUTDOWN, 0);
         self.stage = Stage::Draining(now + self.config.drain_timeout);
+    }
+
+    /// Whether the host wants the PF back, which is why the hub is shutting down.
+    pub fn removal_requested(&self) -> bool {
+        self.removal_requested
     }
 
     /// Whether nothing is in flight and every client has got what was queued for it, or the time

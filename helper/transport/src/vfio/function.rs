@@ -180,6 +180,19 @@ impl VfioFunction {
         self.files.iommu.name()
     }
 
+    /// Says whether `wanted` VFs could be enabled, before anything is touched. VFs that are enabled
+    /// need no leave.
+    ///
+    /// # Errors
+    /// With [`Cause::Host`].
+    pub fn check_vfs(&self, wanted: u16) -> Result<(), Error> {
+        let host = |e| self.host_failed(e);
+        if self.host.num_vfs().map_err(host)? == Some(wanted) {
+            return Ok(());
+        }
+        super::vfs::check(&self.host, wanted).map_err(host)
+    }
+
     /// The function in sysfs.
     pub fn host(&self) -> &Device {
         &self.host

@@ -13,9 +13,17 @@ pub use function::VfioFunction;
 pub use opening::Interface;
 pub use sysfs::{Device, Host};
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::address::VfToken;
+
+/// Whether whoever opened this VFIO device file has the device: a function's own device file can
+/// be opened by several, but used only by the one who bound it to an iommufd. Only for files that
+/// are known to be VFIO's.
+pub fn is_in_use(file: BorrowedFd<'_>) -> bool {
+    crate::sys::vfio::device_info(file).is_ok()
+}
 
 /// How long to wait for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

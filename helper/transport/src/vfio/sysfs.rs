@@ -162,6 +162,18 @@ impl Host {
         })
     }
 
+    /// The PCI function that a VFIO character device stands for.
+    pub fn function_of_cdev(&self, major: u32, minor: u32) -> Option<PciAddress> {
+        let link = self.sysfs.join(format!("dev/char/{major}:{minor}"));
+        let target = fs::read_link(link).ok()?;
+        // <function>/vfio-dev/vfio<N>
+        let class = target.parent()?;
+        if class.file_name()? != "vfio-dev" {
+            return None;
+        }
+        PciAddress::parse(class.parent()?.file_name()?.to_str()?)
+    }
+
     /// Who has `path` open, as far as this process may see.
     pub fn holder(&self, path: &Path) -> Option<String> {
         for entry in fs::read_dir(&self.proc).ok()?.take(MAX_PROCESSES) {

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Where the PF is, and how it becomes a backend.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use helper_server::device_files::DeviceFiles;
+use helper_server::PfBackend;
+use pci_transport::vfio::{self, VfioFunction};
+use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
+use pci_transport::{PciAddress, PciFunction, VfToken};
+use virtio_pf::{ExistingVfs, Pf, PfConfig};
+
+use crate::args::{Interface, ServeArgs};
+use crate::config::{ConfigError, ServeConfig};
+use crate::token;
+
+/// Directory of the sockets, where QEMU's devices look for them.
+pub const RUN_DIR: &str = "/run/qemu-virtio-admin";
+
+/// Where the PF is.
+#[derive(Clone, Debug)]
+pub enum PfSource {
+    /// Behind a vfio-user socket.
+    VfioUser(PathBuf),
+    /// A function of this host.
+    Vfio(HostPf),
+}
+
+/// A PF of this host.
+#[derive(Clone, Debug)]
+pub struct HostPf {
+    /// Its address.
+    pub address: PciAddress,
+    /// Take it from its driver.
+    pub bind: bool,
+    /// The VF token that was asked for.
+    pub token: Option<VfToken>,
+    /// The kernel's interface.
+    pub interface: vfio::Interface,
+    /// VFs that were asked for.
+    pub vfs: Option<u16>,
+}
+
+impl PfSource {
+    /// What the command line says.
+    ///
+    /// # Errors
+    /// If it names no PF.
+    pub fn of(args: &ServeArgs) -> Result<Self, ConfigError> {
+        match (args.pf, &args.pf_socket) {
+            (Some(address), _) => Ok(PfSource::Vfio(HostPf {
+                address,
+                bind: args.bind,
+                token: args.vf_token,
+                interface: match args.vfio_interface {
+                    Interface::Auto => vfio::Interface::Auto,
+                    Interface::Group => vfio::Interface::Group,
+                    Interface::Iommufd => vfio::Interface::Iommufd,
+                },
+                vfs: args.vfs,
+            })),
+            (None, Some(path)) => Ok(PfSource::VfioUser(path.clone())),
+            (None, None) => Err(ConfigError::Missing("--pf or --pf-socket")),
+        }
+    }
+
+    /// Where QEMU looks for the socket.
+    pub fn default_socket(&self) -> Option<PathBuf> {
+        match self {
+            PfSource::VfioUser(_) => None,
+            PfSource::Vfio(pf) => Some(Path::new(RUN_DIR).join(format!("{}.sock", pf.address))),
+        }
+    }
+}
+
+/// Makes the usual directory of the sockets, if that is where the socket goes.
+///
+/// # Errors
+/// If it cannot be made.
+pub(crate) fn make_run_dir(socket: &Path) -> anyhow::Result<()> {
+    if socket.parent() != Some(Path::new(RUN_DIR)) || Path::new(RUN_DIR).is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .create(RUN_DIR)
+        .with_context(|| {
+            format!(
+                "Cannot make the directory {RUN_DIR}; as root: mkdir -m 0755 {RUN_DIR}, or give \
+                 another place with --socket"
+            )
+        })
+}
+
+/// A number that tells this session with the PF from earlier ones.
+fn session_number() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64);
+    since ^ u64::from(std::process::id()) << 48
+}
+
+/// Brings the PF up.
+///
+/// # Errors
+/// With a text that names what is missing and what mends it.
+pub(crate) fn start(config: &ServeConfig) -> anyhow::Result<PfBackend> {
+    match &config.source {
+        PfSource::VfioUser(path) => start_vfio_user(path, &config.pf),
+        PfSource::Vfio(pf) => {
+            let dir = config.socket.path.parent().unwrap_or(Path::new("."));
+            start_vfio(pf, dir, &config.pf)
+        }
+    }
+}
+
+fn start_vfio_user(path: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> {
+    let usual = Deadlines::default();
+    let deadlines = Deadlines {
+        connect: config.start_timeout,
+        request: usual.request.min(config.start_timeout),
+    };
+    let function = VfioUserFunction::connect(path, deadlines)
+        .with_context(|| format!("PF {}", path.display()))?;
+    let pf = Pf::start(Box::new(function), config.clone())?;
+    Ok(PfBackend::new(
+        pf,
+        "vfio-user",
+        config.command_timeout,
+        session_number(),
+    ))
+}
+
+fn start_vfio(host_pf: &HostPf, dir: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> {
+    let token = token::choose(dir, host_pf.address, host_pf.token)?;
+    let options = vfio::Options {
+        bind: host_pf.bind,
+        interface: host_pf.interface,
+        token: Some(token),
+        deadlines: vfio::Deadlines {
+            kernel: config.start_timeout,
+        },
+        ..vfio::Options::default()
+    };
+    let function = VfioFunction::open(host_pf.address, &options)?;
+    // Only now: one that the kernel refused must not replace the one in force.
+    token::keep(dir, host_pf.address, &token)?;
+    let mut config = config.clone();
+    let now = function.sriov_status()?;
+    if host_pf.vfs.is_none() {
+        config.vfs = if now.live_vfs() > 0 {
+            now.live_vfs()
+        } else {
+            now.total_vfs.max(1)
+        };
+        if config.existing_vfs == ExistingVfs::RequireSame {
+            config.existing_vfs = ExistingVfs::Adopt;
+        }
+    }
+    function.check_vfs(config.vfs)?;
+    tracing::info!(
+        pf = %host_pf.address,
+        interface = function.interface(),
+        "PF opened through VFIO"
+    );
+    let files = DeviceFiles::new(function.host().clone());
+    let timeout = config.command_timeout;
+    let pf = Pf::start(Box::new(function), config)?;
+    Ok(PfBackend::new(pf, "vfio", timeout, session_number()).on_vfio(token.0, files))
+}
