@@ -17,6 +17,8 @@ pub enum DeviceKind {
     Net,
     /// Disks.
     Block,
+    /// Consoles.
+    Console,
     /// Entropy sources.
     Rng,
     /// Memory balloons.
@@ -71,6 +73,7 @@ impl SimulatorBuilder {
             match self.kind {
                 DeviceKind::Net => "net",
                 DeviceKind::Block => "blk",
+                DeviceKind::Console => "console",
                 DeviceKind::Rng => "rng",
                 DeviceKind::Balloon => "balloon",
             }

@@ -111,6 +111,12 @@ pub trait VirtioDevice: Send {
     /// write do not come here, except the ones that are writable only in legacy mode: check `via`.
     fn write_config(&mut self, offset: u16, data: &[u8], via: Interface, ctx: &mut DeviceCtx<'_>);
 
+    /// Whether this byte of the configuration may be written before the features are negotiated,
+    /// which the modern interface otherwise does not allow.
+    fn always_writable(&self, _offset: u16) -> bool {
+        false
+    }
+
     /// The driver wrote device status (not 0, that is `reset`).
     fn status_changed(&mut self, _old: u8, _new: u8, _via: Interface, _ctx: &mut DeviceCtx<'_>) {}
 
@@ -319,9 +325,11 @@ impl DeviceCtx<'_> {
         self.shared.transmit(self.core.id, frame);
     }
 
-    /// Asks for a call of [`VirtioDevice::wake`] at this time.
+    /// Asks for a call of [`VirtioDevice::wake`] at this time, or in the next tick if it is past.
     pub fn wake_at(&mut self, due_ns: u64) {
-        self.shared.timer(due_ns, self.core.id);
+        // Never in the tick that is running: a device that always has more to do would keep it.
+        let soonest = self.shared.now_ns.saturating_add(1);
+        self.shared.timer(due_ns.max(soonest), self.core.id);
     }
 
     /// The driver broke a rule of the device type; `value` is what shows it.

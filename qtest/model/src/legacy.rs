@@ -205,7 +205,8 @@ impl Function {
             return;
         };
         self.check_config_width(at, data.len(), true, shared);
-        if self.core.virtio.status & virtio_pci_spec::status::FEATURES_OK == 0 {
+        let negotiated = self.core.virtio.status & virtio_pci_spec::status::FEATURES_OK != 0;
+        if !negotiated && !self.device.always_writable(at) {
             shared.violation(id, Violation::ConfigBeforeFeatures { offset: at });
             return;
         }

@@ -37,6 +37,7 @@ mod capabilities;
 mod common_cfg;
 mod config;
 mod config_space;
+pub mod console;
 mod counters;
 mod device;
 mod dma;

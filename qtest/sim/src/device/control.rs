@@ -9,6 +9,7 @@
 //! | `fault-clear` | `id` (optional) | removes one rule or all |
 //! | `link` | `vf`, `up` | network link |
 //! | `resize` | `vf`, `sectors` or `bytes` | size of a disk |
+//! | `screen` | `vf`, `cols`, `rows` | size of a console |
 //! | `rng` | `vf`, `rate` | bytes a second of an entropy source; 0: no limit |
 //! | `balloon` | `vf`, `pages` | pages of 4096 bytes that the driver is asked for |
 //! | `balloon-stats` | `vf` | asks the driver for new memory statistics |

@@ -6,20 +6,16 @@ use super::{FrontCounters, Simulator, Token, MAX_EXTRA};
 use crate::dma::files::FileCache;
 use crate::event_log::EventLog;
 use crate::hardware::{Function, Hardware};
+use crate::listener::{listen, make_directory, ListenError};
 use crate::server::session::SessionOptions;
 use crate::uplink::pcap::Pcap;
 use crate::uplink::peer::Peer;
 use crate::uplink::tap::Tap;
 use rustix::event::epoll::{self, EventFlags};
-use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{
-    bind, connect, listen, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
-};
-use rustix::process::{getrlimit, setrlimit, umask, Resource, Rlimit};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -46,18 +42,9 @@ pub struct Options {
 /// Why the simulator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The directory cannot be made.
-    #[error("cannot create directory {0}: {1}")]
-    Directory(PathBuf, std::io::Error),
-    /// A socket cannot be made.
-    #[error("cannot listen on {0}: {1}")]
-    Socket(PathBuf, Errno),
-    /// Somebody answers on a socket already.
-    #[error("{0} is in use by another simulator; choose another --dir or stop that one")]
-    InUse(PathBuf),
-    /// Something that is no socket is in the way.
-    #[error("{0} exists and is not a socket; it is left alone")]
-    NotASocket(PathBuf),
+    /// A socket or its directory cannot be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A file cannot be written.
     #[error("cannot write {0}: {1}")]
     File(PathBuf, std::io::Error),
@@ -86,13 +73,7 @@ impl Simulator {
         let vfs = hardware.total_vfs();
         raise_descriptor_limit(vfs)?;
         let dir = &options.dir;
-        if !dir.is_dir() {
-            let made = std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir);
-            made.map_err(|e| SetupError::Directory(dir.clone(), e))?;
-        }
+        make_directory(dir)?;
         let file = |path: &PathBuf| {
             let path = path.clone();
             move |e| SetupError::File(path, e)
@@ -180,32 +161,9 @@ impl Simulator {
 struct MadeSockets(Vec<PathBuf>);
 
 impl MadeSockets {
-    fn listen(&mut self, path: &Path) -> Result<OwnedFd, SetupError> {
-        let failed = |e| SetupError::Socket(path.to_owned(), e);
-        let address = SocketAddrUnix::new(path).map_err(failed)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        if let Ok(meta) = std::fs::symlink_metadata(path) {
-            use std::os::unix::fs::FileTypeExt;
-            if !meta.file_type().is_socket() {
-                return Err(SetupError::NotASocket(path.to_owned()));
-            }
-            // EAGAIN: somebody listens and its queue is full.
-            match connect(new().map_err(failed)?, &address) {
-                Ok(()) | Err(Errno::AGAIN) => return Err(SetupError::InUse(path.to_owned())),
-                Err(_) => {
-                    let _ = std::fs::remove_file(path);
-                }
-            }
-        }
-        let socket = new().map_err(failed)?;
-        // The mode of a socket file is set by the umask alone when it is made.
-        let before = umask(Mode::from_raw_mode(0o117));
-        let bound = bind(&socket, &address);
-        umask(before);
-        bound.map_err(failed)?;
+    fn listen(&mut self, path: &Path) -> Result<OwnedFd, ListenError> {
+        let socket = listen(path)?;
         self.0.push(path.to_owned());
-        listen(&socket, 16).map_err(failed)?;
         Ok(socket)
     }
 

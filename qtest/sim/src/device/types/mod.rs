@@ -8,6 +8,7 @@
 
 pub mod balloon;
 pub mod blk;
+pub mod console;
 pub mod net;
 pub mod rng;
 
@@ -26,6 +27,8 @@ pub enum Kind {
     Net,
     /// Disks.
     Blk,
+    /// Consoles.
+    Console,
     /// Entropy sources.
     Rng,
     /// Memory balloons.
@@ -38,6 +41,7 @@ impl Kind {
         match self {
             Self::Net => DeviceType::Net,
             Self::Blk => DeviceType::Block,
+            Self::Console => DeviceType::Console,
             Self::Rng => DeviceType::Entropy,
             Self::Balloon => DeviceType::Balloon,
         }
@@ -53,6 +57,9 @@ pub struct TypeArgs {
     /// Disks.
     #[command(flatten)]
     pub blk: blk::BlkArgs,
+    /// Consoles.
+    #[command(flatten)]
+    pub console: console::ConsoleArgs,
     /// Entropy sources.
     #[command(flatten)]
     pub rng: rng::RngArgs,
@@ -76,6 +83,7 @@ impl TypeArgs {
         let given = [
             (Kind::Net, self.net.given()),
             (Kind::Blk, self.blk.given()),
+            (Kind::Console, self.console.given()),
             (Kind::Rng, self.rng.given()),
             (Kind::Balloon, self.balloon.given()),
         ];
@@ -90,6 +98,7 @@ impl TypeArgs {
         match kind {
             Kind::Net => self.net.options(common),
             Kind::Blk => self.blk.options(common),
+            Kind::Console => self.console.options(common),
             Kind::Rng => self.rng.options(common),
             Kind::Balloon => self.balloon.options(common),
         }
@@ -114,6 +123,13 @@ pub enum TypeOptions {
         file: Option<PathBuf>,
         /// Bytes of disks without a file.
         ram: u64,
+    },
+    /// Consoles.
+    Console {
+        /// Settings of each function.
+        settings: virtio_pf_model::console::config::ConsoleSettings,
+        /// Directory of the ports' sockets.
+        dir: PathBuf,
     },
     /// Entropy sources.
     Rng {
@@ -160,6 +176,7 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
             file,
             ram,
         } => blk::build(config, settings, file.as_deref(), *ram),
+        TypeOptions::Console { settings, dir } => console::build(config, settings, dir),
         TypeOptions::Rng { settings } => rng::build(config, settings),
         TypeOptions::Balloon { settings } => balloon::build(config, settings),
     }
@@ -170,12 +187,13 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {
     net::control(command, args)
         .or_else(|| blk::control(command, args))
+        .or_else(|| console::control(command, args))
         .or_else(|| rng::control(command, args))
         .or_else(|| balloon::control(command, args))
 }
 
 /// Names of the commands that [`control`] knows.
-pub(super) const COMMANDS: &str = "link, resize, rng, balloon, balloon-stats";
+pub(super) const COMMANDS: &str = "link, resize, screen, rng, balloon, balloon-stats";
 
 /// Member of a function's counters that holds what its device type counts.
 pub(super) const NUMBERS: &str = "type";
