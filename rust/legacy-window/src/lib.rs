@@ -37,10 +37,15 @@
 //!
 //! "Driver reset" is 0 written to the device status and accepted. If the device still shows another
 //! status right afterwards, what was concluded from the reset is forgotten again.
-//! A write of 0 to a queue address is a reset of the whole device on some devices, so it makes the
-//! window forget as if everything could have changed. `DEVICE_NEEDS_RESET`, a deadline that passed
-//! and a refused command do the same. Status, ISR, driver features and the device configuration are
+//! `DEVICE_NEEDS_RESET`, a deadline that passed and a refused command make the window forget as if
+//! everything could have changed. Status, ISR, driver features and the device configuration are
 //! never remembered.
+//!
+//! # Queue address 0
+//!
+//! A write of 0 to a queue address resets the whole device, as it does with QEMU's own legacy
+//! device: the VF gets a write of 0 to its status. Drivers write it for each queue after their
+//! reset; where nothing was written since that the reset would undo, the VF gets nothing.
 //!
 //! These conclusions hold for a guest that does not use the modern interface of the same function
 //! without a reset in between, which the specification does not foresee; every legacy driver

@@ -36,6 +36,8 @@ pub(crate) struct Shadow {
     pub(crate) guest_select: Option<u16>,
     /// `queue_select` as the device holds it; `None`: not known.
     pub(crate) device_select: Option<u16>,
+    /// Since the driver's reset nothing was written that a reset would undo.
+    pub(crate) pristine: bool,
     config_vector: Option<u16>,
     queues: [Queue; QUEUES],
     /// What holds for queues without memory of their own.
@@ -48,6 +50,7 @@ impl Shadow {
             features: None,
             guest_select: None,
             device_select: None,
+            pristine: false,
             config_vector: None,
             queues: [UNKNOWN; QUEUES],
             others: UNKNOWN,
@@ -73,6 +76,7 @@ impl Shadow {
     pub(crate) fn driver_reset(&mut self) {
         *self = Shadow {
             features: self.features,
+            pristine: true,
             config_vector: AFTER_RESET.vector,
             queues: [AFTER_RESET; QUEUES],
             others: AFTER_RESET,

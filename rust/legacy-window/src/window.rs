@@ -200,6 +200,7 @@ impl Window {
         }
         let header = u32::from(header_len(msix));
         if offset >= header {
+            self.shadow.pristine &= write.is_none();
             access.target = Target::Config {
                 pos: offset - header,
                 done: 0,

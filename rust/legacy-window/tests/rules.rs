@@ -6,7 +6,7 @@
 mod common;
 
 use common::{run, Device, Machine};
-use legacy_window::{FailKind, Step, Window};
+use legacy_window::{FailKind, Space, Step, Window};
 use virtio_pci_spec::DeviceType;
 
 fn config() -> Vec<u8> {
@@ -274,4 +274,34 @@ fn saved_states_are_checked() {
     assert_eq!(fresh.last_status(), 7);
     m.window = fresh;
     assert_eq!(m.read(12, 2), 64);
+}
+
+// Covers: LIO-08
+#[test]
+fn a_queue_address_of_0_resets_the_device_once() {
+    let mut m = machine();
+    m.write(18, 1, 7);
+    m.write(4, 4, 0x20);
+    m.write(14, 2, 1);
+    m.write(8, 4, 0x31);
+    m.device.log.clear();
+    let done = m.write(8, 4, 0);
+    assert!(done.effects.reset);
+    assert_eq!(m.device.log, [(Space::Common, 18, 1, Some(0))]);
+    assert_eq!((m.device.status, m.device.address[1]), (0, 0));
+    assert_eq!(m.read(14, 2), 0);
+    // What Linux does per queue after its reset costs nothing.
+    m.device.log.clear();
+    m.msix = true;
+    for queue in 0..3 {
+        m.write(14, 2, queue);
+        m.write(8, 4, 0);
+    }
+    assert_eq!(m.device.log, []);
+    assert_eq!(m.read(14, 2), 0);
+    // A configuration that was written may be the device's to restore.
+    m.write(24, 1, 0xaa);
+    m.device.log.clear();
+    m.write(8, 4, 0);
+    assert_eq!(m.device.log, [(Space::Common, 18, 1, Some(0))]);
 }

@@ -3,7 +3,7 @@
 
 use virtio_pci_spec::bytes::{le_bytes, le_value};
 use virtio_pci_spec::legacy::{field_of, AccessKind, Field, Register};
-use virtio_pci_spec::status::DEVICE_NEEDS_RESET;
+use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
 
 use super::{ones, Access, Target, Window};
 use crate::step::{Command, CommandKind, Rejected, Space, StatusChange, Step};
@@ -65,6 +65,21 @@ impl Window {
         }
         if self.lost {
             return self.done_lost(access);
+        }
+        if field.register == Register::QueueAddress && value == 0 {
+            if self.shadow.pristine {
+                self.shadow.guest_select = Some(0);
+                return self.done(&access, 0);
+            }
+            return self.header_command(access, field_of(Register::DeviceStatus));
+        }
+        let [a, b, ..] = value.to_le_bytes();
+        let vector = matches!(
+            field.register,
+            Register::ConfigVector | Register::QueueVector
+        );
+        if !(vector && u16::from_le_bytes([a, b]) == NO_VECTOR) {
+            self.shadow.pristine = false;
         }
         self.header_command(access, field)
     }
@@ -168,7 +183,6 @@ impl Window {
                     self.shadow.driver_reset();
                 }
             }
-            Register::QueueAddress if value == 0 => self.shadow.forget_queues(),
             Register::QueueAddress => self.shadow.wrote_address(),
             Register::ConfigVector => self.shadow.wrote_config_vector(Some(short)),
             Register::QueueVector => self.shadow.wrote_queue_vector(Some(short)),
