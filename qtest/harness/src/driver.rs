@@ -34,6 +34,13 @@ pub struct Queue {
     inflight: Vec<(u16, Vec<(u64, usize)>)>,
 }
 
+impl Queue {
+    /// Guest physical address of the used ring.
+    pub fn used_ring(&self) -> u64 {
+        self.layout.used
+    }
+}
+
 /// A function with the legacy interface.
 #[derive(Clone, Debug)]
 pub struct LegacyDriver {
@@ -152,7 +159,8 @@ impl LegacyDriver {
         })
     }
 
-    /// Puts a request on a queue, without a notification.
+    /// Puts a request on a queue, without a notification. Gives address and length of each buffer
+    /// that the device may write to.
     ///
     /// # Errors
     /// If memory is used up.
@@ -162,7 +170,7 @@ impl LegacyDriver {
         memory: &mut GuestMemory,
         queue: &mut Queue,
         buffers: &[Buffer],
-    ) -> Result<()> {
+    ) -> Result<Vec<(u64, usize)>> {
         let head = queue.next_desc % queue.size;
         let mut parts = Vec::new();
         for (i, buffer) in buffers.iter().enumerate() {
@@ -191,8 +199,8 @@ impl LegacyDriver {
         qtest.write(slot, 2, head.into())?;
         queue.avail = queue.avail.wrapping_add(1);
         qtest.write(queue.layout.avail + 2, 2, queue.avail.into())?;
-        queue.inflight.push((head, parts));
-        Ok(())
+        queue.inflight.push((head, parts.clone()));
+        Ok(parts)
     }
 
     /// Notifies a queue.

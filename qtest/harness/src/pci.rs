@@ -270,6 +270,15 @@ impl Msix {
         device.write(qtest, at, 2, if on { old | bit } else { old & !bit })
     }
 
+    /// The Enable bit.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn is_enabled(&self, qtest: &Qtest, device: &PciDevice) -> Result<bool> {
+        let control = device.read(qtest, self.cap + msix::CONTROL, 2)?;
+        Ok(control & u32::from(msix::CONTROL_ENABLE) != 0)
+    }
+
     /// Sets or clears the Function Mask bit.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub struct Model {
     pub table: u16,
     /// Device configuration.
     pub config: Vec<u8>,
+    /// What it is after a reset.
+    pub initial: Vec<u8>,
     /// First bytes of it that the driver may write.
     pub writable: usize,
     /// Notifications.
@@ -131,6 +133,7 @@ impl Model {
                 }
             }
             4 => self.driver_features = value & self.features,
+            8 if value == 0 => self.reset(),
             8 => {
                 if let Some(a) = q.and_then(|q| self.addresses.get_mut(q)) {
                     *a = value;
@@ -158,6 +161,7 @@ impl Model {
         self.config_vector = 0xffff;
         self.select = 0;
         self.status = 0;
+        self.config.clone_from(&self.initial);
     }
 }
 

@@ -90,3 +90,21 @@ pub fn commands(sim: &mut qtest_harness::Simulator) -> Result<Vec<u64>> {
         None => bail!("no counts of commands in {counters}"),
     }
 }
+
+/// MAC address of the simulator's built-in peer.
+pub const PEER_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x00, 0x01];
+/// MAC address of VF 1.
+pub const VF1_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x01, 0x01];
+
+/// An ARP request for the built-in peer.
+pub fn arp_request() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(VF1_MAC);
+    frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(VF1_MAC);
+    frame.extend([10, 0, 77, 11]);
+    frame.extend([0; 6]);
+    frame.extend([10, 0, 77, 1]);
+    frame.resize(60, 0);
+    frame
+}

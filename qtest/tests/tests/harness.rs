@@ -73,6 +73,7 @@ fn the_prediction_holds_for_qemus_own_device() -> Result<()> {
             status: 3,
             config_vector: 0xffff,
             table: 3,
+            initial: config.clone(),
             config,
             writable: 0,
             kicks: Vec::new(),

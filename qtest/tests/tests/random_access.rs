@@ -48,10 +48,10 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool) -> Resu
         config_vector: 0xffff,
         table: msix.vectors,
         config: modern::device_config(q, &device)?,
+        initial: modern::device_config(q, &device)?,
         writable,
         kicks: Vec::new(),
     };
-    let config = m.config.clone();
     let mut random = Random(seed);
     let starts = [0u32, 4, 8, 12, 14, 16, 18, 19, 20, 22, 24];
     let mut history = Vec::new();
@@ -78,8 +78,6 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool) -> Resu
             1 => {
                 d.set_status(q, 0)?;
                 m.reset();
-                // The MAC that the driver wrote goes with the reset.
-                m.config.clone_from(&config);
                 // Legacy says nothing about the selection after a reset, so select.
                 d.write(q, 14, 2, 1)?;
                 m.select = 1;

@@ -7,12 +7,10 @@ use anyhow::{Context, Result};
 use qtest_harness::driver::Buffer;
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::{DeviceKind, LegacyDriver, Machine, Msix, PciDevice, Qemu, Stack, PATIENCE};
-use qtest_tests::{commands, counter, wait_for};
+use qtest_tests::{arp_request, commands, counter, wait_for, PEER_MAC as PEER, VF1_MAC as OWN};
 use serde_json::json;
 
 const MAC_FEATURE: u32 = 1 << 5;
-const PEER: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x00, 0x01];
-const OWN: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x01, 0x01];
 
 struct Guest {
     qemu: Qemu,
@@ -53,19 +51,6 @@ impl Guest {
             Ok(self.fired(vector)?.then_some(()))
         })
     }
-}
-
-/// An ARP request for the built-in peer.
-fn arp_request() -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend(OWN);
-    frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(OWN);
-    frame.extend([10, 0, 77, 11]);
-    frame.extend([0; 6]);
-    frame.extend([10, 0, 77, 1]);
-    frame.resize(60, 0);
-    frame
 }
 
 /// One frame out and the answer in, through legacy rings.

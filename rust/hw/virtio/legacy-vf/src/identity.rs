@@ -8,7 +8,9 @@ use virtio_pci_spec::{
     ids::{DeviceType, VENDOR},
     legacy::bar0_size,
     modern::{cap, cfg_type},
-    pci::{express, header, CAP_ID_EXPRESS, CAP_ID_VENDOR, EXT_CAP_ID_DSN, EXT_CAP_START},
+    pci::{
+        express, header, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_VENDOR, EXT_CAP_ID_DSN, EXT_CAP_START,
+    },
 };
 
 /// Bytes that the legacy interface can address behind the header: its commands carry an 8-bit
@@ -50,6 +52,8 @@ pub struct Identity {
     pub express: Option<u8>,
     /// Start of the power management capability.
     pub power: Option<u8>,
+    /// Start of the MSI-X capability.
+    pub msix: Option<u8>,
 }
 
 impl Identity {
@@ -76,6 +80,7 @@ impl Identity {
             virtio: caps,
             express,
             power,
+            msix,
         } = Capabilities::read(space);
         let full = config::full_len(device).min(MAX_CONFIG_LEN);
         let shown = caps.iter().find(|c| c.cfg_type == cfg_type::DEVICE);
@@ -98,6 +103,7 @@ impl Identity {
             caps,
             express,
             power,
+            msix,
         })
     }
 
@@ -113,6 +119,7 @@ struct Capabilities {
     virtio: Vec<VirtioCap>,
     express: Option<u8>,
     power: Option<u8>,
+    msix: Option<u8>,
 }
 
 impl Capabilities {
@@ -128,6 +135,7 @@ impl Capabilities {
             match get_u8(space, start) {
                 Some(CAP_ID_EXPRESS) => found.express = found.express.or(Some(at)),
                 Some(CAP_ID_POWER) => found.power = found.power.or(Some(at)),
+                Some(CAP_ID_MSIX) => found.msix = found.msix.or(Some(at)),
                 Some(CAP_ID_VENDOR) => found.virtio.extend(virtio_cap(space, at)),
                 _ => {}
             }

@@ -19,7 +19,7 @@ use util::{Error, Result};
 use vfio::{VfioPciBase, CONFIG_REGION};
 use virtio_pci_spec::{
     ids::{TRANSITIONAL_REVISION, VENDOR},
-    pci::{header, COMMAND_IO, COMMAND_MASTER},
+    pci::{header, msix, COMMAND_IO, COMMAND_MASTER},
     status::{ACKNOWLEDGE, DRIVER},
 };
 
@@ -415,6 +415,9 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
     let flr = identity
         .express
         .is_some_and(|cap| starts_flr(cap, address, value, len));
+    if flr {
+        quiesce(dev, identity);
+    }
     let power = identity
         .power
         .is_some_and(|cap| sets_power(cap, address, len));
@@ -440,6 +443,16 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
         update_doorbells(dev, &link);
         events::trace_virtio_legacy_vf_flr(&link.name);
     }
+}
+
+/// A function level reset ends bus mastering, decoding and MSI-X. Of these VFIO keeps what it
+/// emulates, so they are ended before it.
+fn quiesce<D: LegacyVf>(dev: &D, identity: &Identity) {
+    if let Some(cap) = identity.msix {
+        let control = u32::from(cap) + msix::CONTROL as u32;
+        dev.parent_config_write(control + 1, 0, 1);
+    }
+    dev.parent_config_write(header::COMMAND as u32, 0, 2);
 }
 
 /// The guest accesses BAR0. Runs without the big QEMU lock.
