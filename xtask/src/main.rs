@@ -12,6 +12,7 @@
 //! [`programs::build`] (helper and simulator), [`lock::Lock`]. Steps report on standard error;
 //! standard output is for a subcommand's result.
 
+mod apt;
 mod bench;
 mod conformance;
 mod demo;
@@ -76,13 +77,9 @@ enum Command {
         #[arg(long = "scenario", value_name = "NAME")]
         scenarios: Vec<String>,
     },
-    /// Boot Debian's kernel with a simulated PF and its VFs on its PCIe bus behind an emulated
-    /// IOMMU, and use them through the kernel's own VFIO and drivers.
-    Nested {
-        /// Only these scenarios (repeat the option for several).
-        #[arg(long = "scenario", value_name = "NAME")]
-        scenarios: Vec<String>,
-    },
+    /// Boot Debian's kernel with simulated PFs and their VFs on its PCIe bus behind an emulated
+    /// IOMMU; use them through the kernel's own VFIO and drivers, and in guests of that machine.
+    Nested(nested::Options),
     /// Make what the test guest boots from and print where it is.
     Guest,
     /// Measure: codec, register window, admin commands against a bare socket echo, throughput, memory.
@@ -139,7 +136,7 @@ fn dispatch(args: Args) -> Result<()> {
         }
         Command::Demo(options) => demo::run(&project, options),
         Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
-        Command::Nested { scenarios } => nested::run(&project, &scenarios),
+        Command::Nested(options) => nested::run(&project, &options),
         Command::Guest => guest::run(&project),
         Command::Bench(options) => bench::run(&project, options),
         Command::Test { suites } => test::run(&project, &suites),

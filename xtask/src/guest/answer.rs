@@ -4,7 +4,7 @@
 use anyhow::{bail, Context, Result};
 
 /// Keys whose value is the rest of the line.
-const WHOLE_LINE: [&str; 2] = ["lspci", "irq"];
+const WHOLE_LINE: [&str; 3] = ["lspci", "irq", "text"];
 /// What every line of the protocol begins with.
 const PREFIX: &str = "VLVF: ";
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 
+use crate::apt::{Kind, Private};
 use crate::digest::Digest;
 use crate::lock::Lock;
 use crate::project::Project;
@@ -14,6 +15,8 @@ use crate::steps::{Step, Steps};
 
 /// The package that depends on Debian's current kernel.
 const KERNEL_META: &str = "linux-image-amd64";
+/// How the names of the kernels' own packages begin.
+const IMAGE: &str = "linux-image-";
 /// What the guest has besides the kernel: a shell with its tools, and lspci with its libraries; and
 /// the firmware that QEMU boots it with.
 const PACKAGES: &[&str] = &[
@@ -36,6 +39,33 @@ const RECIPE: &str = "1";
 /// Written when everything is there: the names of the package files.
 const MANIFEST: &str = "manifest";
 
+/// Suites of the newer kernel: what it needs, and itself.
+const NEWER: [&str; 2] = ["trixie", "trixie-backports"];
+
+/// Which of Debian's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Release {
+    /// The one of the release that the machine's own package lists name: 6.1 in Debian 12.
+    #[value(name = "6.1")]
+    Stable,
+    /// The newest one made for Debian 13.
+    #[value(name = "new")]
+    Newer,
+}
+
+/// Packages of the suites with the newer kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// What the step is called.
+    pub(crate) title: &'a str,
+    /// A word for the directory's name.
+    pub(crate) name: &'a str,
+    pub(crate) packages: &'a [&'a str],
+    /// With everything they depend on, so that programs run in a chroot of the result. Directories
+    /// such as `bin` are links to those in `usr` then.
+    pub(crate) dependencies: bool,
+}
+
 /// The unpacked packages.
 #[derive(Debug, Clone)]
 pub(crate) struct Debs {
@@ -51,21 +81,123 @@ impl Debs {
     /// # Errors
     /// When apt has no such packages or they cannot be unpacked.
     pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Self> {
+        let title = "get the guest's kernel and programs";
+        Self::cached(
+            project,
+            steps,
+            title,
+            "guest-packages",
+            PACKAGES,
+            |step, dir| download(step, &dir.join("debs")),
+        )
+    }
+
+    /// The newer kernel alone, with its modules; which one it is says [`Debs::kernel_version`].
+    ///
+    /// # Errors
+    /// As [`Debs::ensure`].
+    pub(crate) fn newer_kernel(project: &Project, steps: &mut Steps) -> Result<Self> {
+        let title = "get Debian's newer kernel";
+        Self::cached(
+            project,
+            steps,
+            title,
+            "newer-kernel",
+            &NEWER,
+            |step, dir| {
+                let apt = Private::new(step, &dir.join("apt"), Kind::Binary, &NEWER)?;
+                let depends = |package: &str| {
+                    apt.apt("apt-cache")
+                        .args(["depends", "--important", package])
+                        .output(step)
+                };
+                let kernel = kernel_of(&depends(KERNEL_META)?)
+                    .with_context(|| format!("{KERNEL_META} depends on no kernel"))?;
+                let parts = parts_of(&kernel, &depends(&kernel)?);
+                let debs = dir.join("debs");
+                fs::create_dir_all(&debs)?;
+                apt.apt("apt-get")
+                    .args(["-q", "download"])
+                    .args(&parts)
+                    .dir(&debs)
+                    .run(step)?;
+                let _ = fs::remove_dir_all(dir.join("apt"));
+                debs_in(&debs)
+            },
+        )
+    }
+
+    /// Packages of the suites that the newer kernel is from, for instance its headers.
+    ///
+    /// # Errors
+    /// As [`Debs::ensure`].
+    pub(crate) fn newer(project: &Project, steps: &mut Steps, wanted: &Wanted<'_>) -> Result<Self> {
+        let mut key: Vec<&str> = wanted.packages.to_vec();
+        key.push(if wanted.dependencies { "all" } else { "" });
+        Self::cached(
+            project,
+            steps,
+            wanted.title,
+            wanted.name,
+            &key,
+            |step, dir| {
+                let apt = Private::new(step, &dir.join("apt"), Kind::Binary, &NEWER)?;
+                let debs = dir.join("debs");
+                fs::create_dir_all(&debs)?;
+                if wanted.dependencies {
+                    apt.apt("apt-get")
+                        .args(["-q", "--yes", "--download-only", "install"])
+                        .args(wanted.packages)
+                        .run(step)?;
+                    for file in debs_in(&dir.join("apt/cache/archives"))? {
+                        let name = file.file_name().context("a package without a name")?;
+                        fs::rename(&file, debs.join(name))?;
+                    }
+                    fs::create_dir_all(dir.join("root"))?;
+                    for link in ["bin", "sbin", "lib", "lib64"] {
+                        let target = format!("usr/{link}");
+                        fs::create_dir_all(dir.join("root").join(&target))?;
+                        std::os::unix::fs::symlink(&target, dir.join("root").join(link))?;
+                    }
+                } else {
+                    apt.apt("apt-get")
+                        .args(["-q", "download"])
+                        .args(wanted.packages)
+                        .dir(&debs)
+                        .run(step)?;
+                }
+                let _ = fs::remove_dir_all(dir.join("apt"));
+                debs_in(&debs)
+            },
+        )
+    }
+
+    /// Gives what is in the cache under this name and key, or unpacks the package files that
+    /// `download` puts below a directory.
+    fn cached(
+        project: &Project,
+        steps: &mut Steps,
+        title: &str,
+        name: &str,
+        key: &[&str],
+        download: impl FnOnce(&Step, &Path) -> Result<Vec<PathBuf>>,
+    ) -> Result<Self> {
         let mut digest = Digest::new();
         digest.field("recipe", RECIPE);
-        for package in PACKAGES {
+        for package in key {
             digest.field("package", package);
         }
         let dir = project
-            .cache()
-            .join(format!("guest-packages-{}", digest.short()));
+            .cache_dir("locks")?
+            .with_file_name(format!("{name}-{}", digest.short()));
         let _lock = Lock::acquire(&dir.with_extension("lock"))?;
         if let Ok(debs) = Self::load(&dir) {
             return Ok(debs);
         }
-        steps.run("get the guest's kernel and programs", |step| {
+        steps.run(title, |step| {
             let _ = fs::remove_dir_all(&dir);
-            let files = download(step, &dir.join("debs"))?;
+            fs::create_dir_all(&dir)?;
+            let files = download(step, &dir)?;
             let root = dir.join("root");
             fs::create_dir_all(&root)?;
             let mut names = Vec::new();
@@ -110,24 +242,33 @@ impl Debs {
     /// # Errors
     /// When the kernel's package is not laid out as expected.
     pub(crate) fn kernel(&self) -> Result<(PathBuf, PathBuf)> {
-        let boot = self.root.join("boot");
-        for entry in fs::read_dir(&boot).with_context(|| format!("no {}", boot.display()))? {
-            let path = entry?.path();
-            let version = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(|name| name.strip_prefix("vmlinuz-"));
-            if let Some(version) = version {
-                for lib in ["lib/modules", "usr/lib/modules"] {
-                    let modules = self.root.join(lib).join(version);
-                    if modules.is_dir() {
-                        return Ok((path, modules));
-                    }
-                }
-                bail!("the kernel {version} came without modules");
-            }
-        }
-        bail!("no kernel in {}", boot.display())
+        let version = self.kernel_version()?;
+        let modules = ["lib/modules", "usr/lib/modules"]
+            .map(|dir| self.root.join(dir).join(&version))
+            .into_iter()
+            .find(|dir| dir.join("kernel").is_dir())
+            .with_context(|| format!("the kernel {version} came without modules"))?;
+        // Newer packages have it beside its modules.
+        let kernel = [
+            self.root.join(format!("boot/vmlinuz-{version}")),
+            modules.join("vmlinuz"),
+        ]
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("no kernel {version} in {}", self.root.display()))?;
+        Ok((kernel, modules))
+    }
+
+    /// The kernel's own version, as in the names of its packages.
+    ///
+    /// # Errors
+    /// When there is no kernel among the packages.
+    pub(crate) fn kernel_version(&self) -> Result<String> {
+        self.manifest
+            .lines()
+            .find_map(|name| name.strip_prefix(IMAGE)?.split('_').next())
+            .map(str::to_owned)
+            .with_context(|| format!("no kernel among the packages in {}", self.root.display()))
     }
 }
 
@@ -158,13 +299,7 @@ fn download(step: &Step, dir: &Path) -> Result<Vec<PathBuf>> {
         Cmd::new("apt-get").args(["-q", "update"]).run(step)?;
         attempt()?;
     }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "deb") {
-            files.push(path);
-        }
-    }
+    let files = debs_in(dir)?;
     if files.len() <= PACKAGES.len() {
         bail!(
             "apt-get download gave {} of {} packages",
@@ -175,12 +310,41 @@ fn download(step: &Step, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The package files in a directory.
+fn debs_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
 /// The kernel's package in the output of `apt-cache depends`.
 fn kernel_of(depends: &str) -> Option<String> {
     depends.lines().find_map(|line| {
         let name = line.trim().strip_prefix("Depends: ")?;
-        name.starts_with("linux-image-").then(|| name.to_owned())
+        name.starts_with(IMAGE).then(|| name.to_owned())
     })
+}
+
+/// A kernel's package and those it is split into, which end in the same version, by the output of
+/// `apt-cache depends` for it.
+fn parts_of(kernel: &str, depends: &str) -> Vec<String> {
+    let version = kernel.strip_prefix(IMAGE).unwrap_or(kernel);
+    let mut parts = vec![kernel.to_owned()];
+    for line in depends.lines() {
+        let name = line.trim().strip_prefix("Depends: ").unwrap_or_default();
+        let ends = name
+            .strip_suffix(version)
+            .is_some_and(|rest| rest.starts_with("linux-") && rest.ends_with('-'));
+        if ends && !parts.iter().any(|part| part == name) {
+            parts.push(name.to_owned());
+        }
+    }
+    parts
 }
 
 #[cfg(test)]
@@ -196,5 +360,46 @@ mod tests {
         );
         assert_eq!(kernel_of("linux-image-amd64\n  Depends: something\n"), None);
         assert_eq!(kernel_of(""), None);
+    }
+
+    #[test]
+    fn a_kernel_can_come_in_parts() {
+        let text = "linux-image-7.2+x-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  \
+                    Depends: linux-base-7.2+x-amd64\n  Depends: linux-modules-7.2+x-amd64\n    \
+                    linux-other\n  Depends: linux-modules-7.2+x-amd64\n  Depends: firmware-7.2+x-amd64\n";
+        assert_eq!(
+            parts_of("linux-image-7.2+x-amd64", text),
+            [
+                "linux-image-7.2+x-amd64",
+                "linux-base-7.2+x-amd64",
+                "linux-modules-7.2+x-amd64"
+            ]
+        );
+        let whole = "linux-image-6.1\n  Depends: kmod\n";
+        assert_eq!(parts_of("linux-image-6.1", whole), ["linux-image-6.1"]);
+    }
+
+    #[test]
+    fn the_kernel_is_found_where_either_package_has_it() {
+        for (kernel, modules) in [
+            ("boot/vmlinuz-1-x", "lib/modules/1-x"),
+            ("usr/lib/modules/1-x/vmlinuz", "usr/lib/modules/1-x"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().to_owned();
+            let debs = Debs {
+                root: root.clone(),
+                manifest: "libc6_2_amd64.deb\nlinux-image-1-x_1.0_amd64.deb\n".to_owned(),
+            };
+            assert!(debs.kernel().is_err());
+            fs::create_dir_all(root.join(modules).join("kernel")).unwrap();
+            assert!(debs.kernel().is_err());
+            fs::create_dir_all(root.join(kernel).parent().unwrap()).unwrap();
+            fs::write(root.join(kernel), "").unwrap();
+            assert_eq!(
+                debs.kernel().unwrap(),
+                (root.join(kernel), root.join(modules))
+            );
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use virtio_pci_spec::bytes::{get_u16, get_u32, get_u8};
 
 use crate::steps::Step;
@@ -31,26 +31,35 @@ const SECTOR: usize = 512;
 pub(crate) fn unpack(step: &Step, image: &Path, out: &Path) -> Result<()> {
     let bytes = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let payload = payload(&bytes).with_context(|| format!("{} is no bzImage", image.display()))?;
-    if !payload.starts_with(b"\xfd7zXZ\0") {
-        bail!("the kernel is not packed with xz");
-    }
-    let packed = out.with_extension("xz");
-    fs::write(&packed, payload)?;
-    step.write("unpacking the kernel with xz")?;
-    // Behind the stream there is the unpacked length, which xz would take for a second stream.
-    let status = Command::new("xz")
-        .args(["--decompress", "--stdout", "--single-stream"])
+    let packer = packer(payload).context("the kernel is packed with neither xz nor zstd")?;
+    // Behind the stream there is the unpacked length, which would be taken for a second stream.
+    let stream = payload.get(..payload.len().saturating_sub(4));
+    let packed = out.with_extension("packed");
+    fs::write(&packed, stream.unwrap_or_default())?;
+    step.write(&format!("unpacking the kernel with {packer}"))?;
+    let status = Command::new(packer)
+        .args(["--decompress", "--stdout"])
         .stdin(File::open(&packed)?)
         .stdout(File::create(out)?)
         .stderr(Stdio::null())
         .status()
-        .context("cannot start xz")?;
+        .with_context(|| format!("cannot start {packer}"))?;
     let _ = fs::remove_file(&packed);
-    ensure!(status.success(), "xz: {status}");
+    ensure!(status.success(), "{packer}: {status}");
     let mut magic = [0; 4];
     std::io::Read::read_exact(&mut File::open(out)?, &mut magic)?;
     ensure!(&magic == b"\x7fELF", "the unpacked kernel is no ELF file");
     Ok(())
+}
+
+/// The program that unpacks this.
+fn packer(payload: &[u8]) -> Option<&'static str> {
+    [
+        (&b"\xfd7zXZ\0"[..], "xz"),
+        (&b"\x28\xb5\x2f\xfd"[..], "zstd"),
+    ]
+    .into_iter()
+    .find_map(|(magic, program)| payload.starts_with(magic).then_some(program))
 }
 
 /// The packed kernel inside a bzImage; `None` if it is none.
@@ -85,6 +94,14 @@ mod tests {
     #[test]
     fn the_payload_is_where_the_header_says() {
         assert_eq!(payload(&image()), Some(&b"hello"[..]));
+    }
+
+    #[test]
+    fn the_packer_is_known_by_its_magic() {
+        assert_eq!(packer(b"\xfd7zXZ\0..."), Some("xz"));
+        assert_eq!(packer(b"\x28\xb5\x2f\xfd"), Some("zstd"));
+        assert_eq!(packer(b"\x1f\x8b"), None);
+        assert_eq!(packer(b""), None);
     }
 
     #[test]

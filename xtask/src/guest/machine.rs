@@ -3,18 +3,17 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde_json::json;
 
-use super::answer::{Answer, Line};
+use super::answer::Answer;
+use super::port::Port;
 use super::process::{Interrupted, Process, POLL};
 use super::qmp::Qmp;
 use super::Image;
@@ -98,6 +97,11 @@ pub(crate) struct Extra {
     pub(crate) arguments: Vec<String>,
     /// More words on the kernel's command line.
     pub(crate) kernel: &'static str,
+    /// Memory in MiB, if not that of every guest.
+    pub(crate) memory_mib: Option<u32>,
+    /// More serial ports behind the console and the command port: QEMU opens sockets of these names
+    /// beside those of the machine; see [`Machine::connect`].
+    pub(crate) ports: Vec<&'static str>,
 }
 
 impl Config<'_> {
@@ -108,8 +112,8 @@ impl Config<'_> {
             args.push("-L".into());
             args.push(dir.into());
         }
-        let memory = format!("memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on");
-        let size = MEMORY_MIB.to_string();
+        let size = self.extra.memory_mib.unwrap_or(MEMORY_MIB).to_string();
+        let memory = format!("memory-backend-memfd,id=ram,size={size}M,share=on");
         for arg in [
             "-machine",
             "q35,memory-backend=ram",
@@ -182,14 +186,12 @@ impl Config<'_> {
 #[derive(Debug)]
 pub(crate) struct Machine {
     name: String,
+    dir: PathBuf,
     process: Process,
-    port: UnixStream,
-    lines: Receiver<String>,
+    port: Port,
     qmp: Qmp,
     console_log: PathBuf,
-    port_log: PathBuf,
     interrupted: Interrupted,
-    next_id: u32,
 }
 
 impl Machine {
@@ -218,7 +220,14 @@ impl Machine {
         let console = if config.console {
             "stdio,id=console,signal=off,mux=off".to_owned()
         } else {
-            format!("file,id=console,path={}", comma(&console_log))
+            // Somebody may look into a machine that is kept.
+            let socket = dir.join(format!("{name}.console"));
+            let _ = fs::remove_file(&socket);
+            format!(
+                "socket,id=console,path={},server=on,wait=off,logfile={}",
+                comma(&socket),
+                comma(&console_log)
+            )
         };
         let sockets = [
             ("-chardev", console),
@@ -230,6 +239,9 @@ impl Machine {
             ("-serial", "chardev:port".to_owned()),
             ("-qmp", format!("unix:{},server=on,wait=off", comma(&qmp))),
         ];
+        let sockets = sockets
+            .into_iter()
+            .chain(more_ports(name, &config.extra.ports, dir));
         for (option, value) in sockets {
             args.push(option.into());
             args.push(value.into());
@@ -254,18 +266,29 @@ impl Machine {
         };
         let port = connect(&mut process, &port, interrupted)?;
         let qmp = Qmp::new(connect(&mut process, &qmp, interrupted)?)?;
-        let lines = read_lines(port.try_clone()?, &port_log)?;
         Ok(Self {
             name: name.to_owned(),
+            dir: dir.to_owned(),
             process,
-            port,
-            lines,
+            port: Port::new(name, port, &port_log, interrupted)?,
             qmp,
             console_log,
-            port_log,
             interrupted: interrupted.clone(),
-            next_id: 0,
         })
+    }
+
+    /// Connects to one more serial port of the guest; see [`Extra::ports`].
+    ///
+    /// # Errors
+    /// When QEMU has not opened it.
+    pub(crate) fn connect(&mut self, port: &str) -> Result<UnixStream> {
+        let path = self.dir.join(format!("{}.{port}", self.name));
+        connect(&mut self.process, &path, &self.interrupted)
+    }
+
+    /// Number of QEMU's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn qmp(&mut self) -> &mut Qmp {
@@ -277,18 +300,9 @@ impl Machine {
     /// # Errors
     /// When it does not in time.
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
-        let until = Instant::now() + BOOT;
-        loop {
-            match self.line(until)? {
-                Some(Line::Ready) => return Ok(()),
-                Some(_) => {}
-                None => bail!(
-                    "{} has not booted within {BOOT:?}{}",
-                    self.name,
-                    self.evidence()
-                ),
-            }
-        }
+        let (port, process) = (&mut self.port, &mut self.process);
+        let done = port.wait_ready(BOOT, &mut || alive(process));
+        self.explained(done)
     }
 
     /// Has the guest run a scenario, and waits until it is over.
@@ -306,12 +320,8 @@ impl Machine {
     /// # Errors
     /// When the guest's port is gone.
     pub(crate) fn send(&mut self, command: &str) -> Result<String> {
-        self.next_id += 1;
-        let id = self.next_id.to_string();
-        self.port
-            .write_all(format!("{id} {command}\n").as_bytes())
-            .with_context(|| format!("{} takes no commands{}", self.name, self.evidence()))?;
-        Ok(id)
+        let sent = self.port.send(command);
+        self.explained(sent)
     }
 
     /// Waits for the end of a scenario.
@@ -319,52 +329,21 @@ impl Machine {
     /// # Errors
     /// As [`Machine::run`].
     pub(crate) fn wait(&mut self, id: &str, command: &str, within: Duration) -> Result<Answer> {
-        let until = Instant::now() + within;
-        let mut values = Vec::new();
-        loop {
-            match self.line(until)? {
-                Some(Line::Done { id: done, status }) if done == id => {
-                    return Ok(Answer::new(command, status, values))
-                }
-                Some(Line::Values(more)) => values.extend(more),
-                Some(_) => {}
-                None => bail!(
-                    "{} has not finished \"{command}\" within {within:?}; it said so far: {}{}",
-                    self.name,
-                    Answer::new(command, 0, values).text(),
-                    self.evidence()
-                ),
-            }
-        }
+        let (port, process) = (&mut self.port, &mut self.process);
+        let answer = port.wait(id, command, within, &mut || alive(process));
+        self.explained(answer)
     }
 
-    /// The next line of the protocol; `None` when the time is over.
-    fn line(&mut self, until: Instant) -> Result<Option<Line>> {
-        loop {
-            self.interrupted.check()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            match self
-                .lines
-                .recv_timeout(left.min(Duration::from_millis(200)))
-            {
-                Ok(text) => {
-                    if let Some(line) = Line::parse(&text) {
-                        return Ok(Some(line));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.process.ended() {
-                        bail!("{} ended{}", self.name, self.evidence());
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("{} closed its port{}", self.name, self.evidence())
-                }
-            }
-        }
+    /// # Errors
+    /// When QEMU has ended; without its messages.
+    pub(crate) fn alive(&mut self) -> Result<()> {
+        alive(&mut self.process)
+    }
+
+    /// Adds the end of the logs to an error, but for that of an interruption.
+    pub(crate) fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        self.interrupted.check()?;
+        result.map_err(|error| anyhow!("{error:#}{}", self.evidence()))
     }
 
     /// Waits until QEMU has ended, as after a power off.
@@ -385,7 +364,7 @@ impl Machine {
 
     fn evidence(&self) -> String {
         let mut text = self.process.evidence();
-        for log in [&self.port_log, &self.console_log] {
+        for log in [self.port.log(), &self.console_log] {
             for line in tail(log, 6) {
                 text += "\n    | ";
                 text += &line;
@@ -419,27 +398,37 @@ fn connect(process: &mut Process, path: &Path, interrupted: &Interrupted) -> Res
     }
 }
 
-/// Reads lines in a thread of its own, so that the guest never waits for this program.
-fn read_lines(port: UnixStream, log: &Path) -> Result<Receiver<String>> {
-    let mut log = File::create(log)?;
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(port)
-            .split(b'\n')
-            .map_while(std::result::Result::ok)
-        {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let _ = writeln!(log, "{}", line.trim_end());
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    Ok(lines)
+fn alive(process: &mut Process) -> Result<()> {
+    ensure!(!process.ended(), "QEMU ended");
+    Ok(())
+}
+
+/// Addresses and interrupts of a PC's third and fourth serial port. Those of the first two are taken
+/// by the console and the command port, and sharing them would lose interrupts.
+const MORE_PORTS: [(u8, u16, u8); 2] = [(2, 0x3e8, 5), (3, 0x2e8, 7)];
+
+/// QEMU's arguments for more serial ports.
+fn more_ports(name: &str, ports: &[&str], dir: &Path) -> Vec<(&'static str, String)> {
+    ports
+        .iter()
+        .zip(MORE_PORTS)
+        .flat_map(|(port, (index, base, irq))| {
+            let path = comma(&dir.join(format!("{name}.{port}")));
+            let device =
+                format!("isa-serial,index={index},iobase={base:#x},irq={irq},chardev={port}");
+            [
+                (
+                    "-chardev",
+                    format!("socket,id={port},path={path},server=on,wait=off"),
+                ),
+                ("-device", device),
+            ]
+        })
+        .collect()
 }
 
 /// A path for QEMU's options, where a comma is doubled.
-fn comma(path: &Path) -> String {
+pub(crate) fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
@@ -452,6 +441,7 @@ mod tests {
             kernel: "/g/vmlinux".into(),
             initrd: "/g/initrd".into(),
             firmware: ["/f/seabios".into(), "/f/qemu".into()],
+            packed_kernel: "/g/vmlinuz".into(),
             modules: PathBuf::new(),
         }
     }

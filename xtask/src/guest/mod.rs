@@ -11,22 +11,24 @@
 pub(crate) mod answer;
 pub(crate) mod counters;
 mod cpio;
-mod debs;
+pub(crate) mod debs;
 mod kernel;
 pub(crate) mod machine;
 mod modules;
+pub(crate) mod port;
 pub(crate) mod process;
-mod qmp;
+pub(crate) mod qmp;
 pub(crate) mod rig;
 
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use self::cpio::Archive;
-use self::debs::Debs;
+use self::debs::{Debs, Release};
 use crate::digest::Digest;
 use crate::lock::Lock;
 use crate::project::Project;
@@ -52,10 +54,16 @@ const LIBRARY_DIRS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-g
 /// To be raised when the way of making the image changes.
 const RECIPE: &str = "1";
 
+/// Age of images that nobody is about to boot from.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
 /// What a guest boots from.
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
+    /// Unpacked if that was possible.
     pub(crate) kernel: PathBuf,
+    /// As its package has it.
+    pub(crate) packed_kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     /// Directories for QEMU's option -L.
     pub(crate) firmware: [PathBuf; 2],
@@ -74,17 +82,34 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Gives the image, from the cache if it is current.
+/// Gives the image with the stable kernel, from the cache if it is current.
 ///
 /// # Errors
 /// When packages cannot be had or the image cannot be written.
 pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
+    ensure_release(project, steps, Release::Stable)
+}
+
+/// Gives the image with one of Debian's kernels, from the cache if it is current.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_release(
+    project: &Project,
+    steps: &mut Steps,
+    release: Release,
+) -> Result<Image> {
     let debs = Debs::ensure(project, steps)?;
+    let kernel_debs = match release {
+        Release::Stable => debs.clone(),
+        Release::Newer => Debs::newer_kernel(project, steps)?,
+    };
     let scripts = scripts(project)?;
     let mut digest = Digest::new();
     digest
         .field("recipe", RECIPE)
-        .field("packages", &debs.manifest);
+        .field("packages", &debs.manifest)
+        .field("kernel", &kernel_debs.manifest);
     for name in MODULES.iter().chain(LIBRARIES) {
         digest.field("content", name);
     }
@@ -92,12 +117,16 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
         digest.field(name, data);
     }
     let dir = project.cache_dir("guest")?;
-    let initrd = dir.join(format!("initrd-{}.cpio", digest.short()));
-    let (kernel, modules) = debs.kernel()?;
+    let prefix = match release {
+        Release::Stable => "initrd-",
+        Release::Newer => "newer-initrd-",
+    };
+    let initrd = dir.join(format!("{prefix}{}.cpio", digest.short()));
+    let (kernel, modules) = kernel_debs.kernel()?;
     let _lock = Lock::acquire(&dir.join("lock"))?;
     if !initrd.exists() {
         steps.run("make the guest's file system", |step| {
-            remove_old(&dir);
+            remove_old(&dir, prefix);
             let temporary = initrd.with_extension("new");
             write(&temporary, &debs.root, &modules, &scripts)?;
             let size = fs::metadata(&temporary)?.len();
@@ -107,10 +136,10 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
         })?;
     }
     // Beside the packages it comes from: it changes with them.
-    let unpacked = debs.root.join("vmlinux");
+    let unpacked = kernel_debs.root.join("vmlinux");
     if !unpacked.exists() {
         let done = steps.run("unpack the guest's kernel", |step| {
-            let temporary = debs.root.join("vmlinux.new");
+            let temporary = kernel_debs.root.join("vmlinux.new");
             kernel::unpack(step, &kernel, &temporary)?;
             fs::rename(&temporary, &unpacked)?;
             Ok(())
@@ -120,6 +149,7 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Image> {
         }
     }
     Ok(Image {
+        packed_kernel: kernel.clone(),
         kernel: if unpacked.exists() { unpacked } else { kernel },
         initrd,
         firmware: debs.firmware(),
@@ -143,10 +173,15 @@ fn scripts(project: &Project) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(scripts)
 }
 
-/// Images of other content; another checkout that wants one makes it again within a second.
-fn remove_old(dir: &Path) {
+/// Images of other content that were made long ago; another checkout that wants one makes it again
+/// within a second.
+fn remove_old(dir: &Path, prefix: &str) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("initrd-") {
+        let unused = entry
+            .metadata()
+            .and_then(|data| data.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNUSED));
+        if unused && entry.file_name().to_string_lossy().starts_with(prefix) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -199,7 +234,7 @@ fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)])
         archive.file(
             &format!("lib/modules/{}.ko", module.name),
             false,
-            &fs::read(&module.path)?,
+            &module.data,
         )?;
         order += &format!("{}\n", module.name);
     }
@@ -215,41 +250,62 @@ fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)])
     Ok(())
 }
 
-/// Writes `out`, the image's initial file system with more in it: modules in `lib/modules/DIR` with
-/// their loading order, and programs in `bin`.
+/// What [`extend`] adds to an initial file system.
+#[derive(Debug, Default)]
+pub(crate) struct Addition {
+    /// Modules with what they need go to `lib/modules/DIR` with their loading order: (DIR, modules).
+    pub(crate) modules: Vec<(&'static str, &'static [&'static str])>,
+    /// Files: (name in the guest, where it is here, whether it can be executed).
+    pub(crate) files: Vec<(String, PathBuf, bool)>,
+    /// Files: (name in the guest, content).
+    pub(crate) texts: Vec<(&'static str, String)>,
+}
+
+impl Addition {
+    /// A program for `bin`.
+    ///
+    /// # Errors
+    /// When the path has no name.
+    pub(crate) fn program(&mut self, path: &Path) -> Result<()> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a program without a name")?;
+        self.files
+            .push((format!("bin/{name}"), path.to_owned(), true));
+        Ok(())
+    }
+}
+
+/// Writes `out`, the image's initial file system with more in it. What has the name of something
+/// that is there replaces it.
 ///
 /// # Errors
 /// When something is missing or cannot be written.
-pub(crate) fn extend(
-    image: &Image,
-    out: &Path,
-    (dir, wanted): (&str, &[&str]),
-    programs: &[&Path],
-) -> Result<()> {
+pub(crate) fn extend(image: &Image, out: &Path, addition: &Addition) -> Result<()> {
     let mut bytes = fs::read(&image.initrd)
         .with_context(|| format!("cannot read {}", image.initrd.display()))?;
     // Linux takes several archives behind each other, each at a multiple of four.
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     let mut archive = Archive::new(bytes);
-    let mut order = String::new();
-    for module in modules::closure(&image.modules, wanted)? {
-        let data = fs::read(&module.path)?;
-        archive.file(
-            &format!("lib/modules/{dir}/{}.ko", module.name),
-            false,
-            &data,
-        )?;
-        order += &format!("{}\n", module.name);
+    for (dir, wanted) in &addition.modules {
+        let mut order = String::new();
+        for module in modules::closure(&image.modules, wanted)? {
+            archive.file(
+                &format!("lib/modules/{dir}/{}.ko", module.name),
+                false,
+                &module.data,
+            )?;
+            order += &format!("{}\n", module.name);
+        }
+        archive.file(&format!("lib/modules/{dir}/order"), false, order.as_bytes())?;
     }
-    archive.file(&format!("lib/modules/{dir}/order"), false, order.as_bytes())?;
-    for program in programs {
-        let name = program
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a program without a name")?;
-        let data =
-            fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-        archive.file(&format!("bin/{name}"), true, &data)?;
+    for (name, path, executable) in &addition.files {
+        let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        archive.file(name, *executable, &data)?;
+    }
+    for (name, text) in &addition.texts {
+        archive.file(name, false, text.as_bytes())?;
     }
     fs::write(out, archive.finish()?).with_context(|| format!("cannot write {}", out.display()))
 }

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use virtio_pci_spec::bytes::{get_u16, get_u32, get_u64};
 
 /// A module to be loaded.
@@ -16,7 +17,8 @@ use virtio_pci_spec::bytes::{get_u16, get_u32, get_u64};
 pub(crate) struct Module {
     /// As the kernel has it: with `_`, without `.ko`.
     pub(crate) name: String,
-    pub(crate) path: PathBuf,
+    /// The module itself, unpacked.
+    pub(crate) data: Vec<u8>,
 }
 
 /// Finds `wanted` and everything they need below `dir` (a kernel's module directory); what is built
@@ -50,17 +52,34 @@ fn visit(
     let Some(path) = files.get(&name) else {
         bail!("the kernel's package has no module {name}");
     };
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = read(path)?;
     let needs = depends(&bytes)
         .with_context(|| format!("{} is not a module that can be read", path.display()))?;
     for need in needs {
         visit(&need, files, builtin, seen, found)?;
     }
-    found.push(Module {
-        name,
-        path: path.clone(),
-    });
+    found.push(Module { name, data: bytes });
     Ok(())
+}
+
+/// Reads a module, which newer packages have packed.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    if path.extension().is_some_and(|end| end == "ko") {
+        return fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    }
+    let output = Command::new("xz")
+        .args(["--decompress", "--stdout"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start xz")?;
+    ensure!(
+        output.status.success(),
+        "xz cannot unpack {}: {}",
+        path.display(),
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(output.stdout)
 }
 
 /// File names use `-` and `_`, the kernel only `_`.
@@ -77,7 +96,7 @@ fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
         } else if let Some(name) = entry
             .file_name()
             .to_str()
-            .and_then(|n| n.strip_suffix(".ko"))
+            .and_then(|n| n.strip_suffix(".xz").unwrap_or(n).strip_suffix(".ko"))
         {
             files.insert(normal(name), path);
         }
@@ -205,7 +224,23 @@ mod tests {
                 "virtio_net"
             ]
         );
-        assert!(found[3].path.ends_with("kernel/drivers/net-failover.ko"));
+        assert_eq!(depends(&found[3].data).unwrap(), ["failover"]);
+    }
+
+    #[test]
+    fn packed_modules_are_unpacked() {
+        let dir = tree(&[("a", "b-c"), ("b-c", "")]);
+        let status = Command::new("xz")
+            .arg(dir.path().join("kernel/drivers/b-c.ko"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let found = closure(dir.path(), &["a"]).unwrap();
+        assert_eq!(names(&found), ["b_c", "a"]);
+        assert!(found[0].data.starts_with(b"\x7fELF"));
+        fs::write(dir.path().join("kernel/drivers/b-c.ko.xz"), "text").unwrap();
+        let text = format!("{:#}", closure(dir.path(), &["a"]).unwrap_err());
+        assert!(text.contains("xz cannot unpack"), "{text}");
     }
 
     #[test]

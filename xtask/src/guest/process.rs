@@ -24,7 +24,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(10);
 const TAIL: usize = 15;
 
 /// Set when the user interrupted this program; long waits end then.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupted(Arc<AtomicBool>);
 
 impl Interrupted {
@@ -85,7 +85,8 @@ impl Process {
             line.push_str(&quote(arg.as_ref()));
         }
         // It must not outlive this program, however that ends.
-        let mut command = if Path::new("/usr/bin/setpriv").exists() {
+        let bound = !KEEP.load(Ordering::Relaxed) && Path::new("/usr/bin/setpriv").exists();
+        let mut command = if bound {
             let mut command = Command::new("/usr/bin/setpriv");
             command.args(["--pdeathsig", "KILL", "--"]).arg(program);
             command
@@ -115,6 +116,11 @@ impl Process {
             log: log.to_owned(),
             line,
         }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The command as a shell would take it.
@@ -204,6 +210,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end();
+        if !KEEP.load(Ordering::Relaxed) {
+            self.end();
+        }
     }
+}
+
+/// Set by [`keep_all`].
+static KEEP: AtomicBool = AtomicBool::new(false);
+
+/// Has every process go on when this program ends, for somebody who wants to look at them.
+pub(crate) fn keep_all() {
+    KEEP.store(true, Ordering::Relaxed);
 }

@@ -35,6 +35,35 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// Takes a connection to a serial port on which QEMU has greeted already, or will, and on which
+    /// there may be the rest of an earlier conversation.
+    ///
+    /// # Errors
+    /// When QEMU does not answer as it should.
+    pub(crate) fn over_serial(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let mut qmp = Self {
+            reader: BufReader::new(stream),
+        };
+        // Allowed once; the error of a second time is as good an answer.
+        qmp.reader
+            .get_mut()
+            .write_all(b"{\"execute\": \"qmp_capabilities\", \"id\": \"begin\"}")?;
+        let began = Instant::now();
+        while began.elapsed() < ANSWER {
+            let mut line = String::new();
+            if qmp.reader.read_line(&mut line).context("no answer")? == 0 {
+                bail!("the port was closed");
+            }
+            let answer: Value = serde_json::from_str(&line).unwrap_or_default();
+            if answer.get("id").is_some_and(|id| id == "begin") {
+                return Ok(qmp);
+            }
+        }
+        bail!("QEMU does not answer on the serial port")
+    }
+
     /// Executes a command and gives what it returns.
     ///
     /// # Errors

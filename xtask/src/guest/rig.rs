@@ -30,7 +30,7 @@ pub(crate) struct Programs {
 /// A directory for sockets, removed at the end. Not below the cache: the name of a socket has to
 /// be short.
 #[derive(Debug)]
-pub(crate) struct RunDir(PathBuf);
+pub(crate) struct RunDir(PathBuf, bool);
 
 impl RunDir {
     /// # Errors
@@ -41,7 +41,7 @@ impl RunDir {
             let path = base.join(format!("vlvf-{}-{attempt}", std::process::id()));
             // Anybody can write to the directory above: only one that was not there is ours.
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
+                Ok(()) => return Ok(Self(path, false)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot create {}", path.display()))
@@ -57,11 +57,19 @@ impl RunDir {
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Leaves the directory where it is.
+    pub(crate) fn keep(&mut self) -> &Path {
+        self.1 = true;
+        &self.0
+    }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        if !self.1 {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 }
 

@@ -1,304 +1,217 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `cargo xtask nested`: a machine under TCG whose PCIe bus has a simulated PF with its VFs behind an
-//! emulated Intel IOMMU, and in which Debian's kernel uses them as it uses hardware.
+//! `cargo xtask nested`: a machine under TCG (L1) whose PCIe bus has simulated PFs with their VFs
+//! behind an emulated Intel IOMMU. Debian's kernel in it uses them as it uses hardware; the helper and
+//! QEMU with KVM run in it, and in that QEMU a guest (L2).
 //!
-//! The functions are served by one simulator; QEMU's `x-vfio-user-sriov-pf` and
-//! `x-vfio-user-sriov-vf` put them on the bus. What the guest can be asked to do is in
-//! `guest/nested`.
+//! The functions of a card are served by one simulator; QEMU's `x-vfio-user-sriov-pf` and
+//! `x-vfio-user-sriov-vf` put them on the bus. What L1 can be asked to do is in `guest/nested` and
+//! `guest/l2`, what L2 can in `guest/scenarios`.
 
+mod image;
+mod l2;
+mod machine;
 mod scenarios;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{bail, ensure, Context, Result};
-use serde_json::json;
+use anyhow::{bail, Result};
 
-use crate::guest::answer::Answer;
-use crate::guest::machine::{Config, Driver, Extra, Machine};
-use crate::guest::process::{Interrupted, Process, POLL};
-use crate::guest::rig::{control, simulator_arguments};
+pub(crate) use self::machine::{Card, Nested, Plan, COMMAND};
+use crate::guest::debs::Release;
+use crate::guest::process;
 use crate::guest::{self, Image};
 use crate::guest_test::Bench;
 use crate::programs;
 use crate::project::Project;
 use crate::steps::{seconds, Steps};
 
-/// VFs of the simulated PF.
-const VFS: u16 = 2;
-/// The kernel's VFIO; what they need is found out.
-const MODULES: &[&str] = &["vfio_iommu_type1", "vfio_pci"];
-/// Longest time until the simulator serves.
-const START: Duration = Duration::from_secs(30);
-/// Longest time for one command of a scenario, on a loaded machine.
-const COMMAND: Duration = Duration::from_secs(60);
+/// What the user chooses.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Only these scenarios (repeat the option for several).
+    #[arg(long = "scenario", value_name = "NAME")]
+    scenarios: Vec<String>,
+    /// Debian's kernel in the nested machine.
+    #[arg(long, value_enum, default_value = "new")]
+    l1: Release,
+    /// Give the nested machine's console to this terminal, with a shell, after the scenario if there
+    /// is one.
+    #[arg(long)]
+    interactive: bool,
+    /// Leave the nested machine running after the scenario, and say how to reach it.
+    #[arg(long, conflicts_with = "interactive")]
+    keep: bool,
+}
+
+/// One scenario.
+struct Scenario {
+    name: &'static str,
+    /// The machine it runs in. Scenarios with the same one that follow each other share it.
+    setup: &'static Setup,
+    /// Breaches of the specification, as the simulator names them, that it must not fail for.
+    violations: &'static [&'static str],
+    /// Gives the figures to be shown.
+    run: fn(&mut Nested) -> Result<String>,
+}
+
+/// A machine for scenarios.
+struct Setup {
+    plan: Plan,
+    /// What is done in a fresh machine.
+    prepare: fn(&mut Nested) -> Result<()>,
+}
+
+/// Programs and image for nested machines.
+pub(crate) struct Workbench {
+    pub(crate) bench: Bench,
+    /// What L1 boots from.
+    pub(crate) image: Image,
+}
+
+impl Workbench {
+    /// Builds everything that is needed, as [`Bench::prepare`], for L1 with the given kernel.
+    ///
+    /// # Errors
+    /// When something cannot be built.
+    pub(crate) fn prepare(
+        project: &Project,
+        steps: &mut Steps,
+        command: &str,
+        release: Release,
+    ) -> Result<Self> {
+        let bench = Bench::prepare(project, steps, command)?;
+        let probe = programs::build_probe(project, steps)?;
+        let outer = guest::ensure_release(project, steps, release)?;
+        let image = steps.run("make the nested machine's file system", |step| {
+            let (programs, inner) = (&bench.programs, &bench.image);
+            image::make(step, programs, &probe, &outer, inner, bench.run.path())
+        })?;
+        Ok(Self { bench, image })
+    }
+}
+
+/// All scenarios.
+fn all() -> impl Iterator<Item = &'static Scenario> {
+    scenarios::ALL.iter().chain(l2::ALL)
+}
 
 /// Runs the named scenarios, or all.
 ///
 /// # Errors
 /// When a name is unknown, something cannot be built, or a scenario failed.
-pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
-    let all = scenarios::ALL;
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    let names = &options.scenarios;
     for name in names {
-        if !all.iter().any(|scenario| scenario.name == name) {
-            let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+        if !all().any(|scenario| scenario.name == name) {
+            let known: Vec<&str> = all().map(|scenario| scenario.name).collect();
             bail!("no scenario {name}; there are: {}", known.join(", "));
         }
     }
+    if (options.keep && names.len() != 1) || (options.interactive && names.len() > 1) {
+        bail!("--keep needs, and --interactive takes, one --scenario");
+    }
     let steps = &mut Steps::new(project, "nested")?;
-    let bench = Bench::prepare(project, steps, "nested")?;
-    let probe = programs::build_probe(project, steps)?;
-    let initrd = bench.run.path().join("nested.cpio");
-    guest::extend(&bench.image, &initrd, ("vfio", MODULES), &[&probe])?;
-    let image = Image {
-        initrd,
-        ..bench.image.clone()
-    };
+    if options.keep {
+        process::keep_all();
+    }
+    let mut workbench = Workbench::prepare(project, steps, "nested", options.l1)?;
+    if options.interactive {
+        return interactive(&workbench, names.first());
+    }
     let mut failed = 0;
-    for scenario in all {
+    let mut shared: Option<(&'static str, Nested)> = None;
+    for scenario in all() {
         if !names.is_empty() && !names.iter().any(|name| name == scenario.name) {
             continue;
         }
         let began = Instant::now();
+        let setup = scenario.setup;
+        let mut nested = shared
+            .take()
+            .filter(|(name, _)| *name == setup.plan.name)
+            .map(|(_, nested)| nested);
         let result = steps.run(scenario.name, |_| {
-            let mut nested = Nested::start(scenario.name, scenario.kernel, &bench, &image)?;
-            let figures = (scenario.run)(&mut nested)?;
-            nested.finish(scenario.violations)?;
+            let nested = match &mut nested {
+                Some(nested) => nested,
+                None => nested.insert(fresh(setup, &workbench, false)?),
+            };
+            let figures = (scenario.run)(nested)?;
+            nested.check(scenario.violations)?;
             Ok(figures)
         });
         let time = seconds(began.elapsed());
         match result {
-            Ok(figures) => println!("PASS {}: {figures} ({time})", scenario.name),
+            Ok(figures) => {
+                println!("PASS {}: {figures} ({time})", scenario.name);
+                shared = nested.map(|nested| (setup.plan.name, nested));
+            }
             Err(error) => {
                 failed += 1;
                 println!("FAIL {} ({time}): {error:#}", scenario.name);
+                if options.keep {
+                    shared = nested.map(|nested| (setup.plan.name, nested));
+                }
             }
         }
-        bench.interrupted.check()?;
+        workbench.bench.interrupted.check()?;
+    }
+    if options.keep {
+        if let Some((_, nested)) = &mut shared {
+            kept(&mut workbench, nested)?;
+        }
     }
     if failed > 0 {
         bail!(
             "{failed} scenarios failed; logs are in {}",
-            bench.logs.display()
+            workbench.bench.logs.display()
         );
     }
     Ok(())
 }
 
-/// A running nested machine with its simulator.
-pub(crate) struct Nested {
-    // Fields are dropped in this order: QEMU before the functions it uses.
-    machine: Machine,
-    simulator: Process,
-    dir: PathBuf,
-    qemu_log: PathBuf,
+/// Starts a machine.
+fn fresh(setup: &Setup, workbench: &Workbench, console: bool) -> Result<Nested> {
+    let mut nested = Nested::start(&setup.plan, workbench, console)?;
+    (setup.prepare)(&mut nested)?;
+    Ok(nested)
 }
 
-impl Nested {
-    fn start(name: &str, kernel: &'static str, bench: &Bench, image: &Image) -> Result<Self> {
-        let dir = bench.run.path().join(name);
-        std::fs::create_dir_all(&dir)?;
-        let simulator = start_simulator(
-            &bench.programs.simulator,
-            name,
-            &dir,
-            &bench.logs,
-            &bench.interrupted,
-        )?;
-        let config = Config {
-            qemu: &bench.programs.qemu,
-            image,
-            driver: Driver::Modern,
-            functions: Vec::new(),
-            address: "10.0.77.2",
-            console: false,
-            extra: Extra {
-                arguments: bus(&dir, VFS),
-                kernel,
-            },
-        };
-        let mut machine = bench.machine(name, &config)?;
-        machine.wait_ready().context("boot")?;
-        Ok(Self {
-            machine,
-            simulator,
-            dir,
-            qemu_log: bench.logs.join(format!("{name}-qemu.log")),
-        })
-    }
-
-    /// Has the guest run one command, which must succeed; its name is the step's in errors.
-    ///
-    /// # Errors
-    /// When it fails or takes too long.
-    fn step(&mut self, command: &str) -> Result<Answer> {
-        self.machine.run(command, COMMAND)?.ok()
-    }
-
-    /// Has the guest run one command that must be refused.
-    ///
-    /// # Errors
-    /// When it succeeds or takes too long.
-    fn refused(&mut self, command: &str) -> Result<Answer> {
-        let answer = self.machine.run(command, COMMAND)?;
-        ensure!(
-            answer.status != 0,
-            "\"{command}\" succeeded, which it must not: {}",
-            answer.text()
-        );
-        Ok(answer)
-    }
-
-    /// Unplugs the PF, with which L1 loses the VFs, and waits until it is gone.
-    ///
-    /// # Errors
-    /// When QEMU refuses, or L1 keeps a function.
-    fn unplug(&mut self) -> Result<()> {
-        self.machine
-            .qmp()
-            .execute("device_del", &json!({ "id": "pf" }))?;
-        self.step("card_gone")?;
-        // QEMU frees the PF when L1 has let go. It hides the VFs, but does not delete them.
-        let until = Instant::now() + COMMAND;
-        while self.number("/front/disconnections")? == 0 {
-            ensure!(Instant::now() < until, "QEMU keeps the PF");
-            std::thread::sleep(POLL);
+/// L1 with its console on the terminal, until it is powered off.
+fn interactive(workbench: &Workbench, name: Option<&String>) -> Result<()> {
+    let scenario = name.and_then(|name| all().find(|scenario| scenario.name == name));
+    let setup = scenario.map_or(&l2::HELPERS, |scenario| scenario.setup);
+    let mut nested = if scenario.is_some() {
+        fresh(setup, workbench, true)?
+    } else {
+        Nested::start(&setup.plan, workbench, true)?
+    };
+    if let Some(scenario) = scenario {
+        match (scenario.run)(&mut nested) {
+            Ok(figures) => println!("PASS {}: {figures}", scenario.name),
+            Err(error) => println!("FAIL {}: {error:#}", scenario.name),
         }
-        Ok(())
     }
-
-    /// VFs that the simulated PF has enabled, as the simulator knows it.
-    ///
-    /// # Errors
-    /// When the simulator does not answer.
-    fn live_vfs(&self) -> Result<u64> {
-        self.number("/hardware/live_vfs")
-    }
-
-    /// One of the simulator's counters, by its place in their tree.
-    fn number(&self, pointer: &str) -> Result<u64> {
-        let counters = self.counters()?;
-        counters
-            .pointer(pointer)
-            .and_then(serde_json::Value::as_u64)
-            .with_context(|| format!("the simulator does not tell {pointer}: {counters}"))
-    }
-
-    fn counters(&self) -> Result<serde_json::Value> {
-        control(&self.dir, &json!({ "cmd": "counters" }))
-    }
-
-    /// Checks what no scenario may cause: faults, errors, and breaches of the specification by the
-    /// driver but for the given ones.
-    fn finish(&mut self, expected: &[&str]) -> Result<()> {
-        let counters = self.counters()?;
-        let violations = counters
-            .pointer("/hardware/device/violations")
-            .and_then(serde_json::Value::as_object)
-            .with_context(|| format!("the simulator does not tell violations: {counters}"))?;
-        let unexpected: Vec<&String> = violations
-            .keys()
-            .filter(|name| !expected.contains(&name.as_str()))
-            .collect();
-        ensure!(
-            unexpected.is_empty(),
-            "the simulated device saw violations: {unexpected:?}"
-        );
-        let faults = self.step("iommu_faults")?.number("iommu_faults")?;
-        ensure!(faults == 0, "the emulated IOMMU saw {faults} faults");
-        ensure!(
-            !self.simulator.ended(),
-            "the simulator ended{}",
-            self.simulator.evidence()
-        );
-        // A mapping that the simulator refuses is reported there and nowhere else.
-        let log = std::fs::read_to_string(&self.qemu_log).unwrap_or_default();
-        if let Some(line) = log
-            .lines()
-            .find(|line| line.contains("vfio") && (line.contains("fail") || line.contains("error")))
-        {
-            // The first line is the command.
-            ensure!(
-                line.contains(" -device "),
-                "QEMU reports: {line}\n  log: {}",
-                self.qemu_log.display()
-            );
-        }
-        Ok(())
-    }
-}
-
-fn start_simulator(
-    program: &Path,
-    name: &str,
-    dir: &Path,
-    logs: &Path,
-    interrupted: &Interrupted,
-) -> Result<Process> {
-    let mut args = simulator_arguments(dir, "net", VFS);
-    args.push("--no-sriov-capability".into());
-    args.push("--event-log".into());
-    args.push(
-        logs.join(format!("{name}-events.log"))
-            .to_string_lossy()
-            .into_owned(),
+    println!(
+        "The nested machine's console follows. What it can be asked for is in /lib/vlvf; for \
+         instance:\n  . /lib/vlvf/scenarios; . /lib/vlvf/nested; . /lib/vlvf/l2; exec 3>&1\n  \
+         do_vfio_load; do_kvm_load; do_sriov_info net; do_helper_start net --bind --vfs 2\n"
     );
-    let log = logs.join(format!("{name}-simulator.log"));
-    let mut simulator = Process::start("the simulated PF", program, &args, &log)?;
-    simulator.wait_for_line("ready", START, interrupted)?;
-    Ok(simulator)
+    nested.step("console")?;
+    nested.wait_ended()
 }
 
-/// QEMU's arguments for an IOMMU and a root port with the functions behind it: VFs first, as the PF
-/// looks for them.
-fn bus(dir: &Path, vfs: u16) -> Vec<String> {
-    let mut devices = vec![
-        // Devices that QEMU maps into need to hear of every change: caching mode.
-        "intel-iommu,intremap=on,caching-mode=on".to_owned(),
-        "pcie-root-port,id=rp,chassis=1,slot=1".to_owned(),
-    ];
-    let socket = |name: String| json!({ "type": "unix", "path": dir.join(name) });
-    for vf in 1..=vfs {
-        devices.push(
-            json!({
-                "driver": "x-vfio-user-sriov-vf",
-                "id": format!("vf{vf}"),
-                "socket": socket(format!("vf{vf}.sock")),
-                "bus": "rp",
-                "addr": format!("{:#x}.{:#x}", vf / 8, vf % 8),
-                "sriov-pf": "pf",
-            })
-            .to_string(),
-        );
-    }
-    devices.push(
-        json!({
-            "driver": "x-vfio-user-sriov-pf",
-            "id": "pf",
-            "socket": socket("pf.sock".to_owned()),
-            "bus": "rp",
-            "addr": "0x0.0x0",
-        })
-        .to_string(),
+/// Leaves a machine to the user.
+fn kept(workbench: &mut Workbench, nested: &mut Nested) -> Result<()> {
+    nested.step("console")?;
+    let ids: Vec<String> = nested.processes().iter().map(u32::to_string).collect();
+    let dir: PathBuf = workbench.bench.run.keep().to_owned();
+    println!(
+        "The machine goes on in {dir}; its sockets are there: *.console has a shell, *.qmp the machine \
+         protocol, for instance\n  socat -,raw,echo=0,escape=0x1d UNIX-CONNECT:{dir}/NAME.console\n\
+         To end it:\n  kill {}; rm -r {dir}",
+        ids.join(" "),
+        dir = dir.display(),
     );
-    devices
-        .into_iter()
-        .flat_map(|device| ["-device".to_owned(), device])
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pf_comes_after_its_vfs() {
-        let args = bus(Path::new("/d"), 8);
-        let devices: Vec<&String> = args.iter().filter(|arg| *arg != "-device").collect();
-        assert_eq!(devices.len(), 11);
-        assert!(devices[0].contains("caching-mode=on"));
-        assert!(devices[2].contains("\"0x0.0x1\""), "{}", devices[2]);
-        assert!(devices[9].contains("\"0x1.0x0\""), "{}", devices[9]);
-        assert!(devices[10].contains("x-vfio-user-sriov-pf"));
-    }
+    Ok(())
 }

@@ -1,32 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The scenarios of [`super`]. Each has a machine of its own.
+//! Scenarios of L1 alone: the kernel's VFIO and drivers on the simulated card. Each has a machine of
+//! its own.
 
 use anyhow::{ensure, Context, Result};
 
-use super::{Nested, VFS};
+use super::{Card, Nested, Plan, Scenario, Setup};
 
-/// One scenario.
-pub(super) struct Scenario {
-    pub(super) name: &'static str,
-    /// Words for the kernel's command line.
-    pub(super) kernel: &'static str,
-    /// Breaches of the specification, as the simulator names them, that it must not fail for.
-    pub(super) violations: &'static [&'static str],
-    /// Gives the figures to be shown.
-    pub(super) run: fn(&mut Nested) -> Result<String>,
-}
+/// VFs of a simulated PF.
+const VFS: u16 = 2;
+const NET: Card = Card {
+    kind: "net",
+    vfs: VFS,
+    options: &[],
+};
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "sriov",
-        kernel: "intel_iommu=on vlvf.noload",
+        setup: &Setup {
+            plan: Plan {
+                name: "sriov",
+                kernel: "intel_iommu=on vlvf.noload",
+                cards: &[NET],
+            },
+            prepare: |_| Ok(()),
+        },
         // Nobody drives the PF: it is only kept open.
         violations: &["vfs_without_sr_iov"],
         run: sriov,
     },
     Scenario {
         name: "linux-pf",
-        kernel: "intel_iommu=on",
+        setup: &Setup {
+            plan: Plan {
+                name: "linux-pf",
+                kernel: "intel_iommu=on",
+                cards: &[NET],
+            },
+            prepare: |_| Ok(()),
+        },
         violations: &[],
         run: linux_pf,
     },
@@ -36,7 +48,7 @@ const TOKEN: &str = "14d63f20-8445-11ea-8900-1f9ce7d5650d";
 const WRONG_TOKEN: &str = "00000000-8445-11ea-8900-1f9ce7d5650d";
 
 /// What every scenario expects of the PF at first.
-fn check_pf(nested: &mut Nested) -> Result<String> {
+pub(super) fn check_pf(nested: &mut Nested) -> Result<String> {
     let info = nested.step("sriov_info").context("look at the PF")?;
     ensure!(info.get("pf_id")? == "0x1af4:0x1041", "{}", info.text());
     ensure!(
@@ -53,7 +65,7 @@ fn check_pf(nested: &mut Nested) -> Result<String> {
 }
 
 /// Sets the number of VFs; Linux and the simulator must agree.
-fn set_vfs(nested: &mut Nested, count: u16, driver: &str) -> Result<()> {
+pub(super) fn set_vfs(nested: &mut Nested, count: u16, driver: &str) -> Result<()> {
     let step = format!("numvfs {count}");
     let answer = nested.step(&step).context("set sriov_numvfs")?;
     ensure!(
@@ -72,7 +84,7 @@ fn set_vfs(nested: &mut Nested, count: u16, driver: &str) -> Result<()> {
         groups.len() == usize::from(count),
         "{step}: VFs share an IOMMU group: {groups:?}"
     );
-    let live = nested.live_vfs()?;
+    let live = nested.live_vfs("net")?;
     ensure!(
         live == u64::from(count),
         "{step}: the simulator has {live} live VFs"
@@ -144,7 +156,7 @@ fn sriov(nested: &mut Nested) -> Result<String> {
     // The last one to close the PF resets it; Linux restores VF Enable.
     nested.step("vfio_release").context("close the PF")?;
     probe(nested, 1).context("after the PF was closed")?;
-    let live = nested.live_vfs()?;
+    let live = nested.live_vfs("net")?;
     ensure!(
         live == u64::from(VFS),
         "after the PF was closed the simulator has {live} live VFs"
@@ -166,7 +178,7 @@ fn linux_pf(nested: &mut Nested) -> Result<String> {
         .step("vf_ping 1 10.0.77.3 50")
         .context("ping through VF 1")?;
     ensure!(vf.get("mac")? == "52:54:00:77:01:01", "VF 1: {}", vf.text());
-    nested.unplug().context("unplug the card")?;
+    nested.unplug("net").context("unplug the card")?;
     Ok(format!(
         "Linux {kernel}, pings 50 + {}, TCP {} MiB",
         vf.get("pings_received")?,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! QEMU with the overlay.
 //!
-//! Pieces, in the order they are used: [`source`] (tarballs, verified and unpacked) with [`apt`] and
+//! Pieces, in the order they are used: [`source`] (tarballs, verified and unpacked) with [`crate::apt`] and
 //! [`crates`]; [`tools`] (meson and bindgen); [`series`] (patches to QEMU's files) and [`overlay`]
 //! (our crates); [`configure`]; [`build`]; [`tidy`] (old builds). [`trees`] does the same in a packager's
 //! directories.
@@ -11,7 +11,6 @@
 //! options, tools) and the checkout. The crates below `rust/` and the patch series are not in the
 //! key: a change of theirs touches only files that differ, and is an incremental build.
 
-mod apt;
 mod build;
 pub(crate) mod command;
 mod configure;

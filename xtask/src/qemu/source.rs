@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 
-use super::{apt, crates};
+use super::crates;
+use crate::apt;
 use crate::digest::{self, Digest};
 use crate::lock::Lock;
 use crate::project::Project;

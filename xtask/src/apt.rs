@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Debian's source package through apt, without touching the machine's own package lists.
+//! Packages of other suites through apt, without touching the machine's own package lists.
 //!
-//! A private configuration (lists, cache and sources in a directory of the cache) names the suite
-//! `sid` at the mirror that the machine already uses.
+//! A private configuration (lists, cache and sources in a directory of the cache) names the suites at
+//! the mirror that the machine already uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,59 @@ use anyhow::{Context, Result};
 use crate::run::Cmd;
 use crate::steps::Step;
 
-/// The suite that has the version.
-const SUITE: &str = "sid";
+/// The suite that has QEMU's version.
+const QEMU_SUITE: &str = "sid";
 /// Keys that sign Debian's releases, where Debian puts them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What a private configuration has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Source packages of content that the caller knows by its hashes.
+    Source,
+    /// Packages for amd64, as if nothing was installed. What apt verifies is all that is known of
+    /// them, so that lists that are older than Debian allows are refused.
+    Binary,
+}
+
+/// apt with its lists, cache and sources in a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Private {
+    config: PathBuf,
+}
+
+impl Private {
+    /// Sets it up below `dir`, which is emptied, and gets the lists of `suites` from the mirror that
+    /// the machine uses. Packages of the last suite are preferred.
+    ///
+    /// # Errors
+    /// When there is no mirror to be found, or what apt says.
+    pub(crate) fn new(step: &Step, dir: &Path, kind: Kind, suites: &[&str]) -> Result<Self> {
+        let mirror = machine_mirror().context(
+            "no Debian mirror found in /etc/apt/sources.list or /etc/apt/sources.list.d",
+        )?;
+        step.write(&format!("mirror: {mirror}"))?;
+        let _ = fs::remove_dir_all(dir);
+        for sub in ["lists/partial", "cache/archives/partial", "empty"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        fs::write(dir.join("status"), "")?;
+        fs::write(
+            dir.join("source.sources"),
+            source_entry(&mirror, kind, suites),
+        )?;
+        let config = dir.join("apt.conf");
+        fs::write(&config, configuration(dir, kind, suites))?;
+        let private = Self { config };
+        private.apt("apt-get").args(["-q", "update"]).run(step)?;
+        Ok(private)
+    }
+
+    /// A program of apt with this configuration.
+    pub(crate) fn apt(&self, program: &str) -> Cmd {
+        Cmd::new(program).env("APT_CONFIG", &self.config)
+    }
+}
 
 /// Downloads the files of one version of a source package into `into`.
 ///
@@ -27,38 +76,22 @@ pub(crate) fn download_source(
     version: &str,
     into: &Path,
 ) -> Result<()> {
-    let mirror = machine_mirror()
-        .context("no Debian mirror found in /etc/apt/sources.list or /etc/apt/sources.list.d")?;
-    step.write(&format!("mirror: {mirror}"))?;
     let dir = into.join("apt");
-    let _ = fs::remove_dir_all(&dir);
-    for sub in ["lists/partial", "cache/archives/partial", "empty"] {
-        fs::create_dir_all(dir.join(sub))?;
-    }
-    fs::write(dir.join("source.sources"), source_entry(&mirror))?;
-    let config = dir.join("apt.conf");
-    fs::write(&config, configuration(&dir))?;
-    let apt = || {
-        Cmd::new("apt-get")
-            .env("APT_CONFIG", &config)
-            .arg("-q")
-            .dir(into)
-    };
-    apt().arg("update").run(step)?;
-    apt()
-        .args(["source", "--download-only", "--only-source"])
+    Private::new(step, &dir, Kind::Source, &[QEMU_SUITE])?
+        .apt("apt-get")
+        .args(["-q", "source", "--download-only", "--only-source"])
         .arg(format!("{package}={version}"))
+        .dir(into)
         .run(step)?;
     // Only the downloaded files are of use afterwards.
     let _ = fs::remove_dir_all(&dir);
     Ok(())
 }
 
-/// An apt configuration that keeps all state below `dir`. A mirror that is behind its time is good
-/// enough, since the caller knows the content's hashes.
-fn configuration(dir: &Path) -> String {
+/// An apt configuration that keeps all state below `dir`.
+fn configuration(dir: &Path, kind: Kind, suites: &[&str]) -> String {
     let dir = dir.display();
-    format!(
+    let mut text = format!(
         "Dir::State::Lists \"{dir}/lists\";\n\
          Dir::Cache \"{dir}/cache\";\n\
          Dir::Etc::sourcelist \"{dir}/source.sources\";\n\
@@ -67,16 +100,36 @@ fn configuration(dir: &Path) -> String {
          Acquire::Retries \"2\";\n\
          Acquire::http::Timeout \"30\";\n\
          Acquire::https::Timeout \"30\";\n\
-         Acquire::Check-Valid-Until \"false\";\n\
          APT::Update::Error-Mode \"any\";\n\
          APT::Sandbox::User \"root\";\n"
-    )
+    );
+    text += &match kind {
+        // A mirror that is behind its time is good enough.
+        Kind::Source => "Acquire::Check-Valid-Until \"false\";\n".to_owned(),
+        Kind::Binary => format!(
+            "Dir::State::status \"{dir}/status\";\n\
+             Dir::State::extended_states \"{dir}/extended_states\";\n\
+             Dir::Etc::preferences \"{dir}/none\";\n\
+             Dir::Etc::preferencesparts \"{dir}/empty\";\n\
+             APT::Architecture \"amd64\";\n\
+             APT::Architectures \"amd64\";\n\
+             APT::Install-Recommends \"false\";\n\
+             APT::Default-Release \"{}\";\n",
+            suites.last().unwrap_or(&"")
+        ),
+    };
+    text
 }
 
 /// The one entry of the private source list.
-fn source_entry(mirror: &str) -> String {
+fn source_entry(mirror: &str, kind: Kind, suites: &[&str]) -> String {
+    let kind = match kind {
+        Kind::Source => "deb-src",
+        Kind::Binary => "deb",
+    };
     format!(
-        "Types: deb-src\nURIs: {mirror}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"
+        "Types: {kind}\nURIs: {mirror}\nSuites: {}\nComponents: main\nSigned-By: {KEYRING}\n",
+        suites.join(" ")
     )
 }
 
@@ -191,15 +244,36 @@ mod tests {
 
     #[test]
     fn everything_is_kept_in_the_private_directory() {
-        let text = configuration(Path::new("/p"));
-        for key in [
-            "Dir::State::Lists",
-            "Dir::Cache",
-            "Dir::Etc::sourcelist",
-            "Dir::Etc::sourceparts",
+        for (kind, suites) in [
+            (Kind::Source, &["sid"][..]),
+            (Kind::Binary, &["one", "two"][..]),
         ] {
-            assert!(text.contains(&format!("{key} \"/p/")), "{key}");
+            let text = configuration(Path::new("/p"), kind, suites);
+            for line in text.lines().filter(|line| line.starts_with("Dir::")) {
+                assert!(line.contains(" \"/p/"), "{line}");
+            }
+            assert!(
+                text.lines()
+                    .filter(|line| line.starts_with("Dir::"))
+                    .count()
+                    >= 4
+            );
+            assert_eq!(
+                text.contains("Check-Valid-Until"),
+                kind == Kind::Source,
+                "{text}"
+            );
         }
-        assert!(source_entry("m").starts_with("Types: deb-src\nURIs: m\nSuites: sid\n"));
+    }
+
+    #[test]
+    fn the_last_suite_is_preferred() {
+        let suites = ["one", "two"];
+        let text = configuration(Path::new("/p"), Kind::Binary, &suites);
+        assert!(text.contains("APT::Default-Release \"two\";"), "{text}");
+        assert!(source_entry("m", Kind::Binary, &suites)
+            .starts_with("Types: deb\nURIs: m\nSuites: one two\n"));
+        assert!(source_entry("m", Kind::Source, &["sid"]).contains("Types: deb-src\n"));
+        assert!(source_entry("m", Kind::Binary, &suites).contains("Signed-By: "));
     }
 }
