@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod modern;
+pub mod transitional;
 
 use std::time::{Duration, Instant};
 
