@@ -1,0 +1,585 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A session: requests in, replies out.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{self, FileType, OFlags, RawDir, SeekFrom};
+use rustix::io::{pread, pwrite, Errno, Result};
+
+use crate::attributes;
+use crate::fids::{Fid, Fids, Open};
+use crate::message::{decode, header, kind, Malformed, Request};
+use crate::tree::{self, qid, qid_kind, Node};
+use crate::wire::{finish, Qid, Writer, ERROR_LEN, HEADER_LEN, QID_LEN};
+
+/// Smallest message size a client may ask for.
+pub const MIN_MSIZE: u32 = 4096;
+/// Largest message size that is agreed to: what 128 pages hold, as Linux's client uses at most.
+pub const MAX_MSIZE: u32 = 512 << 10;
+
+/// The protocol.
+const VERSION: &[u8] = b"9P2000.L";
+/// Number that stands for no fid.
+const NO_FID: u32 = u32::MAX;
+/// Bytes of directory entries taken from the kernel at once.
+const LIST_CHUNK: usize = 16 << 10;
+/// Bit of unlinkat's flags: a directory is meant.
+const REMOVE_DIRECTORY: u32 = 0x200;
+
+/// Bits of open flags as the protocol has them.
+mod flag {
+    pub(super) const ACCESS: u32 = 3;
+    pub(super) const WRITE_ONLY: u32 = 1;
+    pub(super) const READ_WRITE: u32 = 2;
+    pub(super) const EXCLUSIVE: u32 = 0o200;
+    pub(super) const TRUNCATE: u32 = 0o1000;
+    pub(super) const DSYNC: u32 = 0o1_0000;
+    pub(super) const DIRECTORY: u32 = 0o20_0000;
+    pub(super) const SYNC: u32 = 0o400_0000;
+}
+
+/// What a server may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Nothing is changed in the directory.
+    pub read_only: bool,
+    /// Fids at the same time; their paths take up to four times as many file descriptors.
+    pub max_fids: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            read_only: false,
+            max_fids: 1024,
+        }
+    }
+}
+
+/// What a server has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Those that were answered with an error.
+    pub errors: u64,
+    /// Bytes read from files.
+    pub bytes_read: u64,
+    /// Bytes written to files.
+    pub bytes_written: u64,
+}
+
+/// A 9P server of one directory, with one client at a time.
+#[derive(Debug)]
+pub struct Server {
+    root: Arc<Node>,
+    settings: Settings,
+    fids: Fids,
+    /// Agreed message size; 0 before the version is agreed upon.
+    msize: u32,
+    counts: Counts,
+}
+
+/// What became of a request: the type of the reply, or an error.
+type Done = Result<u8>;
+
+impl Server {
+    /// A server of `dir`.
+    ///
+    /// # Errors
+    /// It is not a directory that can be opened, or the kernel lacks what is needed to keep a
+    /// client inside of it (`openat2`, /proc).
+    pub fn new(dir: &Path, settings: Settings) -> io::Result<Self> {
+        Ok(Server {
+            root: tree::root(dir, settings.max_fids.saturating_mul(4).max(4))?,
+            settings,
+            fids: Fids::new(settings.max_fids),
+            msize: 0,
+            counts: Counts::default(),
+        })
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Fids in use.
+    pub fn fids(&self) -> usize {
+        self.fids.len()
+    }
+
+    /// Ends the session: no fid is left, and a version has to be agreed upon again.
+    pub fn reset(&mut self) {
+        self.fids.clear();
+        self.msize = 0;
+    }
+
+    /// Largest message that [`answer`](Self::answer) takes.
+    pub fn max_message(&self) -> usize {
+        match self.msize {
+            0 => MAX_MSIZE as usize,
+            n => n as usize,
+        }
+    }
+
+    /// Carries out one T-message and puts the R-message into `reply`, which becomes at most `room`
+    /// bytes long. Whatever a well-formed request leads to, there is a reply.
+    ///
+    /// # Errors
+    /// The client broke the protocol. If `reply` is not empty it tells the client so.
+    pub fn answer(
+        &mut self,
+        message: &[u8],
+        room: usize,
+        reply: &mut Vec<u8>,
+    ) -> std::result::Result<(), Malformed> {
+        reply.clear();
+        self.counts.requests += 1;
+        let room = room.min(self.max_message());
+        // The tag is known of anything that has a header.
+        let tag = match message {
+            [_, _, _, _, _, a, b, ..] => u16::from_le_bytes([*a, *b]),
+            _ => return Err(Malformed::NoHeader),
+        };
+        if room < ERROR_LEN {
+            return Err(Malformed::NoRoom);
+        }
+        let request = match self.decode(message) {
+            Ok(request) => request,
+            Err(why) => {
+                let code = match why {
+                    Malformed::UnknownType => Errno::OPNOTSUPP,
+                    _ => Errno::PROTO,
+                };
+                self.refuse(code, tag, room, reply);
+                return Err(why);
+            }
+        };
+        let mut writer = Writer::new(reply, room);
+        match self.carry_out(&request, &mut writer) {
+            Ok(kind) if finish(reply, kind, tag, room) => Ok(()),
+            Ok(_) => {
+                self.refuse(Errno::MSGSIZE, tag, room, reply);
+                Err(Malformed::NoRoom)
+            }
+            Err(code) => {
+                self.refuse(code, tag, room, reply);
+                Ok(())
+            }
+        }
+    }
+
+    fn decode<'a>(&self, message: &'a [u8]) -> std::result::Result<Request<'a>, Malformed> {
+        let (kind, _, body) = header(message)?;
+        if message.len() > self.max_message() {
+            return Err(Malformed::Size);
+        }
+        let request = decode(kind, body)?;
+        if self.msize == 0 && !matches!(request, Request::Version { .. }) {
+            return Err(Malformed::NoVersion);
+        }
+        Ok(request)
+    }
+
+    fn refuse(&mut self, code: Errno, tag: u16, room: usize, reply: &mut Vec<u8>) {
+        self.counts.errors += 1;
+        Writer::new(reply, room).u32(code.raw_os_error().unsigned_abs());
+        if !finish(reply, kind::RLERROR, tag, room) {
+            reply.clear();
+        }
+    }
+
+    fn may_write(&self) -> Result<()> {
+        match self.settings.read_only {
+            true => Err(Errno::ROFS),
+            false => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, request: &Request<'_>, w: &mut Writer<'_>) -> Done {
+        match *request {
+            Request::Version { msize, version } => self.version(msize, version, w),
+            Request::Auth | Request::Unsupported => Err(Errno::OPNOTSUPP),
+            Request::Attach { fid, afid, aname } => self.attach(fid, afid, aname, w),
+            // Everything before was answered before.
+            Request::Flush => Ok(kind::FLUSH + 1),
+            Request::Walk {
+                fid,
+                newfid,
+                ref names,
+            } => self.walk(fid, newfid, names, w),
+            Request::Statfs { fid } => {
+                attributes::file_system(&self.fids.get(fid)?.node, w)?;
+                Ok(kind::STATFS + 1)
+            }
+            Request::Lopen { fid, flags } => self.open(fid, flags, w),
+            Request::Lcreate {
+                fid,
+                name,
+                flags,
+                mode,
+            } => self.create(fid, name, flags, mode, w),
+            Request::Symlink { fid, name, target } => {
+                self.may_write()?;
+                let dir = &self.fids.get(fid)?.node;
+                dir.symlink(name, target)?;
+                w.qid(&qid(&dir.stat_child(name)?));
+                Ok(kind::SYMLINK + 1)
+            }
+            Request::Mkdir { fid, name, mode } => {
+                self.may_write()?;
+                let dir = &self.fids.get(fid)?.node;
+                dir.mkdir(name, mode)?;
+                w.qid(&qid(&dir.stat_child(name)?));
+                Ok(kind::MKDIR + 1)
+            }
+            Request::Link { dir, fid, name } => {
+                self.may_write()?;
+                let dir = &self.fids.get(dir)?.node;
+                self.fids.get(fid)?.node.link(dir, name)?;
+                Ok(kind::LINK + 1)
+            }
+            Request::Rename { fid, dir, name } => self.rename(fid, dir, name),
+            Request::Renameat {
+                old,
+                old_name,
+                new,
+                new_name,
+            } => {
+                self.may_write()?;
+                let new = &self.fids.get(new)?.node;
+                self.fids.get(old)?.node.rename(old_name, new, new_name)?;
+                Ok(kind::RENAMEAT + 1)
+            }
+            Request::Unlinkat { dir, name, flags } => {
+                self.may_write()?;
+                let dir = &self.fids.get(dir)?.node;
+                dir.unlink(name, flags & REMOVE_DIRECTORY != 0)?;
+                Ok(kind::UNLINKAT + 1)
+            }
+            Request::Readlink { fid } => {
+                w.string(&self.fids.get(fid)?.node.readlink()?);
+                Ok(kind::READLINK + 1)
+            }
+            Request::Getattr { fid } => {
+                attributes::get(&self.fids.get(fid)?.node, w)?;
+                Ok(kind::GETATTR + 1)
+            }
+            Request::Setattr { fid, set } => {
+                self.may_write()?;
+                attributes::set(self.fids.get(fid)?, &set)?;
+                Ok(kind::SETATTR + 1)
+            }
+            Request::Readdir { fid, offset, count } => self.list(fid, offset, count, w),
+            Request::Read { fid, offset, count } => self.read(fid, offset, count, w),
+            Request::Write { fid, offset, data } => self.write(fid, offset, data, w),
+            Request::Fsync { fid, data_only } => {
+                let fd = self.fids.get(fid)?.any()?;
+                match data_only {
+                    true => fs::fdatasync(fd)?,
+                    false => fs::fsync(fd)?,
+                }
+                Ok(kind::FSYNC + 1)
+            }
+            Request::Clunk { fid } => {
+                self.fids.remove(fid)?;
+                Ok(kind::CLUNK + 1)
+            }
+            Request::Remove { fid } => {
+                // The fid is gone even if the file stays.
+                let gone = self.fids.remove(fid)?;
+                self.may_write()?;
+                let (dir, name) = gone.node.place()?;
+                dir.unlink(name, gone.node.kind() == FileType::Directory)?;
+                Ok(kind::REMOVE + 1)
+            }
+        }
+    }
+
+    fn version(&mut self, msize: u32, version: &[u8], w: &mut Writer<'_>) -> Done {
+        self.reset();
+        if msize < MIN_MSIZE {
+            return Err(Errno::MSGSIZE);
+        }
+        let msize = msize.min(MAX_MSIZE);
+        w.u32(msize);
+        if version == VERSION {
+            self.msize = msize;
+            w.string(VERSION);
+        } else {
+            w.string(b"unknown");
+        }
+        Ok(kind::VERSION + 1)
+    }
+
+    fn attach(&mut self, fid: u32, afid: u32, aname: &[u8], w: &mut Writer<'_>) -> Done {
+        if afid != NO_FID {
+            return Err(Errno::INVAL);
+        }
+        if !matches!(aname, b"" | b"/") {
+            return Err(Errno::NOENT);
+        }
+        self.fids.check_new(fid)?;
+        w.qid(&self.root.qid()?);
+        self.fids.put(fid, Fid::new(Arc::clone(&self.root)));
+        Ok(kind::ATTACH + 1)
+    }
+
+    fn walk(&mut self, fid: u32, newfid: u32, names: &[&[u8]], w: &mut Writer<'_>) -> Done {
+        let from = self.fids.get(fid)?;
+        let same = fid == newfid;
+        if same && from.open.is_some() {
+            return Err(Errno::INVAL);
+        }
+        let mut node = Arc::clone(&from.node);
+        if !same {
+            self.fids.check_new(newfid)?;
+        }
+        let at = w.position();
+        w.u16(0);
+        let mut found: u16 = 0;
+        for name in names {
+            let next = match *name {
+                b"." => Ok(Arc::clone(&node)),
+                b".." => Ok(node.up()),
+                name => node.child(name),
+            };
+            match next.and_then(|n| Ok((n.qid()?, n))) {
+                Ok((qid, next)) => {
+                    w.qid(&qid);
+                    node = next;
+                    found += 1;
+                }
+                // Only a first name that is not there is an error.
+                Err(error) if found == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        w.put_u16(at, found);
+        if usize::from(found) == names.len() {
+            self.fids.put(newfid, Fid::new(node));
+        }
+        Ok(kind::WALK + 1)
+    }
+
+    /// Checked flags of lopen and lcreate: what to open with, reading, writing.
+    fn access(&self, flags: u32) -> Result<(OFlags, bool, bool)> {
+        let (mut oflags, readable, writable) = match flags & flag::ACCESS {
+            flag::WRITE_ONLY => (OFlags::WRONLY, false, true),
+            flag::READ_WRITE => (OFlags::RDWR, true, true),
+            flag::ACCESS => return Err(Errno::INVAL),
+            _ => (OFlags::RDONLY, true, false),
+        };
+        for (bit, with) in [
+            (flag::TRUNCATE, OFlags::TRUNC),
+            (flag::DSYNC, OFlags::DSYNC),
+            (flag::SYNC, OFlags::SYNC),
+        ] {
+            if flags & bit == bit {
+                oflags |= with;
+            }
+        }
+        if writable || flags & flag::TRUNCATE != 0 {
+            self.may_write()?;
+        }
+        Ok((oflags, readable, writable))
+    }
+
+    fn open(&mut self, fid: u32, flags: u32, w: &mut Writer<'_>) -> Done {
+        let (oflags, readable, writable) = self.access(flags)?;
+        let fid = self.fids.get_mut(fid)?;
+        if fid.open.is_some() {
+            return Err(Errno::BUSY);
+        }
+        let open = match fid.node.kind() {
+            FileType::Directory if writable => return Err(Errno::ISDIR),
+            FileType::Directory => Open::Directory(fid.node.open(OFlags::RDONLY)?),
+            _ if flags & flag::DIRECTORY != 0 => return Err(Errno::NOTDIR),
+            _ => Open::File {
+                fd: fid.node.open(oflags)?,
+                readable,
+                writable,
+            },
+        };
+        w.qid(&fid.node.qid()?);
+        // No unit of I/O but the message size.
+        w.u32(0);
+        fid.open = Some(open);
+        Ok(kind::LOPEN + 1)
+    }
+
+    /// The fid of the directory becomes the fid of the file.
+    fn create(&mut self, fid: u32, name: &[u8], flags: u32, mode: u32, w: &mut Writer<'_>) -> Done {
+        self.may_write()?;
+        let (oflags, readable, writable) = self.access(flags)?;
+        let fid = self.fids.get_mut(fid)?;
+        if fid.open.is_some() {
+            return Err(Errno::BUSY);
+        }
+        let created = fid
+            .node
+            .create(name, oflags.difference(OFlags::TRUNC), mode);
+        let (node, fd) = match created {
+            Ok(fd) => (fid.node.child(name)?, fd),
+            // Opened by way of its path, so that only what may be opened is.
+            Err(Errno::EXIST) if flags & flag::EXCLUSIVE == 0 => {
+                let node = fid.node.child(name)?;
+                if node.kind() == FileType::Directory {
+                    return Err(Errno::ISDIR);
+                }
+                let fd = node.open(oflags)?;
+                (node, fd)
+            }
+            Err(error) => return Err(error),
+        };
+        w.qid(&qid(&fs::fstat(&fd)?));
+        w.u32(0);
+        fid.node = node;
+        fid.open = Some(Open::File {
+            fd,
+            readable,
+            writable,
+        });
+        Ok(kind::LCREATE + 1)
+    }
+
+    fn rename(&mut self, fid: u32, dir: u32, name: &[u8]) -> Done {
+        self.may_write()?;
+        let node = self.fids.node(fid)?;
+        let dir = self.fids.node(dir)?;
+        let (old_dir, old_name) = node.place()?;
+        old_dir.rename(old_name, &dir, name)?;
+        // The fid goes on under the new name.
+        let moved = dir.child(name)?;
+        self.fids.get_mut(fid)?.node = moved;
+        Ok(kind::RENAME + 1)
+    }
+
+    /// Room for data behind the count of a reply, at most `count`.
+    fn room(w: &Writer<'_>, count: u32) -> usize {
+        usize::try_from(count)
+            .unwrap_or(usize::MAX)
+            .min(w.left().saturating_sub(4))
+    }
+
+    fn read(&mut self, fid: u32, offset: u64, count: u32, w: &mut Writer<'_>) -> Done {
+        let fd = self.fids.get(fid)?.readable_file()?;
+        let room = Self::room(w, count);
+        let at = w.position();
+        w.u32(0);
+        let mut done = 0;
+        w.fill(room, |mut buf| {
+            while !buf.is_empty() {
+                match pread(fd, &mut *buf, offset.saturating_add(done as u64)) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        done += n;
+                        buf = buf.get_mut(n..).unwrap_or_default();
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(_) if done > 0 => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(done)
+        })?;
+        w.put_u32(at, done as u32);
+        self.counts.bytes_read += done as u64;
+        Ok(kind::READ + 1)
+    }
+
+    fn write(&mut self, fid: u32, offset: u64, data: &[u8], w: &mut Writer<'_>) -> Done {
+        let fid = self.fids.get(fid)?;
+        let Some(fd) = fid.writable_file() else {
+            return Err(fid.any().map_or_else(|e| e, |_| Errno::BADF));
+        };
+        let mut rest = data;
+        let mut done: u32 = 0;
+        while !rest.is_empty() {
+            match pwrite(fd, rest, offset.saturating_add(done.into())) {
+                Ok(0) => break,
+                Ok(n) => {
+                    done += n as u32;
+                    rest = rest.get(n..).unwrap_or_default();
+                }
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.counts.bytes_written += u64::from(done);
+        w.u32(done);
+        Ok(kind::WRITE + 1)
+    }
+
+    /// Entries from the position that an earlier reply gave; none at the end.
+    fn list(&mut self, fid: u32, offset: u64, count: u32, w: &mut Writer<'_>) -> Done {
+        let fid = self.fids.get(fid)?;
+        let fd = fid.directory()?;
+        if i64::try_from(offset).is_err() {
+            return Err(Errno::INVAL);
+        }
+        fs::seek(fd, SeekFrom::Start(offset))?;
+        let mut left = Self::room(w, count);
+        let at = w.position();
+        w.u32(0);
+        let mut chunk = [MaybeUninit::uninit(); LIST_CHUNK];
+        let mut entries = RawDir::new(fd, &mut chunk);
+        let mut some = false;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let len = QID_LEN + 8 + 1 + 2 + name.len();
+            if len > left {
+                // Without a single entry the client would take this for the end.
+                if !some {
+                    return Err(Errno::INVAL);
+                }
+                break;
+            }
+            left -= len;
+            some = true;
+            let (mut kind, mut ino) = (entry.file_type(), entry.ino());
+            if name == b".." {
+                // Of what is above the root the client learns nothing.
+                let up = fid.node.up().stat()?;
+                (kind, ino) = (FileType::Directory, up.st_ino);
+            } else if kind == FileType::Unknown && name != b"." {
+                if let Ok(stat) = fid.node.stat_child(name) {
+                    kind = FileType::from_raw_mode(stat.st_mode);
+                }
+            }
+            w.qid(&Qid {
+                kind: qid_kind(kind),
+                version: 0,
+                path: ino,
+            });
+            w.u64(entry.next_entry_cookie());
+            w.u8(directory_type(kind));
+            w.string(name);
+        }
+        let bytes = w.position().saturating_sub(at + 4);
+        w.put_u32(at, bytes as u32);
+        Ok(kind::READDIR + 1)
+    }
+}
+
+/// DT_* of Linux.
+fn directory_type(kind: FileType) -> u8 {
+    match kind {
+        FileType::Fifo => 1,
+        FileType::CharacterDevice => 2,
+        FileType::Directory => 4,
+        FileType::BlockDevice => 6,
+        FileType::RegularFile => 8,
+        FileType::Symlink => 10,
+        FileType::Socket => 12,
+        FileType::Unknown => 0,
+    }
+}
+
+const _: () = assert!(HEADER_LEN + 4 == ERROR_LEN && MIN_MSIZE as usize > ERROR_LEN);
