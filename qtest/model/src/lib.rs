@@ -49,6 +49,7 @@ mod legacy;
 mod model;
 mod msix;
 pub mod net;
+pub mod p9;
 mod queue;
 pub mod rng;
 mod shared;
