@@ -39,6 +39,16 @@ pub enum DeviceControl {
         /// New capacity in 512-byte sectors.
         sectors: u64,
     },
+    /// A SCSI disk stops answering, or goes on.
+    Stall {
+        /// It does not answer.
+        on: bool,
+    },
+    /// A SCSI disk is taken away or put back.
+    Plug {
+        /// It is there.
+        present: bool,
+    },
     /// The console's screen changes its size.
     Screen {
         /// Characters in a line.

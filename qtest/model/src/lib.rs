@@ -52,6 +52,7 @@ pub mod net;
 pub mod p9;
 mod queue;
 pub mod rng;
+pub mod scsi;
 mod shared;
 mod signal;
 mod sriov;

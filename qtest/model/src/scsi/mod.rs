@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The SCSI host device type ("SCSI Host Device"): one target with one logical unit, a disk.
+//!
+//! [`config`] has settings, features and configuration; [`request`] what goes over the queues;
+//! [`cdb`], [`sense`] and [`pages`] the SCSI commands; `unit` the disk; `task` carries requests out,
+//! `control` task management, `event` what the driver is told unasked. This file joins them to a
+//! [`VirtioDevice`]. Commands are carried out one by one in the order of their queue, each before
+//! the next begins, unless the disk was made to stall.
+
+pub mod cdb;
+pub mod config;
+mod control;
+mod event;
+pub mod pages;
+pub mod request;
+pub mod sense;
+mod task;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use virtio_pci_spec::DeviceType;
+
+use self::config::{ScsiSettings, Written, CONFIG_LEN, EVENT_LEN};
+use self::event::Events;
+use self::request::Event;
+use self::sense::Sense;
+use self::task::Held;
+use self::unit::Unit;
+use crate::blk::backend::Backend;
+use crate::blk::SECTOR;
+use crate::config::{ConfigError, ModelConfig};
+use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::effect::{FunctionId, NoSwitch};
+use crate::model::Model;
+use crate::queue::RingFault;
+
+/// Number of the control queue.
+pub const CONTROL_QUEUE: u16 = 0;
+/// Number of the event queue.
+pub const EVENT_QUEUE: u16 = 1;
+/// Number of the first request queue.
+pub const REQUEST_QUEUE: u16 = 2;
+
+/// Largest disk: what a signed 64-bit file offset can address.
+const MAX_LEN: u64 = i64::MAX as u64;
+
+/// A device whose functions are SCSI hosts; `disk` opens each one's store.
+///
+/// # Errors
+/// The configuration or the settings are not possible, or a store cannot be opened.
+pub fn model(
+    config: ModelConfig,
+    settings: &ScsiSettings,
+    disk: &mut dyn FnMut(FunctionId) -> std::io::Result<Box<dyn Backend>>,
+) -> Result<Model, ConfigError> {
+    let bad = |why| ConfigError::Device("scsi", why);
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
+        let store = disk(function).map_err(|e| bad(format!("disk of {function}: {e}")))?;
+        let device = ScsiDevice::new(settings.clone(), function, store).map_err(bad)?;
+        Ok(Box::new(device))
+    };
+    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+}
+
+/// What a SCSI function counts for itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    check_conditions: u64,
+    bad_targets: u64,
+    overruns: u64,
+    aborted: u64,
+    task_management: u64,
+    events: u64,
+    events_missed: u64,
+}
+
+/// A SCSI function.
+pub struct ScsiDevice {
+    settings: ScsiSettings,
+    written: Written,
+    unit: Unit,
+    queue_sizes: Vec<u16>,
+    events: Events,
+    /// The disk does not answer.
+    stalled: bool,
+    /// Requests it has not answered.
+    held: Vec<Held>,
+    counts: Counts,
+    scratch: Vec<u8>,
+}
+
+impl std::fmt::Debug for ScsiDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScsiDevice")
+            .field("settings", &self.settings)
+            .field("written", &self.written)
+            .field("len", &self.unit.len())
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ScsiDevice {
+    /// The host in `function` with this disk.
+    ///
+    /// # Errors
+    /// What is wrong with the settings.
+    pub fn new(
+        settings: ScsiSettings,
+        function: FunctionId,
+        store: Box<dyn Backend>,
+    ) -> Result<Self, String> {
+        settings.check()?;
+        let queues = usize::from(REQUEST_QUEUE + settings.num_queues);
+        let serial = settings.serial_of(function);
+        Ok(Self {
+            unit: Unit::new(store, settings.block_size, settings.read_only, serial),
+            queue_sizes: vec![settings.queue_size; queues],
+            settings,
+            written: Written::default(),
+            events: Events::default(),
+            stalled: false,
+            held: Vec::new(),
+            counts: Counts::default(),
+            scratch: Vec::new(),
+        })
+    }
+
+    fn request_queues(&self) -> std::ops::Range<u16> {
+        REQUEST_QUEUE..REQUEST_QUEUE + self.settings.num_queues
+    }
+
+    fn resize(&mut self, sectors: u64) -> Result<(), ControlError> {
+        let len = sectors.checked_mul(SECTOR).filter(|len| *len <= MAX_LEN);
+        let len = len.ok_or_else(|| {
+            ControlError::Refused(format!("{sectors} sectors are too many for a disk"))
+        })?;
+        self.unit
+            .resize(len)
+            .map_err(|e| ControlError::Refused(format!("the disk cannot be resized: {e}")))
+    }
+}
+
+impl VirtioDevice for ScsiDevice {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Scsi
+    }
+
+    fn features(&self) -> u64 {
+        1 << config::feature::HOTPLUG | 1 << config::feature::CHANGE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn config_len(&self) -> u16 {
+        CONFIG_LEN as u16
+    }
+
+    fn read_config(&self, offset: u16, out: &mut [u8]) {
+        let offset = usize::from(offset);
+        let config = self.settings.encode(&self.written);
+        if let Some(bytes) = config.get(offset..offset + out.len()) {
+            out.copy_from_slice(bytes);
+        }
+    }
+
+    /// Sense and command size can be written through both interfaces, at any time; requests that
+    /// are under way are not concerned.
+    fn write_config(&mut self, offset: u16, data: &[u8], _: Interface, _: &mut DeviceCtx<'_>) {
+        self.written.write(offset.into(), data);
+    }
+
+    fn reset(&mut self) {
+        self.written = Written::default();
+        self.unit.power_on();
+        self.events = Events::default();
+        // Their buffers belong to queues of before.
+        self.held.clear();
+    }
+
+    fn queue_reset(&mut self, queue: u16) {
+        self.held.retain(|held| held.queue() != queue);
+    }
+
+    fn process_queue(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        match queue {
+            CONTROL_QUEUE => {
+                while let Some(chain) = ctx.pop(queue)? {
+                    self.control_request(chain, ctx)?;
+                }
+                Ok(())
+            }
+            EVENT_QUEUE => self.send_events(ctx),
+            _ => self.serve(queue, ctx),
+        }
+    }
+
+    fn wake(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        self.send_events(ctx)?;
+        if !self.stalled && !self.held.is_empty() {
+            for held in std::mem::take(&mut self.held) {
+                self.carry_out_held(held, ctx)?;
+            }
+            for queue in self.request_queues() {
+                self.serve(queue, ctx)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        let c = &self.counts;
+        vec![
+            ("check_conditions", c.check_conditions),
+            ("bad_targets", c.bad_targets),
+            ("overruns", c.overruns),
+            ("aborted", c.aborted),
+            ("task_management", c.task_management),
+            ("events", c.events),
+            ("events_missed", c.events_missed),
+            ("held", self.held.len() as u64),
+        ]
+    }
+
+    fn control(
+        &mut self,
+        control: &DeviceControl,
+        ctx: &mut DeviceCtx<'_>,
+    ) -> Result<(), ControlError> {
+        match control {
+            DeviceControl::Resize { sectors } => {
+                self.resize(*sectors)?;
+                let Sense { asc, ascq, .. } = Sense::CAPACITY_CHANGED;
+                self.unit.attend(Sense::CAPACITY_CHANGED);
+                self.events.push(Event::Parameter { asc, ascq });
+            }
+            DeviceControl::Plug { present } => {
+                if self.unit.present == *present {
+                    let state = if *present { "there" } else { "not there" };
+                    return Err(ControlError::Refused(format!("the unit is {state}")));
+                }
+                self.unit.present = *present;
+                if *present {
+                    self.unit.power_on();
+                    self.unit.attend(Sense::LUNS_CHANGED);
+                }
+                self.events.push(Event::Transport { present: *present });
+            }
+            DeviceControl::Stall { on } => self.stalled = *on,
+            _ => return Err(ControlError::NotSupported("scsi")),
+        }
+        // What there is to do may find a broken ring, which only `wake` can tell.
+        let now = ctx.now_ns();
+        ctx.wake_at(now);
+        Ok(())
+    }
+}
+
+const _: () = assert!(EVENT_LEN == 16 && SECTOR == 512);
