@@ -74,7 +74,18 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The alternate form is the chain of causes on one line.
-        write!(f, "{:#}", self.error)
+        // The causes on one line, without those that an error tells by itself.
+        let mut said = String::new();
+        for cause in self.error.chain() {
+            let text = cause.to_string();
+            if said.contains(&text) {
+                continue;
+            }
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&text);
+        }
+        f.write_str(&said)
     }
 }

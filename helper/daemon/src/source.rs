@@ -8,9 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use helper_server::device_files::DeviceFiles;
 use helper_server::PfBackend;
-use pci_transport::vfio::{self, VfioFunction};
+use pci_transport::vfio::{self, HostError, VfioFunction};
 use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
-use pci_transport::{PciAddress, PciFunction, VfToken};
+use pci_transport::{PciAddress, VfToken};
 use virtio_pf::{ExistingVfs, Pf, PfConfig};
 
 use crate::args::{Interface, ServeArgs};
@@ -134,7 +134,39 @@ fn start_vfio_user(path: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> 
     ))
 }
 
+/// Decides how many VFs there are to be, and refuses what cannot work before the PF is touched.
+fn plan_vfs(pf: &vfio::Device, asked: Option<u16>, config: &mut PfConfig) -> Result<(), HostError> {
+    let live = pf.num_vfs()?.ok_or(HostError::NotAPf)?;
+    config.vfs = match asked {
+        Some(n) => n,
+        None if live > 0 => live,
+        None => pf.total_vfs()?.max(1),
+    };
+    let wanted = config.vfs;
+    if asked.is_none() && config.existing_vfs == ExistingVfs::RequireSame {
+        config.existing_vfs = ExistingVfs::Adopt;
+    }
+    match config.existing_vfs {
+        _ if live == 0 => pf.check_vfs(wanted),
+        ExistingVfs::RequireSame if live != wanted => Err(HostError::VfsEnabled {
+            function: pf.address().to_string(),
+            existing: live,
+            wanted,
+            users: pf.vf_users(),
+        }),
+        ExistingVfs::Replace if live != wanted => {
+            pf.check_vfs(wanted)?;
+            match pf.vf_users() {
+                users if users.is_empty() => Ok(()),
+                users => Err(HostError::VfsInUse { users }),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 fn start_vfio(host_pf: &HostPf, dir: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> {
+    let name = || format!("PF {}", host_pf.address);
     let token = token::choose(dir, host_pf.address, host_pf.token)?;
     let options = vfio::Options {
         bind: host_pf.bind,
@@ -145,29 +177,22 @@ fn start_vfio(host_pf: &HostPf, dir: &Path, config: &PfConfig) -> anyhow::Result
         },
         ..vfio::Options::default()
     };
+    let mut config = config.clone();
+    let device = options.host.device(host_pf.address).with_context(name)?;
+    // What is wrong with its driver is said first.
+    if host_pf.bind || device.is_on_vfio() {
+        plan_vfs(&device, host_pf.vfs, &mut config).with_context(name)?;
+    }
     let function = VfioFunction::open(host_pf.address, &options)?;
     // Only now: one that the kernel refused must not replace the one in force.
     token::keep(dir, host_pf.address, &token)?;
-    let mut config = config.clone();
-    let now = function.sriov_status()?;
-    if host_pf.vfs.is_none() {
-        config.vfs = if now.live_vfs() > 0 {
-            now.live_vfs()
-        } else {
-            now.total_vfs.max(1)
-        };
-        if config.existing_vfs == ExistingVfs::RequireSame {
-            config.existing_vfs = ExistingVfs::Adopt;
-        }
-    }
-    function.check_vfs(config.vfs)?;
     tracing::info!(
         pf = %host_pf.address,
         interface = function.interface(),
         "PF opened through VFIO"
     );
-    let files = DeviceFiles::new(function.host().clone());
     let timeout = config.command_timeout;
     let pf = Pf::start(Box::new(function), config)?;
+    let files = DeviceFiles::new(device);
     Ok(PfBackend::new(pf, "vfio", timeout, session_number()).on_vfio(token.0, files))
 }

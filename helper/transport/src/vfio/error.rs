@@ -6,6 +6,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
+fn in_use(users: &[String]) -> String {
+    match users {
+        [] => String::new(),
+        users => format!(" (in use: {})", users.join(", ")),
+    }
+}
+
 /// Why the host does not give a function, or its VFs. The text names the missing piece and, where
 /// there is one, the command that mends it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -141,8 +148,10 @@ pub enum HostError {
     },
     /// VFs are enabled.
     #[error(
-        "{existing} VFs are enabled already and {wanted} are wanted; keep them with --existing-vfs \
-         adopt, or disable them: echo 0 > /sys/bus/pci/devices/{function}/sriov_numvfs"
+        "{existing} VFs are enabled already and {wanted} are wanted{}; keep them with \
+         --existing-vfs adopt, or disable them: echo 0 > \
+         /sys/bus/pci/devices/{function}/sriov_numvfs",
+        in_use(.users)
     )]
     VfsEnabled {
         /// The PF.
@@ -151,6 +160,8 @@ pub enum HostError {
         existing: u16,
         /// VFs asked for.
         wanted: u16,
+        /// VFs in use and their users, as far as that can be seen.
+        users: Vec<String>,
     },
     /// VFs are enabled and cannot be disabled without taking them away from somebody, for whom the
     /// kernel would wait.

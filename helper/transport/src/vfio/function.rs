@@ -64,6 +64,8 @@ pub struct VfioFunction {
     host: Device,
     deadlines: Deadlines,
     vectors: u32,
+    /// The kernel refuses to disable what is not enabled.
+    irqs_enabled: bool,
     request: Option<IrqEvent>,
     error: Option<IrqEvent>,
     bells: Vec<Bell>,
@@ -146,6 +148,7 @@ impl VfioFunction {
             host,
             deadlines: options.deadlines,
             vectors,
+            irqs_enabled: false,
             request: None,
             error: None,
             bells: Vec::new(),
@@ -178,19 +181,6 @@ impl VfioFunction {
     /// Which of the kernel's interfaces is in use: "group" or "iommufd".
     pub fn interface(&self) -> &'static str {
         self.files.iommu.name()
-    }
-
-    /// Says whether `wanted` VFs could be enabled, before anything is touched. VFs that are enabled
-    /// need no leave.
-    ///
-    /// # Errors
-    /// With [`Cause::Host`].
-    pub fn check_vfs(&self, wanted: u16) -> Result<(), Error> {
-        let host = |e| self.host_failed(e);
-        if self.host.num_vfs().map_err(host)? == Some(wanted) {
-            return Ok(());
-        }
-        super::vfs::check(&self.host, wanted).map_err(host)
     }
 
     /// The function in sysfs.
@@ -540,17 +530,19 @@ impl PciFunction for VfioFunction {
         let fds: Vec<_> = events.iter().map(AsFd::as_fd).collect();
         vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &fds)
             .map_err(|errno| self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno))?;
+        self.irqs_enabled = true;
         Ok(events)
     }
 
     fn disable_irqs(&mut self) -> Result<(), Error> {
-        if self.vectors == 0 {
-            return Ok(());
-        }
         let place = Place::Interrupts;
         self.check_alive(&place)?;
-        vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &[])
-            .map_err(|errno| self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno))
+        if self.irqs_enabled {
+            vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &[])
+                .map_err(|errno| self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno))?;
+            self.irqs_enabled = false;
+        }
+        Ok(())
     }
 
     fn dma_alloc(&mut self, len: usize) -> Result<DmaRegion, Error> {

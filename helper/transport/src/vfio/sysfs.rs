@@ -20,6 +20,8 @@ const MAX_ATTRIBUTE: u64 = 8192;
 const MAX_VFS: usize = 65_536;
 /// Processes that are looked at to find who has a file open.
 const MAX_PROCESSES: usize = 16_384;
+/// Users of VFs that are named.
+const MAX_USERS: usize = 8;
 /// Time for the kernel to give a function to a driver after it was asked to.
 const PROBE: Duration = Duration::from_secs(2);
 const PROBE_LOOK: Duration = Duration::from_millis(5);
@@ -338,6 +340,14 @@ impl Device {
         Ok(u16::try_from(n).unwrap_or(u16::MAX))
     }
 
+    /// Says why `wanted` VFs could not be enabled by vfio-pci, before anything is touched.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_vfs(&self, wanted: u16) -> Result<(), HostError> {
+        super::vfs::check(self, wanted)
+    }
+
     /// PCI device ID of its VFs, where sysfs tells it.
     ///
     /// # Errors
@@ -425,6 +435,7 @@ impl Device {
                 function: self.address.to_string(),
                 existing: self.num_vfs()?.unwrap_or(0),
                 wanted: n,
+                users: self.vf_users(),
             }),
             Err(Errno::RANGE) => Err(HostError::TooManyVfs {
                 wanted: n,
@@ -460,6 +471,18 @@ impl Device {
             return None;
         }
         Some(self.holder())
+    }
+
+    /// The first VFs of this PF that are in use, and their users.
+    pub fn vf_users(&self) -> Vec<String> {
+        self.vfs()
+            .into_iter()
+            .filter_map(|(number, address)| {
+                let user = self.host.device(address).ok()?.vfio_user()?;
+                Some(format!("VF {number} ({address}) by {user}"))
+            })
+            .take(MAX_USERS)
+            .collect()
     }
 
     /// Who has one of this function's device files open.

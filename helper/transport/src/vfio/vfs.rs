@@ -6,14 +6,16 @@ use std::time::Duration;
 use super::error::HostError;
 use super::sysfs::Device;
 
-/// Says what [`enable`] would have to refuse, before anything is touched.
+/// Says why `wanted` VFs could not be enabled, before anything is touched. A PF that is not on
+/// vfio-pci is looked at as if it were.
 pub(super) fn check(pf: &Device, wanted: u16) -> Result<(), HostError> {
     let total = pf.total_vfs()?;
     if wanted > total {
         return Err(HostError::TooManyVfs { wanted, total });
     }
-    let own = pf.driver().as_deref() == Some("vfio-pci");
-    if own && pf.sriov_allowed() == Some(false) {
+    // Drivers built on vfio-pci have rules of their own.
+    let variant = pf.is_on_vfio() && pf.driver().as_deref() != Some("vfio-pci");
+    if !variant && pf.sriov_allowed() == Some(false) {
         return Err(HostError::SriovOff);
     }
     Ok(())
@@ -28,6 +30,7 @@ pub(super) fn enable(pf: &Device, n: u16, deadline: Duration) -> Result<(), Host
             function: pf.address().to_string(),
             existing,
             wanted: n,
+            users: pf.vf_users(),
         });
     }
     pf.set_num_vfs(n, deadline)?;
@@ -55,15 +58,7 @@ pub(super) fn claim(pf: &Device, deadline: Duration) -> Result<(), HostError> {
 
 /// Disables all VFs. Refused while somebody has one open: the kernel would wait for him.
 pub(super) fn disable(pf: &Device, deadline: Duration) -> Result<(), HostError> {
-    let users: Vec<String> = pf
-        .vfs()
-        .into_iter()
-        .filter_map(|(number, address)| {
-            let user = pf.host().device(address).ok()?.vfio_user()?;
-            Some(format!("VF {number} ({address}) by {user}"))
-        })
-        .take(8)
-        .collect();
+    let users = pf.vf_users();
     if !users.is_empty() {
         return Err(HostError::VfsInUse { users });
     }
