@@ -16,6 +16,7 @@ mod lock;
 pub mod memory;
 pub mod property;
 pub mod report;
+pub mod shown;
 pub mod sriov;
 
 pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods};

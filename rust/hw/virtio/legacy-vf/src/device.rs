@@ -15,6 +15,7 @@ use vfio::{VfioPci, VfioPciBase, VfioUserPci};
 use crate::{
     hide::MAX_HIDDEN,
     legacy::{self, Kind, LegacyVf, Options, State},
+    runtime,
 };
 
 /// Size of BAR0 until the VF is known; no type needs more.
@@ -39,6 +40,7 @@ macro_rules! legacy_vf_type {
             bus_master_fixup: bool,
             bar0: MemoryRegion,
             covers: [MemoryRegion; MAX_HIDDEN],
+            #[property(rename = "state")]
             state: State,
         }
 
@@ -75,15 +77,15 @@ macro_rules! legacy_vf_type {
             }
 
             fn config_read(&self, address: u32, len: u8) -> u32 {
-                legacy::config_read(self, address, len)
+                runtime::config_read(self, address, len)
             }
 
             fn config_write(&self, address: u32, value: u32, len: u8) {
-                legacy::config_write(self, address, value, len);
+                runtime::config_write(self, address, value, len);
             }
 
             fn reset(&self) {
-                legacy::reset(self);
+                runtime::reset(self);
             }
         }
 
@@ -151,11 +153,11 @@ macro_rules! legacy_vf_type {
             }
 
             fn bar0_read(&self, offset: hwaddr, size: u32) -> u64 {
-                legacy::bar0_access(self, offset, size, None)
+                runtime::bar0_access(self, offset, size, None)
             }
 
             fn bar0_write(&self, offset: hwaddr, value: u64, size: u32) {
-                legacy::bar0_access(self, offset, size, Some(value));
+                runtime::bar0_access(self, offset, size, Some(value));
             }
 
             fn hidden_read(&self, _offset: hwaddr, _size: u32) -> u64 {
@@ -193,6 +195,10 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
             c"socket of the helper that serves the PF of this VF",
         ),
         (c"vf", c"number of the VF at its PF, from 1"),
+        (
+            c"state",
+            c"which VF, which helper, how the link and the doorbells stand",
+        ),
         (
             c"helper-deadline-ms",
             c"longest wait for the helper in one register access",
@@ -235,7 +241,7 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     class.add_str::<D, _>(
         c"doorbell-path",
         c"how doorbells reach the VF: kernel, mmap, region or helper",
-        |dev: &D| legacy::doorbell_path(dev).to_owned(),
+        |dev: &D| dev.state().doorbell_path().to_owned(),
     );
     class.add_bool::<D, _>(
         c"state-lost",

@@ -93,6 +93,28 @@ impl Connection {
         events: &dyn Fn(Event),
     ) -> Result<Self, LinkError> {
         let proof = target.proof.as_ref().map(|p| p.as_fd());
+        let proven = Self::open_with(target, proof, stop, deadline, events);
+        match (&proof, &proven) {
+            // The kernel does not tell the helper whose file it is. The helper may be told to trust
+            // this user without; if not, its first answer has the better text.
+            (
+                Some(_),
+                Err(LinkError::Refused {
+                    code: ErrorCode::NOT_SUPPORTED,
+                    ..
+                }),
+            ) => Self::open_with(target, None, stop, deadline, events).or(proven),
+            _ => proven,
+        }
+    }
+
+    fn open_with(
+        target: &Target,
+        proof: Option<BorrowedFd<'_>>,
+        stop: &Stop,
+        deadline: Instant,
+        events: &dyn Fn(Event),
+    ) -> Result<Self, LinkError> {
         let mut greeted = Greeted::connect(&target.path, stop, deadline, events)?;
         let open = Open {
             member: target.member,

@@ -12,7 +12,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | `device` | the two QOM types and their properties |
-//! | `legacy` | what both share: realize, reset, exit, configuration accesses |
+//! | `legacy` | what both share: realize and exit |
+//! | `runtime` | resets, accesses of the guest |
 //! | `identity` | reads the VF's configuration space, says what the guest is shown |
 //! | `access` | a guest access to BAR0, from the window to the helper and back |
 //! | `link`, `handshake`, `reconnect` | the connection to the helper: loss, deadline, reconnection |
@@ -44,5 +45,6 @@ mod notify;
 mod place;
 mod ratelimit;
 mod reconnect;
+mod runtime;
 mod seqpacket;
 mod stats;

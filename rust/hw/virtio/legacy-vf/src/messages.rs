@@ -194,9 +194,10 @@ fn refused(place: &Place, code: ErrorCode, text: &str) -> String {
             "the VF given to the device is not the one that vf= names; correct one of them"
         }
         ErrorCode::ACCESS_DENIED => "the helper's policy must allow this user",
-        ErrorCode::BAD_PROOF if of_host => {
-            "the helper could not tell from the VFIO device file that this process holds the VF, \
-             which needs Linux 6.16 or its cdev (iommufd=); else allow this user with --allow-uid"
+        ErrorCode::BAD_PROOF if of_host => "the VFIO device file is not that of this VF",
+        ErrorCode::NOT_SUPPORTED if of_host => {
+            "without legacy access commands of the PF, or a kernel that tells whose a VFIO device \
+             file is, this cannot work"
         }
         ErrorCode::BAD_PROOF => "the helper must be told to trust this user",
         ErrorCode::SHUTTING_DOWN | ErrorCode::PF_FAILED => "restart the helper",
