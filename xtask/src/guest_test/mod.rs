@@ -4,6 +4,8 @@
 
 mod scenarios;
 
+pub(crate) use self::scenarios::check_driver;
+
 use std::path::PathBuf;
 use std::time::Instant;
 

@@ -69,7 +69,7 @@ const LONG: Duration = Duration::from_secs(300);
 const VERSION_1: usize = 32;
 
 /// Checks what Linux says about a function against the driver it was told to use.
-fn check_driver(info: &Answer, kind: &str, driver: Driver) -> Result<()> {
+pub(crate) fn check_driver(info: &Answer, kind: &str, driver: Driver) -> Result<()> {
     let get = |key: &str| info.get(&format!("{kind}.{key}"));
     let (id, subsystem, virtio) = match kind {
         "net" => ("0x1af4:0x1000", "0x1af4:0x0001", "virtio_net"),

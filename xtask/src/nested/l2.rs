@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
+use serde_json::json;
 
 use super::scenarios::{check_pf, set_vfs};
 use super::{Card, Nested, Plan, Scenario, Setup};
 use crate::guest::answer::Answer;
+use crate::guest::machine::Driver;
+use crate::guest_test::check_driver;
 
 /// For pings and what L2 does at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -32,22 +35,91 @@ pub(super) const HELPERS: Setup = Setup {
         kernel: "intel_iommu=on vlvf.noload",
         cards: &[NET, BLK],
     },
-    prepare: |_| Ok(()),
+    prepare: start_helpers,
 };
 
-pub(super) const ALL: &[Scenario] = &[Scenario {
-    name: "l2-stock",
-    setup: &Setup {
-        plan: Plan {
-            name: "l2-stock",
-            kernel: "intel_iommu=on",
-            cards: &[NET],
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "l2-stock",
+        setup: &Setup {
+            plan: Plan {
+                name: "l2-stock",
+                kernel: "intel_iommu=on",
+                cards: &[NET],
+            },
+            prepare: |_| Ok(()),
         },
-        prepare: |_| Ok(()),
+        violations: &[],
+        run: l2_stock,
     },
-    violations: &[],
-    run: l2_stock,
-}];
+    Scenario {
+        name: "l2-legacy",
+        setup: &HELPERS,
+        violations: &[],
+        run: l2_legacy,
+    },
+    Scenario {
+        name: "l2-modern",
+        setup: &HELPERS,
+        violations: &[],
+        run: l2_modern,
+    },
+];
+
+/// Words for L2's kernel command line.
+const LEGACY: &[&str] = &["vlvf.addr=10.0.77.9", "virtio_pci.force_legacy=1"];
+const MODERN: &[&str] = &["vlvf.addr=10.0.77.9"];
+
+/// Loads VFIO and KVM and starts the helpers of both PFs.
+pub(super) fn start_helpers(nested: &mut Nested) -> Result<()> {
+    nested.step("vfio_load").context("load vfio-pci")?;
+    nested.step("kvm_load").context("load KVM")?;
+    for kind in ["net", "blk"] {
+        nested
+            .step(&format!("helper_start {kind} --bind --vfs {}", NET.vfs))
+            .with_context(|| format!("start the helper of the {kind} PF"))?;
+        let vfs = nested.step(&format!("vfs {kind}"))?;
+        ensure!(
+            vfs.number("vfs")? == u64::from(NET.vfs) && vfs.get("vf1.driver")? == "vfio-pci",
+            "the {kind} helper's VFs: {}",
+            vfs.text()
+        );
+        let live = nested.live_vfs(kind)?;
+        ensure!(
+            live == u64::from(NET.vfs),
+            "the simulator has {live} live {kind} VFs"
+        );
+    }
+    Ok(())
+}
+
+/// PCI address of a VF in L1.
+pub(super) fn vf_address(nested: &mut Nested, kind: &str, vf: u16) -> Result<String> {
+    let vfs = nested.step(&format!("vfs {kind}"))?;
+    Ok(vfs.get(&format!("vf{vf}"))?.to_owned())
+}
+
+/// QEMU's arguments for VF 1 of each card as this project's device.
+fn both_vfs(nested: &mut Nested) -> Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    for kind in ["net", "blk"] {
+        let address = vf_address(nested, kind, 1)?;
+        arguments.push("-device".to_owned());
+        arguments.push(format!("virtio-legacy-vf,host={address},id={kind}"));
+    }
+    Ok(arguments)
+}
+
+/// A property of a device of L2's QEMU, as text.
+pub(super) fn property(nested: &mut Nested, id: &str, name: &str) -> Result<String> {
+    let value = nested.l2_qmp()?.execute(
+        "qom-get",
+        &json!({ "path": format!("/machine/peripheral/{id}"), "property": name }),
+    )?;
+    Ok(value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned))
+}
 
 /// Number of pings that all came back.
 fn pings(answer: &Answer) -> Result<u64> {
@@ -85,4 +157,83 @@ fn l2_stock(nested: &mut Nested) -> Result<String> {
         "L1 Linux {kernel}, L2 on QEMU's vfio-pci: pings {received}, TCP {} MiB",
         tcp.get("tcp_mib")?
     ))
+}
+
+/// L2 with only the legacy driver on a net and a blk VF.
+fn l2_legacy(nested: &mut Nested) -> Result<String> {
+    let mut arguments = vec!["-machine".to_owned(), "pc".to_owned()];
+    // Says when an interrupt of the VF takes the way through QEMU.
+    arguments.extend(["-trace".to_owned(), "vfio_msi_interrupt".to_owned()]);
+    arguments.extend(both_vfs(nested)?);
+    nested.start_l2(LEGACY, &arguments)?;
+    nested.l2("net", SHORT).context("bring the interface up")?;
+    let info = nested.l2("info", SHORT)?;
+    for kind in ["net", "blk"] {
+        check_driver(&info, kind, Driver::Legacy)?;
+    }
+    let mut received = pings(&nested.l2("ping 100", SHORT)?)?;
+    ensure!(received == 100, "{received} pings");
+    nested.l2("tcp 16", LONG).context("TCP, 16 MiB each way")?;
+    nested.l2("disk 64", LONG).context("disk, 64 MiB")?;
+    let (interrupts, by_qemu) = interrupts(nested)?;
+    let doorbells = property(nested, "net", "doorbell-path")?;
+    for kind in ["net", "blk"] {
+        nested
+            .l2(&format!("rebind {kind} 5"), SHORT)
+            .with_context(|| format!("rebind the {kind} driver"))?;
+    }
+    received += use_again(nested).context("after the drivers were rebound")?;
+    nested.l2_send("reboot")?;
+    nested.wait_l2().context("reboot L2")?;
+    received += use_again(nested).context("after L2's reboot")?;
+    nested.stop_l2()?;
+    Ok(format!(
+        "pings {received}, TCP 16 MiB, disk 64 MiB, {interrupts} interrupts of which {by_qemu} \
+         through QEMU, doorbells by {doorbells}, 5 rebinds each, reboot"
+    ))
+}
+
+/// Interrupts that L2 took from its VFs, and how many of them QEMU handled: the others went from the
+/// kernel's VFIO to KVM by an irqfd.
+fn interrupts(nested: &mut Nested) -> Result<(u64, u64)> {
+    let info = nested.l2("info", SHORT)?;
+    let taken = info.number("net.interrupts")? + info.number("blk.interrupts")?;
+    let log = nested.step("l2_count vfio_msi_interrupt")?;
+    let by_qemu = log.number("count")?;
+    let vfio = nested.step("vfio_interrupts")?.number("interrupts")?;
+    ensure!(taken > 200, "only {taken} interrupts for all of this");
+    ensure!(
+        by_qemu * 20 < taken,
+        "{by_qemu} of {taken} interrupts went through QEMU, not by irqfd"
+    );
+    ensure!(
+        vfio >= taken / 2,
+        "L1's VFIO had {vfio} interrupts of the VFs, L2 {taken}"
+    );
+    Ok((taken, by_qemu))
+}
+
+/// A little traffic on both devices; gives the pings.
+fn use_again(nested: &mut Nested) -> Result<u64> {
+    nested.l2("net", SHORT)?;
+    let received = pings(&nested.l2("ping 20", SHORT)?)?;
+    nested.l2("disk 2", LONG)?;
+    Ok(received)
+}
+
+/// L2 with its modern driver on the same VFs, in the other kind of machine.
+fn l2_modern(nested: &mut Nested) -> Result<String> {
+    let mut arguments = vec!["-machine".to_owned(), "q35".to_owned()];
+    arguments.extend(both_vfs(nested)?);
+    nested.start_l2(MODERN, &arguments)?;
+    nested.l2("net", SHORT).context("bring the interface up")?;
+    let info = nested.l2("info", SHORT)?;
+    for kind in ["net", "blk"] {
+        check_driver(&info, kind, Driver::Modern)?;
+    }
+    let received = pings(&nested.l2("ping 50", SHORT)?)?;
+    nested.l2("tcp 4", LONG).context("TCP, 4 MiB each way")?;
+    nested.l2("disk 8", LONG).context("disk, 8 MiB")?;
+    nested.stop_l2()?;
+    Ok(format!("pings {received}, TCP 4 MiB, disk 8 MiB"))
 }
