@@ -23,6 +23,10 @@ pub enum DeviceKind {
     Rng,
     /// Memory balloons.
     Balloon,
+    /// SCSI hosts.
+    Scsi,
+    /// 9P transports.
+    P9,
 }
 
 /// What to simulate.
@@ -76,6 +80,8 @@ impl SimulatorBuilder {
                 DeviceKind::Console => "console",
                 DeviceKind::Rng => "rng",
                 DeviceKind::Balloon => "balloon",
+                DeviceKind::Scsi => "scsi",
+                DeviceKind::P9 => "9p",
             }
             .to_owned(),
             "--vfs".to_owned(),

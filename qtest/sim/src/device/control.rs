@@ -13,6 +13,8 @@
 //! | `rng` | `vf`, `rate` | bytes a second of an entropy source; 0: no limit |
 //! | `balloon` | `vf`, `pages` | pages of 4096 bytes that the driver is asked for |
 //! | `balloon-stats` | `vf` | asks the driver for new memory statistics |
+//! | `stall` | `vf`, `on` | a SCSI disk stops answering, or goes on |
+//! | `plug` | `vf`, `present` | a SCSI disk is taken away or put back |
 //! | `needs-reset` | `vf` (0: the PF), `reason` | the device fails: DEVICE_NEEDS_RESET |
 //! | `reset` | `vf` (0: the PF) | function level reset |
 //! | `vf-enable` | `num` | live VFs, where the front end shows the SR-IOV capability |

@@ -60,37 +60,44 @@ impl BlkArgs {
     }
 }
 
+/// The disk of a function: a file, or memory of `ram` bytes.
+pub(super) fn store(
+    file: Option<&Path>,
+    ram: u64,
+    read_only: bool,
+    f: FunctionId,
+) -> std::io::Result<Box<dyn Backend>> {
+    let Some(path) = file else {
+        return Ok(Box::new(RamDisk::new(ram)));
+    };
+    // One file per function: VF 1 has the file itself, the others one beside it.
+    let path = match f {
+        FunctionId::Vf(1) => path.to_owned(),
+        other => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{}", Function::from(other)));
+            name.into()
+        }
+    };
+    if !path.exists() && f != FunctionId::Vf(1) {
+        return Ok(Box::new(RamDisk::new(ram)));
+    }
+    let mut how = OpenOptions::new();
+    let file = how
+        .read(true)
+        .write(!read_only)
+        .open(&path)
+        .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+    Ok(Box::new(FileDisk::new(file)?))
+}
+
 pub(super) fn build(
     config: ModelConfig,
     settings: &BlkSettings,
     file: Option<&Path>,
     ram: u64,
 ) -> Result<Built, ConfigError> {
-    let read_only = settings.read_only;
-    let mut open = |f: FunctionId| -> std::io::Result<Box<dyn Backend>> {
-        let Some(path) = file else {
-            return Ok(Box::new(RamDisk::new(ram)));
-        };
-        // One file per function: VF 1 has the file itself, the others one beside it.
-        let path = match f {
-            FunctionId::Vf(1) => path.to_owned(),
-            other => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(format!(".{}", Function::from(other)));
-                name.into()
-            }
-        };
-        if !path.exists() && f != FunctionId::Vf(1) {
-            return Ok(Box::new(RamDisk::new(ram)));
-        }
-        let mut how = OpenOptions::new();
-        let file = how
-            .read(true)
-            .write(!read_only)
-            .open(&path)
-            .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
-        Ok(Box::new(FileDisk::new(file)?))
-    };
+    let mut open = |f: FunctionId| store(file, ram, settings.read_only, f);
     Ok(blk::model(config, settings, &mut open)?.into())
 }
 

@@ -10,7 +10,9 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod net;
+pub mod p9;
 pub mod rng;
+pub mod scsi;
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -33,6 +35,11 @@ pub enum Kind {
     Rng,
     /// Memory balloons.
     Balloon,
+    /// SCSI hosts with a disk.
+    Scsi,
+    /// 9P transports to a directory.
+    #[value(name = "9p")]
+    P9,
 }
 
 impl Kind {
@@ -44,6 +51,8 @@ impl Kind {
             Self::Console => DeviceType::Console,
             Self::Rng => DeviceType::Entropy,
             Self::Balloon => DeviceType::Balloon,
+            Self::Scsi => DeviceType::Scsi,
+            Self::P9 => DeviceType::P9,
         }
     }
 }
@@ -66,6 +75,12 @@ pub struct TypeArgs {
     /// Memory balloons.
     #[command(flatten)]
     pub balloon: balloon::BalloonArgs,
+    /// SCSI hosts.
+    #[command(flatten)]
+    pub scsi: scsi::ScsiArgs,
+    /// 9P transports.
+    #[command(flatten)]
+    pub p9: p9::P9Args,
 }
 
 /// What the options of a type may depend on.
@@ -86,6 +101,8 @@ impl TypeArgs {
             (Kind::Console, self.console.given()),
             (Kind::Rng, self.rng.given()),
             (Kind::Balloon, self.balloon.given()),
+            (Kind::Scsi, self.scsi.given()),
+            (Kind::P9, self.p9.given()),
         ];
         given
             .into_iter()
@@ -101,6 +118,8 @@ impl TypeArgs {
             Kind::Console => self.console.options(common),
             Kind::Rng => self.rng.options(common),
             Kind::Balloon => self.balloon.options(common),
+            Kind::Scsi => self.scsi.options(common),
+            Kind::P9 => self.p9.options(common),
         }
     }
 }
@@ -141,6 +160,26 @@ pub enum TypeOptions {
         /// Settings of each function.
         settings: virtio_pf_model::balloon::config::BalloonSettings,
     },
+    /// SCSI hosts.
+    Scsi {
+        /// Settings of each function.
+        settings: virtio_pf_model::scsi::config::ScsiSettings,
+        /// File of VF 1; VF n has FILE.vf`n` if that exists.
+        file: Option<PathBuf>,
+        /// Bytes of disks without a file.
+        ram: u64,
+    },
+    /// 9P transports.
+    P9 {
+        /// Settings of each function.
+        settings: virtio_pf_model::p9::P9Settings,
+        /// Directory to be shared, if it is not the simulator's own.
+        share: Option<PathBuf>,
+        /// The simulator's own.
+        own: PathBuf,
+        /// Nothing in it is changed.
+        read_only: bool,
+    },
 }
 
 /// Frames waiting for the capture file; `None` when nothing is captured.
@@ -179,6 +218,17 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
         TypeOptions::Console { settings, dir } => console::build(config, settings, dir),
         TypeOptions::Rng { settings } => rng::build(config, settings),
         TypeOptions::Balloon { settings } => balloon::build(config, settings),
+        TypeOptions::Scsi {
+            settings,
+            file,
+            ram,
+        } => scsi::build(config, settings, file.as_deref(), *ram),
+        TypeOptions::P9 {
+            settings,
+            share,
+            own,
+            read_only,
+        } => p9::build(config, settings, share.as_deref(), own, *read_only),
     }
 }
 
@@ -190,10 +240,11 @@ pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceContro
         .or_else(|| console::control(command, args))
         .or_else(|| rng::control(command, args))
         .or_else(|| balloon::control(command, args))
+        .or_else(|| scsi::control(command, args))
 }
 
 /// Names of the commands that [`control`] knows.
-pub(super) const COMMANDS: &str = "link, resize, screen, rng, balloon, balloon-stats";
+pub(super) const COMMANDS: &str = "link, resize, screen, rng, balloon, balloon-stats, stall, plug";
 
 /// Member of a function's counters that holds what its device type counts.
 pub(super) const NUMBERS: &str = "type";

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! 9P transports to a directory of this host.
+
+use super::{Built, CommonArgs, TypeOptions};
+use p9_server::{Server, Settings};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use std::io;
+use std::path::{Path, PathBuf};
+use virtio_pf_model::p9::{self, P9Settings, Responder};
+use virtio_pf_model::{ConfigError, FunctionId, ModelConfig};
+
+/// Name of the shared directory below the simulator's, where none is given.
+const OWN_DIRECTORY: &str = "share";
+
+/// Options of the type.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "9P")]
+pub struct P9Args {
+    /// 9p: directory that every function shares. Default: "share" below the simulator's directory,
+    /// created if missing.
+    #[arg(long, value_name = "DIR")]
+    pub share: Option<PathBuf>,
+    /// 9p: mount tag, up to 254 bytes.
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// 9p: nothing in the directory is changed.
+    #[arg(long)]
+    pub share_read_only: bool,
+}
+
+impl P9Args {
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.share.is_some(), "--share"),
+            (self.tag.is_some(), "--tag"),
+            (self.share_read_only, "--share-read-only"),
+        ];
+        given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
+    }
+
+    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+        let mut settings = P9Settings::default();
+        settings.tag = self.tag.clone().unwrap_or(settings.tag);
+        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
+        TypeOptions::P9 {
+            settings,
+            share: self.share.clone(),
+            own: common.dir.join(OWN_DIRECTORY),
+            read_only: self.share_read_only,
+        }
+    }
+}
+
+/// The server behind one function.
+struct Share(Server);
+
+impl Responder for Share {
+    fn max_message(&self) -> usize {
+        self.0.max_message()
+    }
+
+    fn answer(
+        &mut self,
+        message: &[u8],
+        room: usize,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), &'static str> {
+        let done = self.0.answer(message, room, reply);
+        done.map_err(|broken| broken.name())
+    }
+
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        let c = self.0.counts();
+        vec![
+            ("p9_requests", c.requests),
+            ("p9_errors", c.errors),
+            ("bytes_read", c.bytes_read),
+            ("bytes_written", c.bytes_written),
+            ("fids", self.0.fids() as u64),
+        ]
+    }
+}
+
+/// Each file a client holds takes a descriptor: as many as this process may have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // If not, clients are told that there are too many open files.
+    let _raised_or_not = setrlimit(Resource::Nofile, raised);
+}
+
+pub(super) fn build(
+    config: ModelConfig,
+    settings: &P9Settings,
+    share: Option<&Path>,
+    own: &Path,
+    read_only: bool,
+) -> Result<Built, ConfigError> {
+    let bad = |e: io::Error, dir: &Path| {
+        ConfigError::Device("9p", format!("directory {}: {e}", dir.display()))
+    };
+    let dir = share.unwrap_or(own);
+    if share.is_none() {
+        std::fs::create_dir_all(own).map_err(|e| bad(e, own))?;
+    }
+    raise_descriptor_limit();
+    let how = Settings {
+        read_only,
+        ..Settings::default()
+    };
+    let mut open = |_: FunctionId| -> io::Result<Box<dyn Responder>> {
+        let server = Server::new(dir, how)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
+        Ok(Box::new(Share(server)))
+    };
+    Ok(p9::model(config, settings, &mut open)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virtio_pci_spec::DeviceType;
+
+    #[test]
+    fn what_cannot_be_shared_is_named() {
+        let config = || ModelConfig::new(DeviceType::P9, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("a/share");
+        let settings = P9Settings::default();
+        build(config(), &settings, None, &own, false).unwrap();
+        assert!(own.is_dir(), "created");
+        let none = dir.path().join("none");
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for bad in [none, dir.path().join("file")] {
+            let error = build(config(), &settings, Some(&bad), &own, false);
+            let error = error.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(&bad.display().to_string()), "{error}");
+        }
+        let long = P9Settings {
+            tag: "t".repeat(255),
+            ..P9Settings::default()
+        };
+        let error = build(config(), &long, None, &own, false);
+        let error = error.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("254"), "{error}");
+    }
+}
