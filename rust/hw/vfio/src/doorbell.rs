@@ -56,7 +56,9 @@ impl VfioPciBase {
             // SAFETY: the two bytes are inside a mapping that VFIO made for reading and writing
             // and that lives as long as the device, which `self` is; they are aligned. Nothing in
             // this program holds a reference to device memory.
-            unsafe { target.write_volatile(value.to_le()) };
+            unsafe {
+                target.write_volatile(value.to_le());
+            }
             return true;
         }
         false
@@ -112,9 +114,9 @@ impl VfioPciBase {
             fd,
             ..Default::default()
         };
-        let number = bindings::RUST_VFIO_DEVICE_IOEVENTFD;
+        let number = libc::c_ulong::from(bindings::RUST_VFIO_DEVICE_IOEVENTFD);
         // SAFETY: the kernel reads `request`, which says its own size, and nothing else.
-        if unsafe { libc::ioctl(device, number as _, &request) } < 0 {
+        if unsafe { libc::ioctl(device, number, &request) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
@@ -160,7 +162,9 @@ impl KernelDoorbell {
         let fd = unsafe { bindings::event_notifier_get_fd(&*notifier) };
         if let Err(e) = device.vfio_ioeventfd(bar, offset, value, fd) {
             // SAFETY: as above; nobody uses it.
-            unsafe { bindings::event_notifier_cleanup(&mut *notifier) };
+            unsafe {
+                bindings::event_notifier_cleanup(&mut *notifier);
+            }
             return Err(e);
         }
         // SAFETY: the region is alive and the lock is held; the notifier stays where it is until
@@ -207,6 +211,8 @@ impl KernelDoorbell {
         // The kernel would do it at the end of the device file.
         let _gone_already = device.vfio_ioeventfd(self.bar, self.offset, self.value, -1);
         // SAFETY: neither QEMU nor the kernel uses the notifier any more.
-        unsafe { bindings::event_notifier_cleanup(&mut *self.notifier) };
+        unsafe {
+            bindings::event_notifier_cleanup(&mut *self.notifier);
+        }
     }
 }

@@ -223,7 +223,7 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, place: Place, label: &str) ->
         label: label.to_owned(),
         name: CString::new(pci.label()).unwrap_or_default(),
         stats: state.stats.clone(),
-        target: target.clone(),
+        target,
         deadline,
         window: Window::new(identity.device, identity.config_len),
         bars: Bars::of(vfio, D::KIND),
