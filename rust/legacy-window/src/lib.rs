@@ -57,6 +57,15 @@
 //! Notifications go on, since they do not need the helper, and `queue_select` still follows the
 //! guest, since a later write of a queue address must not go to the wrong queue.
 
+//! # Interrupts without MSI-X
+//!
+//! A VF has no INTx. While the guest's MSI-X is off, the caller may take the VF's messages itself
+//! and turn them into INTx: after [`Window::emulate_intx`], [`Window::serve_vectors`] says whose
+//! vectors the VF is to have, and [`Window::begin_settle`] gives the commands that write those that
+//! are not so yet. It is asked after each access of the guest, since a queue needs its vector when
+//! it gets its address. The window knows which queues are in use and what the guest mapped while it
+//! had MSI-X on, and gives that back.
+
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -67,6 +76,7 @@ mod plan;
 mod saved;
 mod shadow;
 mod step;
+mod vectors;
 mod window;
 
 pub use saved::{RestoreError, SavedState};
@@ -74,4 +84,5 @@ pub use step::{
     Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
     Step,
 };
+pub use vectors::{Causes, OwnVectors, Settled, Source};
 pub use window::{Counters, Window};

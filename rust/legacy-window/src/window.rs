@@ -3,6 +3,7 @@
 
 mod config;
 mod header;
+mod vectors;
 
 use virtio_pci_spec::bytes::le_value;
 use virtio_pci_spec::legacy::{field_at, header_len, Field};
@@ -11,7 +12,9 @@ use virtio_pci_spec::DeviceType;
 use crate::saved::{RestoreError, SavedState};
 use crate::shadow::Shadow;
 use crate::step::{Command, Completion, Effects, FailKind, Outcome, Rejected, Step};
+use crate::vectors::{Job, Vectors};
 use config::{config_next, put};
+use header::Phase;
 
 /// Counts over the life of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,11 +39,13 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug)]
 enum Target {
     /// The header field at its offset.
-    Header { field: Field, selecting: bool },
+    Header { field: Field, phase: Phase },
     /// The device configuration: position of the piece in work, bytes done, bytes of the piece.
     Config { pos: u32, done: u8, piece: u8 },
     /// A notification.
     Notify,
+    /// A vector that the guest knows nothing of.
+    Vector { job: Job, phase: vectors::Phase },
 }
 
 /// An access under way.
@@ -61,6 +66,7 @@ pub struct Window {
     device: DeviceType,
     config_len: u16,
     shadow: Shadow,
+    vectors: Vectors,
     lost: bool,
     msix: Option<bool>,
     /// The last status seen; for reports, never given to the guest.
@@ -87,6 +93,7 @@ impl Window {
             device,
             config_len,
             shadow: Shadow::new(),
+            vectors: Vectors::new(false),
             lost: false,
             msix: None,
             status: 0,
@@ -145,11 +152,13 @@ impl Window {
     pub fn restored(&mut self) {
         self.lost = false;
         self.shadow.forget();
+        self.vectors.retry();
     }
 
     /// The device was reset from outside: system reset or function level reset.
     pub fn device_reset(&mut self) {
         self.shadow = Shadow::new();
+        self.vectors.reset();
         self.status = 0;
         self.fresh_reset = false;
         self.access = None;
@@ -184,6 +193,7 @@ impl Window {
 
     fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
         self.counters.accesses = self.counters.accesses.wrapping_add(1);
+        self.vectors.next_access();
         if self.msix.replace(msix).is_some_and(|was| was != msix) {
             self.shadow.forget_vectors();
         }
@@ -219,7 +229,7 @@ impl Window {
             Some(field) => {
                 access.target = Target::Header {
                     field,
-                    selecting: false,
+                    phase: Phase::Act,
                 };
                 match write {
                     None => self.header_read(access, field),
@@ -240,24 +250,24 @@ impl Window {
                 },
             });
         };
+        if let Target::Vector { job, phase } = access.target {
+            return self.vector_resume(access, job, phase, outcome);
+        }
         if let Outcome::Failed(kind) = outcome {
             return self.command_failed(access, kind);
         }
         match (access.target, access.write, outcome) {
             (Target::Notify, _, Outcome::Written) => self.done(&access, 0),
-            (Target::Header { field, selecting }, write, Outcome::Written)
-                if selecting || write.is_some() =>
+            (Target::Header { field, phase }, write, Outcome::Written)
+                if phase == Phase::Select || write.is_some() && phase == Phase::Act =>
             {
-                self.header_written(access, field, selecting)
+                self.header_written(access, field, phase)
             }
-            (
-                Target::Header {
-                    field,
-                    selecting: false,
-                },
-                None,
-                Outcome::Data(data),
-            ) => self.header_data(&access, field, data),
+            (Target::Header { field, phase }, write, Outcome::Data(data))
+                if phase == Phase::Learn || write.is_none() && phase == Phase::Act =>
+            {
+                self.header_data(access, field, phase, data)
+            }
             (Target::Config { pos, done, piece }, Some(_), Outcome::Written) => {
                 self.config(config_next(access, pos, done, piece))
             }
@@ -307,7 +317,7 @@ impl Window {
             self.lost();
         }
         match access.target {
-            Target::Notify => self.done(&access, 0),
+            Target::Notify | Target::Vector { .. } => self.done(&access, 0),
             Target::Header { .. } => {
                 // Whether a write took effect is not known.
                 self.fresh_reset = false;

@@ -12,6 +12,8 @@ pub mod bindings;
 pub mod blocker;
 pub mod chain;
 mod device;
+mod fd_handler;
+mod interrupt;
 mod lock;
 pub mod memory;
 pub mod property;
@@ -21,4 +23,5 @@ pub mod sriov;
 
 pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods};
 pub use device::PciDevice;
+pub use fd_handler::FdHandler;
 pub use lock::with_bql;

@@ -46,6 +46,28 @@ impl StringProperty {
     }
 }
 
+/// A property with the values `on`, `off` and `auto`; 0, the default of `#[property(default = 0)]`,
+/// is `auto`. QEMU sets it before realize.
+#[repr(transparent)]
+pub struct OnOffAutoProperty(u32);
+
+// SAFETY: qdev_prop_on_off_auto describes a field of the enum OnOffAuto, which is an int in C.
+unsafe impl QDevProp for OnOffAutoProperty {
+    const BASE_INFO: *const hwcore::bindings::PropertyInfo =
+        addr_of!(hwcore::bindings::qdev_prop_on_off_auto);
+}
+
+impl OnOffAutoProperty {
+    /// `Some(on?)`, or `None` for `auto`.
+    pub const fn get(&self) -> Option<bool> {
+        match self.0 {
+            bindings::ON_OFF_AUTO_ON => Some(true),
+            bindings::ON_OFF_AUTO_OFF => Some(false),
+            _ => None,
+        }
+    }
+}
+
 /// Read-only properties, to be added inside `class_init`. `get` must be a function or a closure that
 /// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
 /// the class.

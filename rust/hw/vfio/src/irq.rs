@@ -5,42 +5,55 @@
 //! Only while the guest has the interrupt index disabled: QEMU's VFIO code programs the same
 //! indices as soon as the guest enables them.
 
-use std::{ffi::c_int, os::fd::BorrowedFd, os::fd::RawFd};
-
-use util::{Error, Result};
+use std::{
+    ffi::c_int,
+    io,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use crate::{bindings, VfioPciBase};
 
 /// The MSI-X vectors, one sub-index each.
 pub const MSIX_INDEX: u8 = bindings::VFIO_PCI_MSIX_IRQ_INDEX as u8;
 
-/// Asks VFIO to signal `eventfd` when the interrupt fires; `None` takes the request back. Needs
-/// the big QEMU lock.
-pub fn set_signaling(
-    device: &VfioPciBase,
-    index: u8,
-    subindex: u16,
-    eventfd: Option<BorrowedFd<'_>>,
-) -> Result<()> {
+/// Asks VFIO to signal `eventfds` when the first sub-indices of the interrupt fire, all in one
+/// request: kernels before 6.5 cannot add vectors one by one. Needs the big QEMU lock.
+pub fn signal(device: &VfioPciBase, index: u8, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
     assert!(bql::is_locked());
-    let fd: RawFd = eventfd.map_or(-1, |fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let header = size_of::<bindings::vfio_irq_set>();
+    let count = u32::try_from(eventfds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut request = vec![0u32; header / 4 + eventfds.len()];
+    let bytes = header + 4 * eventfds.len();
+    let head = [
+        u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+        bindings::VFIO_IRQ_SET_DATA_EVENTFD | bindings::VFIO_IRQ_SET_ACTION_TRIGGER,
+        u32::from(index),
+        0,
+        count,
+    ];
+    let fds = eventfds.iter().map(|fd| fd.as_raw_fd() as u32);
+    for (slot, word) in request.iter_mut().zip(head.into_iter().chain(fds)) {
+        *slot = word;
+    }
     let vdev = device.as_mut_ptr();
-    // SAFETY: the device is alive, the lock is held, and VFIO takes its own reference to the
-    // eventfd before this returns.
-    unsafe {
-        Error::with_errp(|errp| {
-            bindings::vfio_device_irq_set_signaling(
-                &mut (*vdev).vbasedev,
-                c_int::from(index),
-                c_int::from(subindex),
-                bindings::VFIO_IRQ_SET_ACTION_TRIGGER as c_int,
-                fd,
-                errp,
-            )
-        })?;
+    // SAFETY: the device is alive, the lock is held and io_ops does not change after the parent's
+    // realize. The request is a vfio_irq_set (five words, checked below) with `count` descriptors
+    // behind it, aligned for both; VFIO takes its own references before this returns.
+    let result = unsafe {
+        let vbasedev = &raw mut (*vdev).vbasedev;
+        let ops = (*vbasedev).io_ops;
+        let set = (!ops.is_null()).then(|| (*ops).set_irqs).flatten();
+        let set = set.ok_or(io::ErrorKind::Unsupported)?;
+        set(vbasedev, request.as_mut_ptr().cast())
+    };
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(result.saturating_neg()));
     }
     Ok(())
 }
+
+const _: () = assert!(size_of::<bindings::vfio_irq_set>() == 20);
 
 /// Takes back every request for the interrupt index. Needs the big QEMU lock.
 pub fn disable(device: &VfioPciBase, index: u8) {

@@ -3,10 +3,22 @@
 
 use virtio_pci_spec::bytes::{le_bytes, le_value};
 use virtio_pci_spec::legacy::{field_of, AccessKind, Field, Register};
-use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
+use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK, NO_VECTOR};
 
 use super::{ones, Access, Target, Window};
 use crate::step::{Command, CommandKind, Rejected, Space, StatusChange, Step};
+use crate::vectors::Source;
+
+/// What the command under way does for a header access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Asks which queue is selected, since what the guest writes must be known by its queue.
+    Learn,
+    /// Selects the queue that the guest has selected.
+    Select,
+    /// What the guest wants.
+    Act,
+}
 
 impl Window {
     /// A header read answered from what is known, if it is.
@@ -90,29 +102,34 @@ impl Window {
             field.register,
             Register::QueueAddress | Register::QueueSize | Register::QueueVector
         );
-        if let (true, Some(select)) = (needs_select, self.shadow.guest_select) {
-            if self.shadow.device_select != Some(select) {
-                access.target = Target::Header {
-                    field,
-                    selecting: true,
-                };
-                // Whatever becomes of it, the old value no longer counts.
-                self.shadow.device_select = None;
-                let f = field_of(Register::QueueSelect);
-                return self.command(
-                    access,
-                    Command {
-                        space: Space::Common,
-                        offset: f.offset,
-                        len: f.size,
-                        kind: CommandKind::Write(le_bytes(u64::from(select), f.size.into())),
-                    },
-                );
+        let by_queue = self.vectors.enabled && access.write.is_some();
+        let select = field_of(Register::QueueSelect);
+        let first = match self.shadow.guest_select {
+            _ if !needs_select => None,
+            None => by_queue.then_some((Phase::Learn, CommandKind::Read)),
+            held if held == self.shadow.device_select => None,
+            Some(wanted) => {
+                let data = le_bytes(u64::from(wanted), select.size.into());
+                Some((Phase::Select, CommandKind::Write(data)))
             }
+        };
+        if let Some((phase, kind)) = first {
+            access.target = Target::Header { field, phase };
+            // Whatever becomes of it, the old value no longer counts.
+            self.shadow.device_select = None;
+            return self.command(
+                access,
+                Command {
+                    space: Space::Common,
+                    offset: select.offset,
+                    len: select.size,
+                    kind,
+                },
+            );
         }
         access.target = Target::Header {
             field,
-            selecting: false,
+            phase: Phase::Act,
         };
         let kind = match access.write {
             None => CommandKind::Read,
@@ -129,7 +146,19 @@ impl Window {
         )
     }
 
-    pub(super) fn header_data(&mut self, access: &Access, field: Field, data: [u8; 8]) -> Step {
+    pub(super) fn header_data(
+        &mut self,
+        access: Access,
+        field: Field,
+        phase: Phase,
+        data: [u8; 8],
+    ) -> Step {
+        if phase == Phase::Learn {
+            let [a, b, ..] = data;
+            self.shadow.guest_select = Some(u16::from_le_bytes([a, b]));
+            self.shadow.device_select = self.shadow.guest_select;
+            return self.header_command(access, field);
+        }
         let value = le_value(&le_bytes(u64::from_le_bytes(data), field.size.into()));
         let [a, b, c, d, ..] = value.to_le_bytes();
         let (short, long) = (u16::from_le_bytes([a, b]), u32::from_le_bytes([a, b, c, d]));
@@ -141,12 +170,24 @@ impl Window {
                 self.shadow.guest_select = Some(short);
                 self.shadow.device_select = Some(short);
             }
-            Register::ConfigVector => self.shadow.learn_config_vector(short),
-            Register::QueueVector => self.shadow.learn_queue_vector(short),
+            Register::ConfigVector => {
+                self.shadow.learn_config_vector(short);
+                self.vectors.guest_mapped(Source::Config, short);
+            }
+            Register::QueueVector => {
+                self.shadow.learn_queue_vector(short);
+                self.guest_mapped_queue(short);
+            }
             Register::DeviceStatus => self.status_read(a),
             Register::DriverFeatures | Register::QueueNotify | Register::IsrStatus => {}
         }
-        self.done_with(access, value & ones(access.size))
+        self.done_with(&access, value & ones(access.size))
+    }
+
+    fn guest_mapped_queue(&mut self, vector: u16) {
+        if let Some(queue) = self.shadow.guest_select {
+            self.vectors.guest_mapped(Source::Queue(queue), vector);
+        }
     }
 
     pub(super) fn status_read(&mut self, status: u8) {
@@ -161,9 +202,9 @@ impl Window {
         &mut self,
         mut access: Access,
         field: Field,
-        selecting: bool,
+        phase: Phase,
     ) -> Step {
-        if selecting {
+        if phase == Phase::Select {
             self.shadow.device_select = self.shadow.guest_select;
             return self.header_command(access, field);
         }
@@ -181,11 +222,25 @@ impl Window {
                 if a == 0 {
                     access.effects.reset = true;
                     self.shadow.driver_reset();
+                    self.vectors.reset();
+                } else {
+                    self.vectors.status_written(a & DRIVER_OK != 0);
                 }
             }
-            Register::QueueAddress => self.shadow.wrote_address(),
-            Register::ConfigVector => self.shadow.wrote_config_vector(Some(short)),
-            Register::QueueVector => self.shadow.wrote_queue_vector(Some(short)),
+            Register::QueueAddress => {
+                if let Some(queue) = self.shadow.guest_select {
+                    self.vectors.address_written(queue);
+                }
+                self.shadow.wrote_address();
+            }
+            Register::ConfigVector => {
+                self.shadow.wrote_config_vector(Some(short));
+                self.vectors.guest_mapped(Source::Config, short);
+            }
+            Register::QueueVector => {
+                self.shadow.wrote_queue_vector(Some(short));
+                self.guest_mapped_queue(short);
+            }
             Register::DeviceFeatures
             | Register::DriverFeatures
             | Register::QueueSize

@@ -37,6 +37,12 @@ pub struct Access {
 }
 
 impl Access {
+    /// Whether the guest reads the ISR.
+    pub fn reads_isr(&self) -> bool {
+        let at = u32::from(field_of(Register::IsrStatus).offset);
+        self.write.is_none() && self.offset == at
+    }
+
     /// The queue, if this is a notification: a write of any width at the register, as in QEMU's
     /// own legacy device.
     pub fn notification(&self) -> Option<u16> {
@@ -80,6 +86,7 @@ impl Link {
             inner.window.msix_switched();
         }
         let deadline = Instant::now() + self.deadline;
+        self.settle_locked(&mut inner, deadline);
         let mut refusal = None;
         let Access {
             offset, size, msix, ..
@@ -99,6 +106,8 @@ impl Link {
             };
             step = inner.window.resume(outcome);
         };
+        // A queue that has got its address may need a vector.
+        self.settle_locked(&mut inner, deadline);
         self.follow_driver(&inner.window, access, &done);
         drop(inner);
         self.account(access, &done, refusal.as_ref());
@@ -126,7 +135,8 @@ impl Link {
         }
     }
 
-    fn command(
+    /// Carries out a command of the window.
+    pub fn command(
         &self,
         inner: &mut Inner,
         command: Command,

@@ -6,7 +6,10 @@ use std::{ffi::CStr, sync::PoisonError};
 
 use common::uninit_field_mut;
 use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
-use pci::{property::StringProperty, ChainedPciClass, ChainedPciDevice, PciDevice};
+use pci::{
+    property::{OnOffAutoProperty, StringProperty},
+    ChainedPciClass, ChainedPciDevice, PciDevice,
+};
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
 use util::Result;
@@ -36,6 +39,8 @@ macro_rules! legacy_vf_type {
             deadline_ms: u32,
             #[property(rename = "disable-modern", default = false)]
             disable_modern: bool,
+            #[property(rename = "intx", default = 0)]
+            intx: OnOffAutoProperty,
             #[property(rename = "x-bus-master-fixup", default = true)]
             bus_master_fixup: bool,
             bar0: MemoryRegion,
@@ -99,6 +104,7 @@ macro_rules! legacy_vf_type {
                     deadline_ms: self.deadline_ms,
                     disable_modern: self.disable_modern,
                     bus_master_fixup: self.bus_master_fixup,
+                    intx: self.intx.get(),
                 }
             }
 
@@ -208,6 +214,10 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
             c"hide the modern interface from the guest",
         ),
         (
+            c"intx",
+            c"interrupts for guests without MSI-X: on, off, or auto (if the VF can)",
+        ),
+        (
             c"x-bus-master-fixup",
             c"enable bus mastering for guests that forget it",
         ),
@@ -225,6 +235,21 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     class.add_str::<D, _>(c"link-state", c"connected, lost or closed", |dev: &D| {
         dev.state().stats.link.get().name().to_owned()
     });
+    class.add_u64::<D, _>(
+        c"isr",
+        c"ISR status that a guest without MSI-X would read",
+        |dev: &D| dev.state().intx().get().map_or(0, |i| i.isr().into()),
+    );
+    class.add_bool::<D, _>(
+        c"intx-level",
+        c"whether the interrupt pin is raised",
+        |dev: &D| dev.state().intx().get().is_some_and(|i| i.level()),
+    );
+    class.add_u64::<D, _>(
+        c"intx-vectors",
+        c"vectors of the VF that are used for INTx now",
+        |dev: &D| dev.state().intx().get().map_or(0, |i| i.in_use().into()),
+    );
     class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
         dev.state().link().map_or_else(String::new, |l| l.reason())
     });
@@ -267,5 +292,8 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         c"reconnects", c"times the helper came back", reconnects;
         c"helper-events", c"events that the helper sent", events;
         c"resets", c"resets of the device", resets;
+        c"intx-interrupts", c"messages of the VF that became INTx", intx_interrupts;
+        c"intx-raised", c"times the interrupt pin was raised", intx_raised;
+        c"intx-unmapped", c"queues that the VF gave no vector for INTx", intx_unmapped;
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     handshake::{fetch_token, Target},
     hide::{self, HiddenRange},
     identity::Identity,
+    intx_guest::{self, IntxState},
     kernel_doorbells::KernelDoorbells,
     link::{lock, Link, LinkConfig, RunningLink},
     messages,
@@ -60,6 +61,8 @@ pub struct Options {
     pub disable_modern: bool,
     /// Enable bus mastering for guests that forget it.
     pub bus_master_fixup: bool,
+    /// INTx for guests without MSI-X: on, off, or if possible.
+    pub intx: Option<bool>,
 }
 
 /// A device of this crate.
@@ -90,6 +93,7 @@ pub struct State {
     covered: Mutex<Vec<HiddenRange>>,
     /// Queues that the kernel notifies.
     pub doorbells: KernelDoorbells,
+    intx: IntxState,
     blocker: MigrationBlocker,
 }
 
@@ -113,6 +117,11 @@ impl State {
                 .path(),
             None => "",
         }
+    }
+
+    /// What the device keeps for INTx.
+    pub const fn intx(&self) -> &IntxState {
+        &self.intx
     }
 }
 
@@ -219,13 +228,19 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, place: Place, label: &str) ->
         serial: identity.serial,
         proof: proof.map(Arc::new),
     };
+    let intx = intx_guest::attach(dev, options.intx, &state.stats, &of)?;
+    let mut window = Window::new(identity.device, identity.config_len);
+    if intx.is_some() {
+        window.emulate_intx();
+    }
     let link = Link::connect(LinkConfig {
         label: label.to_owned(),
         name: CString::new(pci.label()).unwrap_or_default(),
         stats: state.stats.clone(),
         target,
         deadline,
-        window: Window::new(identity.device, identity.config_len),
+        window,
+        intx,
         bars: Bars::of(vfio, D::KIND),
     })
     .map_err(|e| {
@@ -361,6 +376,7 @@ fn detach<D: LegacyVf>(dev: &D) {
     }
     // Ends waits for the helper and the thread; a vCPU inside an access has its own reference.
     drop(lock(&state.running).take());
+    intx_guest::detach(dev);
     let covered =
         std::mem::take(&mut *state.covered.lock().unwrap_or_else(PoisonError::into_inner));
     for (range, cover) in covered.iter().zip(dev.covers()) {

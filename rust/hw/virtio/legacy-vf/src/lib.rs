@@ -20,6 +20,8 @@
 //! | `seqpacket` | the socket |
 //! | `notify`, `kernel_doorbells` | doorbells |
 //! | `place`, `host` | which VF, which PF, which helper |
+//! | `intx`, `intx_guest`, `intx_link` | INTx while MSI-X is off: ISR and pin; when vectors change hands; the VF's vectors |
+//! | `eventfd` | event counters of the kernel |
 //! | `hide` | `disable-modern=on` |
 //! | `stats`, `ratelimit`, `events` | counters, log limits, trace points |
 //! | `messages` | error texts with cause and way out |
@@ -31,12 +33,16 @@
 
 mod access;
 mod device;
+mod eventfd;
 mod events;
 mod handshake;
 mod header_asserts;
 mod hide;
 mod host;
 mod identity;
+mod intx;
+mod intx_guest;
+mod intx_link;
 mod kernel_doorbells;
 mod legacy;
 mod link;

@@ -20,8 +20,10 @@ use pci::report;
 use virtio_pci_spec::legacy::{field_of, Register};
 
 use crate::{
+    eventfd::EventFd,
     events,
     handshake::{Connection, LinkError, Target},
+    intx::Intx,
     messages,
     notify::{Bars, Delivery, QueueSet},
     ratelimit::RateLimit,
@@ -76,6 +78,10 @@ pub struct Link {
     pub touched: AtomicBool,
     /// Which VF is opened, and where.
     pub target: Target,
+    /// Interrupts without MSI-X, if the device does them.
+    pub intx: Option<Arc<Intx>>,
+    /// Wakes the link's thread: vectors could not be written.
+    pub nudge: EventFd,
     inner: Mutex<Inner>,
     /// The socket of the connection in `inner`; never locked for longer than it takes to copy.
     pub sender: Mutex<Option<Arc<Socket>>>,
@@ -99,6 +105,8 @@ pub struct LinkConfig {
     pub window: Window,
     /// The VF's BARs.
     pub bars: Bars,
+    /// See [`Link::intx`].
+    pub intx: Option<Arc<Intx>>,
 }
 
 /// Locks a mutex; a panic elsewhere would have ended QEMU.
@@ -110,6 +118,7 @@ impl Link {
     /// Connects to the helper and opens the VF.
     pub fn connect(config: LinkConfig) -> Result<Self, LinkError> {
         let stop = Stop::new().map_err(LinkError::Socket)?;
+        let nudge = EventFd::new().map_err(LinkError::Socket)?;
         let deadline = Instant::now() + config.deadline;
         let connection = Connection::open(&config.target, &stop, deadline, &|_| {})?;
         config.stats.link.set(LinkState::Connected);
@@ -140,6 +149,8 @@ impl Link {
             was_reset: AtomicBool::new(false),
             msix_switched: AtomicBool::new(false),
             touched: AtomicBool::new(false),
+            intx: config.intx,
+            nudge,
             target: config.target,
             sender: Mutex::new(Some(connection.socket().clone())),
             inner: Mutex::new(Inner {
@@ -156,8 +167,8 @@ impl Link {
         lock(&self.inner)
     }
 
-    /// The same with a deadline, for resets.
-    fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, Inner>> {
+    /// The same with a deadline, for the main loop.
+    pub fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, Inner>> {
         loop {
             match self.inner.try_lock() {
                 Ok(guard) => return Some(guard),

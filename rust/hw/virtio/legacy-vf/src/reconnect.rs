@@ -19,10 +19,11 @@ use virtio_pci_spec::{
 use crate::{
     events,
     handshake::{Connection, LinkError},
+    intx_link::RETRY,
     link::{lock, status_zero, Link},
     messages,
     notify::Delivery,
-    seqpacket::{Socket, WaitFor, Woken},
+    seqpacket::{Socket, Woken},
     stats::LinkState,
 };
 
@@ -35,9 +36,15 @@ impl Link {
         let mut pause = PAUSE.0;
         loop {
             if let Some(socket) = self.sender() {
-                match socket.wait(WaitFor::HangUp, &self.stop, None) {
+                match socket.wait_end(&self.stop, &self.nudge) {
                     Ok(Woken::Stopped) => return,
-                    Ok(Woken::Deadline) => {}
+                    Ok(Woken::Deadline) => {
+                        self.nudge.take();
+                        if self.stop.wait(RETRY) {
+                            return;
+                        }
+                        self.settle_again();
+                    }
                     Ok(Woken::Ready) => self.hung_up(&socket, &LinkError::Closed),
                     Err(e) => self.hung_up(&socket, &LinkError::Socket(e)),
                 }
@@ -106,6 +113,7 @@ impl Link {
         self.choose_delivery(&opened);
         inner.connection = Some(connection);
         inner.window.restored();
+        self.settle_locked(&mut inner, Instant::now() + self.deadline);
         *lock(&self.sender) = Some(socket.clone());
         self.stats.link.set(LinkState::Connected);
         self.stats.reconnects.add();

@@ -14,6 +14,7 @@ use crate::{
     access::Access,
     events, hide,
     identity::{power_control, sets_power, sleeps, starts_flr, Identity},
+    intx_guest,
     legacy::{pci, vfio, Kind, LegacyVf},
     link::Link,
 };
@@ -27,6 +28,7 @@ pub fn reset<D: LegacyVf>(dev: &D) {
         let by_command = !resets || link.touched.load(Ordering::Relaxed);
         let written = link.reset(by_command, !resets);
         events::trace_virtio_legacy_vf_reset(&link.name, written);
+        intx_guest::reset(dev, link);
     }
     dev.parent_reset();
     if let Some(link) = &link {
@@ -61,7 +63,8 @@ pub fn update_doorbells<D: LegacyVf>(dev: &D, link: &Link) {
 
 /// The guest reads configuration space.
 pub fn config_read<D: LegacyVf>(dev: &D, address: u32, len: u8) -> u32 {
-    dev.parent_config_read(address, len)
+    let value = dev.parent_config_read(address, len);
+    intx_guest::config_read(dev, address, len, value)
 }
 
 /// The guest writes configuration space.
@@ -86,7 +89,9 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
     let flr = identity
         .express
         .is_some_and(|cap| starts_flr(cap, address, value, len));
+    let vectors = intx_guest::before_config_write(dev, &link, address, value, len);
     if flr {
+        intx_guest::reset(dev, &link);
         quiesce(dev, identity);
     }
     let power = identity
@@ -103,6 +108,7 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
     }
     let has_msix = pci(dev).msix_enabled();
     if had_msix != has_msix {
+        intx_guest::msix_switched(dev, &link, &vectors);
         link.msix_switched.store(true, Ordering::Release);
         events::trace_virtio_legacy_vf_msix(&link.name, has_msix);
     }
@@ -144,7 +150,15 @@ pub fn bar0_access<D: LegacyVf>(dev: &D, offset: u64, size: u32, write: Option<u
         link.notify(vfio(dev), queue);
         return 0;
     }
+    if let Some(intx) = link
+        .intx
+        .as_ref()
+        .filter(|_| access.reads_isr() && !access.msix)
+    {
+        return intx_guest::read_isr(dev, &link, intx, size);
+    }
     let done = link.access(vfio(dev), access);
+    intx_guest::after_access(dev, &link, access.msix, done.effects.reset);
     if D::KIND == Kind::Host && access.changes_queues(&done) {
         driver_moved(dev, &link);
     }

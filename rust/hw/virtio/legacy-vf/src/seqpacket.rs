@@ -10,13 +10,15 @@ use std::{
     ffi::c_int,
     io, mem,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
     ptr,
     time::{Duration, Instant},
 };
+
+use crate::eventfd::EventFd;
 
 /// A connected socket. Messages are sent and received whole.
 #[derive(Debug)]
@@ -29,8 +31,6 @@ pub enum WaitFor {
     Message,
     /// Room for a message, or the end of the connection.
     Room,
-    /// The end of the connection only.
-    HangUp,
 }
 
 /// Why waiting ended.
@@ -160,13 +160,28 @@ impl Socket {
         let events = match what {
             WaitFor::Message => libc::POLLIN,
             WaitFor::Room => libc::POLLOUT,
-            WaitFor::HangUp => libc::POLLRDHUP,
         };
         let mut fds = [
             poll_fd(stop.0.as_raw_fd(), libc::POLLIN),
             poll_fd(self.raw(), events),
         ];
         wait(&mut fds, deadline)
+    }
+
+    /// Waits until the connection ends ([`Woken::Ready`]), `nudge` is signalled
+    /// ([`Woken::Deadline`]) or `stop` is raised.
+    pub fn wait_end(&self, stop: &Stop, nudge: &EventFd) -> io::Result<Woken> {
+        let mut fds = [
+            poll_fd(stop.0.as_raw_fd(), libc::POLLIN),
+            poll_fd(self.raw(), libc::POLLRDHUP),
+            poll_fd(nudge.as_fd().as_raw_fd(), libc::POLLIN),
+        ];
+        let woken = wait(&mut fds, None)?;
+        let ended = fds.get(1).is_some_and(|f| f.revents != 0);
+        Ok(match woken {
+            Woken::Ready if !ended => Woken::Deadline,
+            other => other,
+        })
     }
 }
 

@@ -14,6 +14,11 @@ impl Count {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Some more.
+    pub fn add_many(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -111,4 +116,10 @@ pub struct Stats {
     pub events: Count,
     /// Resets of the device by the machine, its bus or the guest's function level reset.
     pub resets: Count,
+    /// Messages of the VF that became INTx.
+    pub intx_interrupts: Count,
+    /// Times the interrupt pin was raised.
+    pub intx_raised: Count,
+    /// Queues, or configuration changes, that the VF gave no vector for INTx.
+    pub intx_unmapped: Count,
 }

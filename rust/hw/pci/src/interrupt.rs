@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Interrupts of a PCI device: its pin and its MSI-X messages.
+
+use std::ffi::{c_int, c_uint};
+
+use qom::Owned;
+
+use crate::{bindings, PciDevice};
+
+const PIN: usize = 0x3d;
+
+impl PciDevice {
+    /// A reference of its own to the device.
+    pub fn hold(&self) -> Owned<Self> {
+        // SAFETY: PCI devices are allocated by QOM on their own; those embedded in another object
+        // do not outlive it.
+        unsafe { Owned::from(self) }
+    }
+
+    /// Says that the device interrupts by pin A. PCI code routes by this. Only before the guest
+    /// can see the device; needs the big QEMU lock.
+    pub fn use_pin_a(&self) {
+        self.set_config_byte(PIN, 1, 0);
+    }
+
+    /// Raises or lowers the interrupt pin, which [`use_pin_a`](Self::use_pin_a) has declared. PCI
+    /// code keeps the status bit and obeys INTx Disable. Needs the big QEMU lock.
+    pub fn set_irq(&self, level: bool) {
+        assert!(bql::is_locked());
+        let mut pin = [0];
+        self.config_image(PIN, &mut pin);
+        if pin == [0] {
+            return;
+        }
+        // SAFETY: the object is alive, the lock is held, and the device has a pin, which the C
+        // function takes for granted.
+        unsafe { bindings::pci_set_irq(self.as_mut_ptr(), c_int::from(level)) }
+    }
+
+    /// Vectors of the MSI-X table; 0 without MSI-X. Needs the big QEMU lock.
+    pub fn msix_vectors(&self) -> u16 {
+        assert!(bql::is_locked());
+        let pci: *mut bindings::PCIDevice = self.as_mut_ptr();
+        // SAFETY: the object is alive and the lock is held.
+        let (present, entries) = unsafe { ((*pci).cap_present, (*pci).msix_entries_nr) };
+        if present & bindings::QEMU_PCI_CAP_MSIX == 0 {
+            return 0;
+        }
+        u16::try_from(entries).unwrap_or(0)
+    }
+
+    /// Sends the message of a vector, or sets its pending bit if it is masked, as if the device had
+    /// done so. Nothing happens for a vector that does not exist or while MSI-X is off. Needs the
+    /// big QEMU lock.
+    pub fn notify_msix(&self, vector: u16) {
+        if vector >= self.msix_vectors() || !self.msix_enabled() {
+            return;
+        }
+        // SAFETY: the object is alive, the lock is held and the vector exists.
+        unsafe { bindings::msix_notify(self.as_mut_ptr(), c_uint::from(vector)) }
+    }
+}
