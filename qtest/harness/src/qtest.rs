@@ -2,6 +2,7 @@
 //! The qtest protocol: guest memory and I/O ports from outside the guest.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 
@@ -14,12 +15,25 @@ use crate::PATIENCE;
 #[derive(Debug)]
 pub struct Qtest {
     lines: RefCell<Lines>,
+    irqs: RefCell<BTreeMap<u32, Irq>>,
+}
+
+/// An input of an intercepted interrupt controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Irq {
+    /// Raised now.
+    pub level: bool,
+    /// Times it was raised.
+    pub raised: u64,
+    /// Times it was lowered.
+    pub lowered: u64,
 }
 
 impl Qtest {
     pub(crate) fn new(stream: UnixStream) -> Self {
         Qtest {
             lines: RefCell::new(Lines::new(stream)),
+            irqs: RefCell::default(),
         }
     }
 
@@ -32,11 +46,50 @@ impl Qtest {
                 .with_context(|| format!("no answer to qtest command \"{}\"", head(command)))?;
             let mut words = line.split_whitespace();
             match words.next() {
-                Some("IRQ") => {}
+                Some("IRQ") => self.irq_changed(words.next(), words.next()),
                 Some("OK") => return Ok(words.next().map(str::to_owned)),
                 _ => bail!("qtest command \"{}\" gave \"{line}\"", head(command)),
             }
         }
+    }
+
+    fn irq_changed(&self, what: Option<&str>, number: Option<&str>) {
+        let Some(number) = number.and_then(|n| n.parse().ok()) else {
+            return;
+        };
+        let mut irqs = self.irqs.borrow_mut();
+        let irq = irqs.entry(number).or_default();
+        match what {
+            Some("raise") => {
+                irq.level = true;
+                irq.raised += 1;
+            }
+            Some("lower") => {
+                irq.level = false;
+                irq.lowered += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// From now on the inputs of an interrupt controller (a QOM path, or its last part) are seen
+    /// here, and no more by the controller. One per QEMU.
+    ///
+    /// # Errors
+    /// If there is no such object.
+    pub fn intercept_irqs(&self, path: &str) -> Result<()> {
+        self.ask(&format!("irq_intercept_in {path}"))?;
+        Ok(())
+    }
+
+    /// The intercepted inputs that have ever changed, as they are now.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn irqs(&self) -> Result<BTreeMap<u32, Irq>> {
+        // Changes come before the answer to a command that follows them.
+        self.port_read(0x80, 1)?;
+        Ok(self.irqs.borrow().clone())
     }
 
     fn value(&self, command: &str) -> Result<u64> {

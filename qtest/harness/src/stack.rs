@@ -86,7 +86,15 @@ impl Stack {
     /// # Errors
     /// If it does not start.
     pub fn mapped(&self, machine: Machine) -> Result<(Qemu, PciDevice)> {
-        let qemu = self.qemu(machine)?;
+        self.mapped_with(machine, &self.device(1))
+    }
+
+    /// The same with a device in the same slot.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn mapped_with(&self, machine: Machine, device: &Value) -> Result<(Qemu, PciDevice)> {
+        let qemu = self.qemu_with(machine, device)?;
         let mut device = PciDevice::find(&qemu.qtest, SLOT)?;
         device.map(&qemu.qtest)?;
         Ok((qemu, device))

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod intx;
 pub mod modern;
 pub mod transitional;
 

@@ -19,9 +19,11 @@ impl Random {
     }
 }
 
-fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool) -> Result<()> {
+fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool, intx: bool) -> Result<()> {
     let mut stack = Stack::start(kind, 1)?;
-    let (mut qemu, device) = stack.mapped(Machine::Pc)?;
+    let mut vf = stack.device(1);
+    vf["intx"] = if intx { "on" } else { "off" }.into();
+    let (mut qemu, device) = stack.mapped_with(Machine::Pc, &vf)?;
     let q = &qemu.qtest;
     let mut d = LegacyDriver::new(&device)?;
     let msix = device.msix(q)?;
@@ -84,7 +86,12 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool) -> Resu
                 history.push("reset".to_owned());
             }
             n if n < 20 => {
-                let got = d.read(q, offset, width)?;
+                let mut got = d.read(q, offset, width)?;
+                if intx && !on && offset == 19 {
+                    // Vectors that change hands under a queue interrupt once more than needed.
+                    assert_eq!(got & 0xff & !3, 0);
+                    got &= !3;
+                }
                 let want = m.read(offset, width, on);
                 let tail = history.len().saturating_sub(25);
                 assert_eq!(
@@ -129,19 +136,30 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool) -> Resu
     Ok(())
 }
 
+/// Vectors are written behind the guest's back whenever queues come and go and MSI-X is switched, and
+/// no register that the guest sees shows it.
+// Covers: LIO-01, LIO-02, LIO-06, LIO-08, IRQ-06
+#[test]
+fn network_card_with_intx() -> Result<()> {
+    for seed in [0x9e37_79b9_7f4a_7c15, 0x0123_4567_89ab_cdef] {
+        sequence(DeviceKind::Net, seed, 6, false, true)?;
+    }
+    sequence(DeviceKind::Net, 0x1234_5678_9abc_def1, 6, true, true)
+}
+
 // Covers: LIO-01, LIO-02, LIO-04, LIO-05, LIO-06, LIO-08
 #[test]
 fn network_card() -> Result<()> {
-    sequence(DeviceKind::Net, 0x9e37_79b9_7f4a_7c15, 6, false)
+    sequence(DeviceKind::Net, 0x9e37_79b9_7f4a_7c15, 6, false, false)
 }
 
 // Covers: LIO-01, LIO-02, LIO-04, LIO-05, LIO-06, LIO-08
 #[test]
 fn disk() -> Result<()> {
-    sequence(DeviceKind::Block, 0x2545_f491_4f6c_dd1d, 0, false)
+    sequence(DeviceKind::Block, 0x2545_f491_4f6c_dd1d, 0, false, false)
 }
 
 #[test]
 fn network_card_whose_helper_is_killed_now_and_then() -> Result<()> {
-    sequence(DeviceKind::Net, 0x1234_5678_9abc_def1, 6, true)
+    sequence(DeviceKind::Net, 0x1234_5678_9abc_def1, 6, true, false)
 }

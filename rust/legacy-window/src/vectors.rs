@@ -87,6 +87,8 @@ pub(crate) struct Job {
     pub(crate) second: u16,
     /// Whether to see what the device made of it.
     pub(crate) check: bool,
+    /// The device may have it already.
+    pub(crate) again: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +102,8 @@ pub(crate) struct Vectors {
     stalled: bool,
     /// A queue has an address, or the driver is ready; until the next reset.
     driven: bool,
+    /// `own` has become what it is, and not all is written yet.
+    changed: bool,
     /// The queue that got its address in the access under way or the last one.
     fresh: Option<usize>,
     settled: Settled,
@@ -137,6 +141,7 @@ impl Vectors {
             due: false,
             stalled: false,
             driven: false,
+            changed: false,
             fresh: None,
             settled: Settled {
                 late: false,
@@ -170,6 +175,7 @@ impl Vectors {
         }
         self.own = own;
         self.due = true;
+        self.changed = true;
         self.stalled = false;
         self.done = Bits::NONE;
         self.causes = [Causes::default(); 2];
@@ -193,9 +199,9 @@ impl Vectors {
         };
         if !self.live.get(q) {
             self.fresh = Some(q);
+            self.done.set(q, false);
         }
         self.live.set(q, true);
-        self.done.set(q, false);
         self.driven = true;
         self.due |= !self.stalled;
     }
@@ -238,19 +244,19 @@ impl Vectors {
             Some(own) => {
                 let mut wanted = self.live;
                 wanted.set(CONFIG, true);
-                wanted.first(&self.done).map(|s| match source(s) {
-                    Source::Config => Job {
-                        source: Source::Config,
-                        vector: own.config,
-                        second: own.queues,
+                wanted.first(&self.done).map(|s| {
+                    let source = source(s);
+                    let (vector, second) = match source {
+                        Source::Config => (own.config, own.queues),
+                        Source::Queue(_) => (own.queues, own.config),
+                    };
+                    Job {
+                        source,
+                        vector,
+                        second,
                         check: true,
-                    },
-                    queue => Job {
-                        source: queue,
-                        vector: own.queues,
-                        second: own.config,
-                        check: true,
-                    },
+                        again: self.ours.get(s),
+                    }
                 })
             }
             None => self.ours.first(&Bits::NONE).map(|s| {
@@ -260,10 +266,12 @@ impl Vectors {
                     vector,
                     second: vector,
                     check: false,
+                    again: false,
                 }
             }),
         };
         self.due = job.is_some();
+        self.changed &= self.due;
         job
     }
 
@@ -274,7 +282,8 @@ impl Vectors {
         }
     }
 
-    /// A job is done; `mapped` is what the device has now, if it has one.
+    /// A job is done; `mapped` is what the device has now, if it has one; `again` stands in the job
+    /// if it had it before.
     pub(crate) fn finish(&mut self, job: &Job, mapped: Option<u16>) {
         let Some(s) = slot(job.source) else { return };
         let Some(own) = self.own else {
@@ -298,7 +307,7 @@ impl Vectors {
             self.fresh.is_some()
         };
         let in_use = self.live.first(&Bits::NONE).is_some();
-        self.settled.late |= !fresh && in_use;
+        self.settled.late |= !fresh && in_use && (self.changed || !job.again);
     }
 
     pub(crate) fn take_settled(&mut self) -> Settled {

@@ -87,11 +87,7 @@ impl Window {
     }
 
     fn next_vector(&mut self, access: Access) -> Step {
-        let job = if self.lost {
-            None
-        } else {
-            self.vectors.next()
-        };
+        let job = if self.lost { None } else { self.vectors.next() };
         match job {
             Some(job) => self.vector_job(access, job),
             None => self.done(&access, 0),
@@ -115,6 +111,9 @@ impl Window {
     }
 
     fn vector_write(&mut self, access: Access, job: Job) -> Step {
+        if job.again {
+            return self.vector_command(access, job, Phase::Check, CommandKind::Read);
+        }
         self.vectors.writing(&job);
         let data = CommandKind::Write(le_bytes(job.vector.into(), 2));
         self.vector_command(access, job, Phase::Write, data)
@@ -173,6 +172,10 @@ impl Window {
             (Phase::Write, Outcome::Written) => self.vector_finished(access, job, Some(job.vector)),
             (Phase::Check, Outcome::Data(data)) if short(data) == job.vector => {
                 self.vector_finished(access, job, Some(job.vector))
+            }
+            (Phase::Check, Outcome::Data(_)) if job.again => {
+                job.again = false;
+                self.vector_write(access, job)
             }
             (Phase::Check, Outcome::Data(_)) if job.second != job.vector => {
                 job.vector = job.second;

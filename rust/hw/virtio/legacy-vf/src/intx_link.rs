@@ -39,7 +39,8 @@ impl Link {
     /// The same for who has the lock.
     pub fn settle_locked(&self, inner: &mut Inner, deadline: Instant) {
         let Some(intx) = &self.intx else { return };
-        let own = intx.own();
+        // After a reset the vectors are still held for a moment.
+        let own = intx.own().filter(|_| inner.window.driven());
         inner.window.serve_vectors(own);
         let mut step = inner.window.begin_settle();
         let mut refusal = None;
