@@ -30,6 +30,7 @@ fn model(q: &Qtest, device: &PciDevice, driver: &mut LegacyDriver, table: u16) -
         config_vector: 0xffff,
         table,
         config: modern::device_config(q, device)?,
+        initial: modern::device_config(q, device)?,
         writable: 0,
         kicks: Vec::new(),
     })
