@@ -10,6 +10,13 @@ use crate::conformance;
 
 /// Directories that hold nothing of ours.
 const SKIPPED: [&str; 5] = ["target", ".git", "corpus", "artifacts", "LICENSES"];
+/// A directory with one of these was made by cargo, meson, `cargo vendor` or is an overlaid QEMU.
+const FOREIGN: [&str; 4] = [
+    "CACHEDIR.TAG",
+    "meson-private",
+    ".cargo-checksum.json",
+    ".virtio-legacy-vf",
+];
 /// How many lines from the top the licence line may be.
 const TOP: usize = 3;
 /// Endings of files that must name their licence.
@@ -121,10 +128,10 @@ fn files(root: &Path) -> Result<Vec<PathBuf>> {
             if path.is_symlink() || SKIPPED.contains(&name) {
                 continue;
             }
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
+            if !path.is_dir() {
                 found.push(path);
+            } else if !FOREIGN.iter().any(|mark| path.join(mark).exists()) {
+                dirs.push(path);
             }
         }
     }
@@ -154,6 +161,19 @@ mod tests {
         assert!(target_exists(&root, &page, "../docs"));
         assert!(!target_exists(&root, &page, "missing.md"));
         assert!(!target_exists(&root, &page, "../../outside.md"));
+    }
+
+    #[test]
+    fn directories_of_builds_are_not_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        for mark in FOREIGN {
+            let name = format!("build-{}", mark.trim_start_matches('.'));
+            fs::create_dir_all(dir.path().join(&name).join(mark)).unwrap();
+            fs::write(dir.path().join(&name).join("x.rs"), "").unwrap();
+        }
+        fs::create_dir(dir.path().join("src")).unwrap();
+        fs::write(dir.path().join("src/x.rs"), "").unwrap();
+        assert_eq!(files(dir.path()).unwrap(), [dir.path().join("src/x.rs")]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod docs;
 mod guest;
 mod guest_test;
 mod lock;
+mod meson;
 mod nested;
 mod packages;
 mod programs;

@@ -30,6 +30,9 @@ pub(crate) const QEMU_BUILD: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// What building with meson needs, QEMU and compilers aside.
+pub(crate) const MESON: &[&str] = &["ninja-build", "python3", "python3-venv"];
+
 /// What the fuzz targets need: libFuzzer is C++.
 pub(crate) const FUZZ: &[&str] = &["g++"];
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask test`: suites of checks and tests, and the closing line with their counts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::docs;
+use crate::meson;
 use crate::packages;
 use crate::programs::{self, Profile};
 use crate::project::Project;
@@ -62,8 +64,57 @@ pub(crate) enum Suite {
     Guest,
     /// Links, licence lines, the conformance page.
     Docs,
+    /// The packager's door: meson.build, its installation and its tests.
+    Meson,
     /// A short run of every fuzz target.
     Fuzz,
+}
+
+impl Suite {
+    /// Its name on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Rustdoc => "rustdoc",
+            Self::Unit => "unit",
+            Self::Layering => "layering",
+            Self::Qemu => "qemu",
+            Self::QemuClippy => "qemu-clippy",
+            Self::Qtest => "qtest",
+            Self::Guest => "guest",
+            Self::Docs => "docs",
+            Self::Meson => "meson",
+            Self::Fuzz => "fuzz",
+        }
+    }
+
+    /// Whether meson.build has it as a test, for those who give it a QEMU only or for all.
+    fn in_meson(self) -> InMeson {
+        match self {
+            Self::Qemu | Self::Qtest | Self::Guest => InMeson::WithQemu,
+            // Itself, and what works only in a build of QEMU that this program made.
+            Self::Meson | Self::QemuClippy => InMeson::Never,
+            _ => InMeson::Always,
+        }
+    }
+}
+
+/// When meson.build has a suite as a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InMeson {
+    Always,
+    WithQemu,
+    Never,
+}
+
+/// The names of the suites that meson.build has under a condition.
+fn suites_in_meson(when: InMeson) -> BTreeSet<&'static str> {
+    Suite::value_variants()
+        .iter()
+        .filter(|suite| suite.in_meson() == when)
+        .map(|suite| suite.name())
+        .collect()
 }
 
 /// How many checks went well and how many did not.
@@ -128,6 +179,14 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
         }
         Suite::Guest => return guest_tests(project, steps),
         Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
+        Suite::Meson => meson::check(
+            project,
+            steps,
+            &meson::Expected {
+                always: suites_in_meson(InMeson::Always),
+                with_qemu: suites_in_meson(InMeson::WithQemu),
+            },
+        ),
         Suite::Fuzz => return fuzz(project, steps),
         Suite::Fmt => fmt(project, steps),
         Suite::Clippy => cargo(
@@ -390,20 +449,27 @@ mod tests {
     }
 
     #[test]
-    fn meson_knows_suites_that_exist_and_the_version() {
+    fn suites_have_the_names_of_the_command_line() {
+        for suite in Suite::value_variants() {
+            assert_eq!(Suite::from_str(suite.name(), false), Ok(*suite));
+        }
+    }
+
+    #[test]
+    fn meson_knows_the_suites_and_the_version() {
         let meson =
             fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../meson.build")).unwrap();
-        let mut known = 0;
-        for line in meson
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("suites "))
-        {
-            for name in line.split('\'').skip(1).step_by(2) {
-                Suite::from_str(name, false).unwrap();
-                known += 1;
-            }
+        for (start, when) in [
+            ("suites = ", InMeson::Always),
+            ("suites += ", InMeson::WithQemu),
+        ] {
+            let line = meson
+                .lines()
+                .find_map(|line| line.trim().strip_prefix(start))
+                .unwrap();
+            let names: BTreeSet<&str> = line.split('\'').skip(1).step_by(2).collect();
+            assert_eq!(names, suites_in_meson(when));
         }
-        assert!(known > 0);
         assert!(meson.contains(concat!("  version: '", env!("CARGO_PKG_VERSION"), "',\n")));
     }
 

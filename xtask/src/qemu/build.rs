@@ -32,17 +32,25 @@ pub(crate) fn program(build: &Path) -> PathBuf {
 }
 
 /// Builds the program and checks that it starts (and has the overlay's device where that is
-/// asked for).
+/// asked for). `way_out` is what else can be done when ninja fails.
 ///
 /// # Errors
 /// When ninja fails, or the program does not know `device`.
-pub(crate) fn build(step: &Step, build: &Path, tools: &Tools, device: Option<&str>) -> Result<()> {
+pub(crate) fn build(
+    step: &Step,
+    build: &Path,
+    tools: &Tools,
+    device: Option<&str>,
+    way_out: &str,
+) -> Result<()> {
     Cmd::new("ninja")
         .arg("-C")
         .arg(build)
         .arg(PROGRAM)
         .env("PATH", tools.path())
-        .hint("the first line with `error` above is the cause; `cargo xtask clean --qemu` starts this build afresh")
+        .hint(format!(
+            "the first line with `error` above is the cause; {way_out}"
+        ))
         .run(step)?;
     let help = Cmd::new(program(build))
         .args(["-device", "help"])

@@ -176,11 +176,67 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
         configure::configure(step, &tree, &directory, &planned.tools)
     })?;
     steps.run("build QEMU", |step| {
-        build::build(step, &directory, &planned.tools, planned.device())?;
+        build::build(
+            step,
+            &directory,
+            &planned.tools,
+            planned.device(),
+            "`cargo xtask clean --qemu` starts this build afresh",
+        )?;
         build::record(&planned.dir, &directory, &planned.digest())
     })?;
     tidy::prune(project, &planned.dir)?;
     Ok(planned.program())
+}
+
+/// The meson that QEMU is built with; made ready if it is not there.
+///
+/// # Errors
+/// When pip cannot get it.
+pub(crate) fn meson(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+    Tools::plan(project).meson(project, steps)
+}
+
+/// A build directory of QEMU with the overlay.
+pub(crate) struct BuildDirectory {
+    path: PathBuf,
+    /// Nothing for a build from elsewhere.
+    own: Option<Build>,
+}
+
+impl BuildDirectory {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is this checkout's own and was built from what there is now.
+    pub(crate) fn is_current(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.stale().is_none())
+    }
+
+    /// Keeps others from building in it.
+    ///
+    /// # Errors
+    /// When the lock cannot be had.
+    pub(crate) fn lock(&self, project: &Project) -> Result<Option<Lock>> {
+        let Some(own) = &self.own else {
+            return Ok(None);
+        };
+        Ok(Some(Lock::acquire(&own.lock(project)?)?))
+    }
+}
+
+/// The build directory of the QEMU that tests take, if it is built and is one.
+pub(crate) fn build_directory(project: &Project) -> Option<BuildDirectory> {
+    let (path, own) = match given(env::var_os(GIVEN)).ok()? {
+        Some(program) => (program.canonicalize().ok()?.parent()?.to_owned(), None),
+        None => {
+            let own = Build::plan(project).ok()?;
+            (own.build(), Some(own))
+        }
+    };
+    let configured = path.join("config-host.mak").is_file();
+    (configured && build::program(&path).is_file()).then_some(BuildDirectory { path, own })
 }
 
 /// The program the environment names, made sure to be one.

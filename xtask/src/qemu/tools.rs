@@ -83,6 +83,16 @@ impl Tools {
         self.prepare_bindgen(project, steps)
     }
 
+    /// Makes the Python environment alone and gives its meson.
+    ///
+    /// # Errors
+    /// When pip cannot get it.
+    pub(crate) fn meson(&self, project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+        let _lock = Lock::acquire(&project.cache_dir("locks")?.join("tools.lock"))?;
+        self.prepare_python(steps)?;
+        Ok(self.python.with_file_name("meson"))
+    }
+
     fn prepare_python(&self, steps: &mut Steps) -> Result<()> {
         let venv = self
             .python

@@ -13,6 +13,8 @@ use crate::lock::Lock;
 use crate::project::Project;
 use crate::steps::Steps;
 
+const WAY_OUT: &str = "`ninja qemu-system-x86_64` in that directory shows it alone";
+
 /// Puts the overlay onto a QEMU tree given by a packager: patches, crates, and QEMU's own Rust
 /// crates where the tree lacks them.
 ///
@@ -59,7 +61,7 @@ pub(crate) fn build_tree(
         configure::configure(step, &tree, &directory, &planned.tools)
     })?;
     steps.run("build QEMU", |step| {
-        build::build(step, &directory, &planned.tools, planned.device())
+        build::build(step, &directory, &planned.tools, planned.device(), WAY_OUT)
     })?;
     Ok(build::program(&directory))
 }
@@ -76,7 +78,7 @@ pub(crate) fn rebuild(project: &Project, steps: &mut Steps, directory: &Path) ->
     let planned = Build::plan(project)?;
     let _lock = Lock::acquire(&lock_path(project, &directory)?)?;
     steps.run("build QEMU", |step| {
-        build::build(step, &directory, &planned.tools, planned.device())
+        build::build(step, &directory, &planned.tools, planned.device(), WAY_OUT)
     })?;
     Ok(build::program(&directory))
 }
