@@ -3,6 +3,7 @@
 //! tests, benchmarks and fuzzing.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,8 @@ use crate::backend::{
     AccessBackend, BackendEvent, BackendState, Completion, Notified, NotifyAddress, OpError,
     Operation, PfSummary, Polled, SubmitError,
 };
+use crate::device_files::DeviceFiles;
+use crate::proof::ProofError;
 
 /// What the fake does, and what it has seen.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +84,8 @@ pub struct FakeBackend {
     info: PfSummary,
     control: Control,
     woken: UnixStream,
+    /// With VFs that have VFIO device files: the token, and how files are looked at.
+    vfio: Option<([u8; 16], DeviceFiles)>,
     /// Common registers and device configuration of each VF.
     registers: Vec<([u8; 256], [u8; 256])>,
     running: VecDeque<Running>,
@@ -118,6 +123,7 @@ impl FakeBackend {
                 wake: Arc::new(wake),
             },
             woken,
+            vfio: None,
             registers: vec![([0; 256], [0; 256]); usize::from(num_vfs)],
             running: VecDeque::new(),
         })
@@ -126,6 +132,13 @@ impl FakeBackend {
     /// Changes what is fixed about the PF; before it is served.
     pub fn info_mut(&mut self) -> &mut PfSummary {
         &mut self.info
+    }
+
+    /// Its VFs have VFIO device files and this token.
+    pub fn on_vfio(&mut self, token: [u8; 16], files: DeviceFiles) {
+        self.info.transport = "vfio";
+        self.info.vfio_fds = true;
+        self.vfio = Some((token, files));
     }
 
     /// The remote control.
@@ -170,6 +183,17 @@ impl AccessBackend for FakeBackend {
                 bar: 4,
                 offset: u64::from(member) * 4,
             })
+    }
+
+    fn vf_token(&self) -> Option<[u8; 16]> {
+        self.vfio.as_ref().map(|(token, _)| *token)
+    }
+
+    fn member_of_file(&self, file: &File, named: u16) -> Result<u16, ProofError> {
+        match &self.vfio {
+            Some((_, files)) => files.member(file, named),
+            None => Err(ProofError::NoDevice),
+        }
     }
 
     fn submit(

@@ -7,7 +7,6 @@ mod lifecycle;
 
 pub(crate) use execute::command_names;
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use crate::backend::{AccessBackend, BackendState, Polled};
@@ -15,6 +14,7 @@ use crate::counters::Counters;
 use crate::peer::Peer;
 use crate::policy::Policy;
 use crate::ratelimit::{Kind, RateLimit};
+use crate::received::ReceivedFile;
 use crate::registry::Registry;
 use crate::session::{Phase, Session, SessionId};
 
@@ -262,7 +262,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     /// A message of a client has come. `bytes` longer than 4096 stand for one that was cut.
-    pub fn receive(&mut self, id: SessionId, bytes: &[u8], files: Vec<File>, now: Instant) {
+    pub fn receive(&mut self, id: SessionId, bytes: &[u8], files: Vec<ReceivedFile>, now: Instant) {
         let Some(mut session) = self.take(id) else {
             return;
         };

@@ -10,6 +10,7 @@
 //! | [`hub`] | all sessions, who owns which VF, the backend | sockets, file descriptors to wait on |
 //! | [`reactor`] | epoll, sockets, timers | the protocol |
 //! | [`policy`], [`proof`], [`device_files`] | who may open what | the protocol, sessions |
+//! | [`received`] | how to be rid of a client's file without waiting | what it is |
 //! | [`registry`] | which session owns which VF | why |
 //! | [`backend`] | what the server needs of a PF | how it is done |
 //! | [`listener`] | a socket file that is never open to everyone | what is served on it |
@@ -34,6 +35,7 @@ pub mod proof;
 pub mod query;
 pub mod ratelimit;
 pub mod reactor;
+pub mod received;
 pub mod registry;
 pub mod session;
 mod wire;

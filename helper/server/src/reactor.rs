@@ -17,6 +17,7 @@ use crate::hub::{Hub, Stage};
 use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::ratelimit::Kind;
+use crate::received;
 use crate::session::SessionId;
 use crate::wire::{self, Received, Sent};
 use spin::Spinner;
@@ -445,7 +446,8 @@ impl<B: AccessBackend> Reactor<B> {
     fn read(&mut self, id: SessionId, now: Instant) {
         for _ in 0..MAX_READ {
             let wants = self.hub.session(id).is_some_and(|s| s.wants_input());
-            let files = self.hub.session(id).is_some_and(|s| s.member().is_none());
+            let files =
+                self.hub.session(id).is_some_and(|s| s.member().is_none()) && received::has_room();
             let Some(client) = self
                 .clients
                 .get(id.slot as usize)

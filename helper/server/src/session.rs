@@ -5,7 +5,6 @@
 mod dispatch;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::time::Instant;
 
 use legacy_vf_proto::limits::{MAX_QUEUED, MIN_MESSAGE};
@@ -16,6 +15,7 @@ use legacy_vf_proto::{
 
 use crate::backend::Operation;
 use crate::peer::Peer;
+use crate::received::ReceivedFile;
 
 /// Messages to a client that may wait for it to read before the session stops working for it.
 const MAX_OUT: usize = 4;
@@ -89,7 +89,7 @@ pub enum Job {
         /// What was asked for.
         open: Open,
         /// The proof.
-        files: Vec<File>,
+        files: Vec<ReceivedFile>,
     },
     /// Tell the VF token.
     Token {
@@ -121,7 +121,7 @@ pub enum Job {
 
 #[derive(Debug)]
 enum Item {
-    Request(Header, Request, Vec<File>),
+    Request(Header, Request, Vec<ReceivedFile>),
     Bad(DecodeError),
 }
 
@@ -244,7 +244,7 @@ impl Session {
     /// Takes one message. `bytes` longer than 4096 stand for a message that was cut.
     ///
     /// Returns whether the bytes were a request.
-    pub fn receive(&mut self, bytes: &[u8], files: Vec<File>) -> Result<(), DecodeError> {
+    pub fn receive(&mut self, bytes: &[u8], files: Vec<ReceivedFile>) -> Result<(), DecodeError> {
         self.counters.requests += 1;
         if self.phase == Phase::Closing || !self.has_room() {
             return Ok(());

@@ -14,6 +14,8 @@ use rustix::net::{
     SendFlags,
 };
 
+use crate::received::ReceivedFile;
+
 /// Files that one message can bring; the kernel drops those above.
 const MAX_FILES: usize = 4;
 
@@ -23,7 +25,7 @@ pub(crate) type Buffer = [u8; MAX_MESSAGE + 1];
 /// What a receive gave.
 pub(crate) enum Received {
     /// A message: bytes of the buffer (4097 for one that was cut), and its files.
-    Message(usize, Vec<File>),
+    Message(usize, Vec<ReceivedFile>),
     /// Nothing there.
     Nothing,
     /// The client is gone (or sent an empty message, which is none of this protocol).
@@ -56,10 +58,10 @@ pub(crate) fn receive(socket: impl AsFd, buf: &mut Buffer, files: bool) -> Recei
         Ok(got) => got,
         Err(e) => return outcome(e),
     };
-    let mut files: Vec<File> = Vec::new();
+    let mut files: Vec<ReceivedFile> = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
-            files.extend(fds.map(|fd: OwnedFd| File::from(fd)));
+            files.extend(fds.map(|fd: OwnedFd| ReceivedFile::from(File::from(fd))));
         }
     }
     match got.bytes {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Execution of the sessions' jobs.
 
-use std::fs::File;
 use std::time::Instant;
 
 use legacy_vf_proto::{ErrorCode, Open, OpenReply, Proof, Reply, Space};
@@ -16,6 +15,7 @@ use crate::peer::Peer;
 use crate::proof::ProofError;
 use crate::query;
 use crate::ratelimit::Kind;
+use crate::received::ReceivedFile;
 use crate::registry::{ClaimError, Owner};
 use crate::session::{InFlight, Job, RequestId, Session};
 
@@ -134,7 +134,7 @@ impl<B: AccessBackend> Hub<B> {
         session: &mut Session,
         request: RequestId,
         open: &Open,
-        files: &[File],
+        files: &[ReceivedFile],
         now: Instant,
     ) {
         match self.try_open(session, open, files, now) {
@@ -162,7 +162,7 @@ impl<B: AccessBackend> Hub<B> {
         &mut self,
         session: &Session,
         open: &Open,
-        files: &[File],
+        files: &[ReceivedFile],
         now: Instant,
     ) -> Result<OpenReply, Refusal> {
         let refuse = |code, text: String| Err(Refusal(code, text));
@@ -243,7 +243,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     /// The VF that the client may open: the one it names, or the one it shows to hold.
-    fn prove(&self, peer: Peer, open: &Open, files: &[File]) -> Result<u16, Refusal> {
+    fn prove(&self, peer: Peer, open: &Open, files: &[ReceivedFile]) -> Result<u16, Refusal> {
         let vfio_fds = self.backend.info().vfio_fds;
         match open.proof {
             Proof::NONE => self
@@ -260,8 +260,8 @@ impl<B: AccessBackend> Hub<B> {
                     self.backend.info().id
                 ),
             )),
-            Proof::VFIO_FD => match files {
-                [file] => self.backend.member_of_file(file, open.member),
+            Proof::VFIO_FD => match (files, files.first().and_then(ReceivedFile::get)) {
+                ([_], Some(file)) => self.backend.member_of_file(file, open.member),
                 _ => Err(ProofError::Count(files.len())),
             }
             .map_err(|why| {

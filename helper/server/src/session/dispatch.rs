@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a request means in the state that the connection is in.
 
-use std::fs::File;
-
 use legacy_vf_proto::limits::MIN_MESSAGE;
 use legacy_vf_proto::{
     DecodeError, ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION,
@@ -10,6 +8,7 @@ use legacy_vf_proto::{
 
 use super::{Job, Phase, RequestId, Session};
 use crate::backend::Operation;
+use crate::received::ReceivedFile;
 
 /// Features of the protocol that this helper knows.
 const FEATURES: u64 = 0;
@@ -30,7 +29,12 @@ impl Session {
     }
 
     /// The job of a request, or `None` if it was answered.
-    pub(super) fn job(&mut self, id: RequestId, request: Request, files: Vec<File>) -> Option<Job> {
+    pub(super) fn job(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        files: Vec<ReceivedFile>,
+    ) -> Option<Job> {
         match (request, self.phase) {
             (Request::Hello(hello), Phase::New) => self.hello(id, &hello),
             (_, Phase::New) => {

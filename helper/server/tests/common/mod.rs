@@ -28,6 +28,7 @@ use rustix::net::{
 pub enum Answer {
     Hello { version: u32, max_message: u32 },
     Open(OpenReply),
+    Token([u8; 16]),
     Read([u8; 8]),
     Write,
     Notify,
@@ -68,7 +69,7 @@ pub fn decode(bytes: &[u8]) -> (u32, Answer) {
                 Reply::Write => Answer::Write,
                 Reply::Notify => Answer::Notify,
                 Reply::Query { json } => Answer::Json(serde_json::from_str(json).unwrap()),
-                Reply::Token { .. } => panic!("no token exists"),
+                Reply::Token { uuid } => Answer::Token(uuid),
                 Reply::Error(e) => {
                     Answer::Error(e.code, e.admin_status, e.admin_qualifier, e.text.to_owned())
                 }
@@ -266,6 +267,14 @@ pub struct TestServer {
 
 impl TestServer {
     pub fn start(num_vfs: u16, config: HubConfig) -> Self {
+        Self::start_with(num_vfs, config, |_| {})
+    }
+
+    pub fn start_with(
+        num_vfs: u16,
+        config: HubConfig,
+        change: impl FnOnce(&mut FakeBackend),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pf.sock");
         let listener = Listener::bind(&SocketOptions {
@@ -276,7 +285,8 @@ impl TestServer {
         })
         .unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
-        let backend = FakeBackend::new(num_vfs).unwrap();
+        let mut backend = FakeBackend::new(num_vfs).unwrap();
+        change(&mut backend);
         let control = backend.control();
         let thread = std::thread::spawn(move || {
             let hub = Hub::new(backend, config);

@@ -6,6 +6,8 @@ mod error;
 mod function;
 mod opening;
 mod sysfs;
+#[cfg(test)]
+mod tests;
 mod vfs;
 
 pub use error::HostError;
