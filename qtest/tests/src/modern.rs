@@ -57,9 +57,13 @@ pub fn device_config(qtest: &Qtest, device: &PciDevice) -> Result<Vec<u8>> {
     for field in fields(kind) {
         let width = field.elem.min(4);
         let mut offset = u64::from(field.offset);
-        let end = offset + u64::from(field.len());
+        let mut end = offset + u64::from(field.len());
         if end > u64::from(at.len) {
-            break;
+            // A byte array ends with the structure; of other fields there is all or nothing.
+            if field.elem > 1 {
+                break;
+            }
+            end = at.len.into();
         }
         while offset < end {
             let value = qtest.read(at.address + offset, width)?;
