@@ -104,20 +104,25 @@ pub struct ServeArgs {
     /// Take the PF from the driver that has it and give it to vfio-pci
     ///
     /// What the host uses it for, as a network interface, goes away.
-    #[arg(long, requires = "pf", help_heading = "PF")]
+    #[arg(long, conflicts_with = "pf_socket", help_heading = "PF")]
     pub bind: bool,
     /// Token that openers of the VFs must show to the kernel
     ///
     /// By default one is made up at the first start and kept beside the socket, as VFs that are in
     /// use can only be taken over with the token they were opened with. Clients are told it.
-    #[arg(long, value_name = "UUID", requires = "pf", help_heading = "PF")]
+    #[arg(
+        long,
+        value_name = "UUID",
+        conflicts_with = "pf_socket",
+        help_heading = "PF"
+    )]
     pub vf_token: Option<VfToken>,
     /// Which of the kernel's interfaces to use
     #[arg(
         long,
         value_name = "WHICH",
         default_value = "auto",
-        requires = "pf",
+        conflicts_with = "pf_socket",
         help_heading = "PF"
     )]
     pub vfio_interface: Interface,
@@ -228,7 +233,12 @@ pub struct ServeArgs {
     ///
     /// For kernels that cannot tell the function of such a file. Such a user can open any VF of the
     /// PF, whoever has it.
-    #[arg(long, value_name = "USER", requires = "pf", help_heading = "Socket")]
+    #[arg(
+        long,
+        value_name = "USER",
+        conflicts_with = "pf_socket",
+        help_heading = "Socket"
+    )]
     pub allow_unproven_uid: Vec<String>,
     /// Connections that own no VF, as those of questions; each VF has one more
     #[arg(

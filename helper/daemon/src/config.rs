@@ -349,6 +349,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pf_of_the_host_needs_no_more_than_its_address() {
+        let of = |extra: &[&str]| {
+            let args = ["helper", "--pf", "03:00.0"];
+            let args = crate::args::Args::try_parse_from(args.iter().chain(extra)).unwrap();
+            ServeConfig::try_from(args.serve).unwrap()
+        };
+        let c = of(&[]);
+        let PfSource::Vfio(pf) = &c.source else {
+            panic!("{:?}", c.source)
+        };
+        assert_eq!(pf.address.to_string(), "0000:03:00.0");
+        assert_eq!((pf.bind, pf.token, pf.vfs), (false, None, None));
+        assert_eq!(
+            c.socket.path.to_str(),
+            Some("/run/qemu-virtio-admin/0000:03:00.0.sock")
+        );
+        assert!(c.hub.policy.unproven_uids.is_empty());
+        let token = "14d63f20-8445-11ea-8900-1f9ce7d5650d";
+        let c = of(&[
+            "--vfs",
+            "8",
+            "--bind",
+            "--vf-token",
+            token,
+            "--vfio-interface",
+            "group",
+            "--socket",
+            "/b",
+            "--allow-unproven-uid",
+            "64055",
+        ]);
+        let PfSource::Vfio(pf) = &c.source else {
+            panic!("{:?}", c.source)
+        };
+        assert_eq!((pf.bind, pf.vfs, c.pf.vfs), (true, Some(8), 8));
+        assert_eq!(pf.token.unwrap().to_string(), token);
+        assert_eq!(pf.interface, pci_transport::vfio::Interface::Group);
+        assert_eq!(c.socket.path.to_str(), Some("/b"));
+        assert_eq!(c.hub.policy.unproven_uids, [64055]);
+    }
+
+    #[test]
     fn values_are_taken_over() {
         let c = config(&[
             "--allow-uid",

@@ -10,7 +10,8 @@ use clap_mangen::Man;
 use crate::args::Args;
 use crate::exit;
 
-const SYNOPSIS: [&str; 4] = [
+const SYNOPSIS: [&str; 5] = [
+    "qemu-virtio-admin-helper [OPTION]... --pf ADDRESS [--vfs N] [--bind]",
     "qemu-virtio-admin-helper [OPTION]... --pf-socket PATH --vfs N --socket PATH",
     "qemu-virtio-admin-helper list [--dir DIR] [--json]",
     "qemu-virtio-admin-helper show --socket PATH [--vf N] [--json]",
@@ -25,25 +26,46 @@ program drives the PF and executes these commands for the QEMU devices virtio-le
 virtio-legacy-vf-user, which show the VF to the guest as a transitional device. The data path does \
 not pass through it.";
 
+const VFIO: &str = "\
+With --pf the program opens the PF through the kernel's VFIO. The PF must be on the vfio-pci driver; \
+--bind puts it there. VFs are enabled after the PF works, through its sriov_numvfs, for which \
+vfio-pci must have been loaded with enable_sriov=1, and are given to vfio-pci. The kernel then lets \
+only those open a VF who know the VF token. A client gets the token over the socket, opens the VF, \
+and shows that it holds it by sending the open file along; no list of users is needed. Kernels before \
+6.18 do not say of which function such a file is (those with iommufd do for files of \
+/dev/vfio/devices); there, --allow-unproven-uid lets users in without. What the host needs, and \
+what to do about each error, is in docs/system/host.md.";
+
 const SIGNALS: &str = "\
 SIGTERM, SIGINT and SIGHUP end the program: it removes its socket, tells its clients, lets \
 accesses in flight end (--drain-timeout), resets the PF and gives its memory back. VFs stay \
 enabled and go on working; guests lose only their register accesses until a helper serves again. \
-A second signal does not wait for accesses.";
+A second signal does not wait for accesses. With --pf, the kernel resets the PF once more when the \
+program has ended, and what that does to its VFs is the device's choice.";
 
 const PRIVILEGES: &str = "\
 To make the socket and to reach the PF, the program needs the permissions of files and directories, \
-no more; to give the socket to another owner it must be root. Before it serves it gives up all \
-capabilities and can gain none (no_new_privs).";
+no more; to give the socket to another owner it must be root. With --pf these are /dev/vfio/* or \
+/dev/iommu and /dev/vfio/devices/*; to bind the PF and to enable VFs it must be root as well, as it \
+writes to sysfs. Before it serves it gives up all capabilities and can gain none (no_new_privs).";
 
 const PROTOCOL: &str = "\
 The socket is of type SOCK_SEQPACKET. Its messages are described in \
 docs/interop/legacy-vf-helper.md.";
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 4] = [
     (
         "/run/qemu-virtio-admin/",
-        "By custom the directory of the sockets. It is not created by this program.",
+        "By custom the directory of the sockets. With --pf and without --socket it is created.",
+    ),
+    (
+        "/run/qemu-virtio-admin/ADDRESS.sock",
+        "With --pf, the socket unless --socket names another.",
+    ),
+    (
+        "ADDRESS.token",
+        "With --pf, beside the socket: the VF token, for the next start. Readable by the helper's \
+         user alone.",
     ),
     (
         "SOCKET.lock",
@@ -51,7 +73,12 @@ const FILES: [(&str, &str); 2] = [
     ),
 ];
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
+    (
+        "Serve 8 VFs of a PF of this host, for QEMUs of group kvm:",
+        "qemu-virtio-admin-helper --pf 0000:03:00.0 --vfs 8 --bind --socket-group kvm\n\
+         qemu-system-x86_64 ... -device virtio-legacy-vf,host=0000:03:00.2",
+    ),
     (
         "Serve 4 VFs of a PF that is emulated by another process, for a QEMU of group kvm:",
         "qemu-virtio-admin-helper --pf-socket /tmp/sim/pf.sock --vfs 4 \\\n    --socket \
@@ -155,6 +182,9 @@ pub fn page() -> Vec<u8> {
     section(&mut out, "BACKGROUND", |r| {
         r.text([roman(DESCRIPTION)]);
     });
+    section(&mut out, "PFS OF THE HOST", |r| {
+        r.text([roman(VFIO)]);
+    });
     let mut options = Vec::new();
     render(&mut options, |out| man.render_options_section(out));
     out.extend(subsections(&options));
@@ -212,7 +242,7 @@ pub fn page() -> Vec<u8> {
     section(&mut out, "SEE ALSO", |r| {
         r.text([
             bold("qemu-system-x86_64"),
-            roman("(1), docs/system/virtio-legacy-vf.md"),
+            roman("(1), docs/system/virtio-legacy-vf.md, docs/system/host.md"),
         ]);
     });
     out

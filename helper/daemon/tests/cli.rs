@@ -44,7 +44,7 @@ fn with<'a>(base: &[&'a str], extra: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn wrong_command_lines_are_explained() {
-    fails(&[], 2, "--pf-socket <PATH>");
+    fails(&[], 2, "--pf <ADDRESS>");
     fails(&["--vfs", "2"], 2, "--pf-socket <PATH>");
     fails(&["--pf-socket", "/a", "--socket", "/b"], 2, "--vfs <N>");
     fails(&PF, 2, "--socket <PATH>");
@@ -106,6 +106,57 @@ fn wrong_command_lines_are_explained() {
         2,
         "--watch 1ms: give a time from 10ms on",
     );
+}
+
+#[test]
+fn options_of_a_pf_of_the_host() {
+    let pf = ["--pf", "0000:ff:1f.7"];
+    for (args, text) in [
+        (
+            &["--pf", "eth0"][..],
+            "give DOMAIN:BUS:DEVICE.FUNCTION, as in",
+        ),
+        (
+            &["--pf", "0000:ff:1f.7", "--pf-socket", "/a"],
+            "cannot be used with",
+        ),
+        (
+            &["--pf", "0000:ff:1f.7", "--vf-token", "1234"],
+            "not a UUID; make one with uuidgen",
+        ),
+        (
+            &["--pf", "0000:ff:1f.7", "--vfio-interface", "noiommu"],
+            "possible values: auto, group, iommufd",
+        ),
+        (
+            &["--pf", "0000:ff:1f.7", "--allow-unproven-uid", "no-such"],
+            "--allow-unproven-uid no-such: no such user",
+        ),
+    ] {
+        fails(args, 2, text);
+    }
+    for option in [
+        &["--bind"][..],
+        &["--vf-token", "14d63f20-8445-11ea-8900-1f9ce7d5650d"],
+        &["--allow-unproven-uid", "0"],
+    ] {
+        let base = with(&PF, &["--socket", "/nonexistent/helper.sock"]);
+        fails(&with(&base, option), 2, "cannot be used with");
+    }
+    // No such function here, which is said after the socket was made, and leaves nothing behind.
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("pf.sock").display().to_string();
+    let args = with(&pf, &["--socket", &socket]);
+    fails(
+        &args,
+        3,
+        "PF 0000:ff:1f.7: there is no such PCI function; list the virtio ones: lspci",
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    // A kept token that others could have written is not used.
+    let token = dir.path().join("0000:ff:1f.7.token");
+    std::fs::write(&token, "14d63f20-8445-11ea-8900-1f9ce7d5650d").unwrap();
+    fails(&args, 3, "mode 0600");
 }
 
 #[test]

@@ -63,7 +63,9 @@ fn choose(function: &dyn PciFunction, offered: u64, config: &PfConfig) -> Result
                    physical ones and bypass the IOMMU";
         match config.access_platform {
             AccessPlatform::Require => {
-                return Err(unsuitable(format!("{why}; override this to use it anyway")))
+                return Err(unsuitable(format!(
+                    "{why}; to use it anyway, start with --allow-no-access-platform"
+                )))
             }
             AccessPlatform::Override => tracing::warn!(function = function.id(), "{why}"),
         }
