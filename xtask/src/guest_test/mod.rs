@@ -2,7 +2,9 @@
 //! `cargo xtask guest-test`: Debian's kernel on VFs of the simulated PF, with QEMU's device and the
 //! helper in between. Each scenario says PASS or FAIL with its figures.
 
+mod queues;
 mod scenarios;
+mod types;
 
 pub(crate) use self::scenarios::check_driver;
 
@@ -104,7 +106,11 @@ impl Bench {
 /// # Errors
 /// When a name is unknown, something cannot be built, or a scenario failed.
 pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
-    let all = scenarios::ALL;
+    let all: Vec<&scenarios::Scenario> = scenarios::ALL
+        .iter()
+        .chain(types::ALL)
+        .chain(queues::ALL)
+        .collect();
     for name in names {
         if !all.iter().any(|scenario| scenario.name == name) {
             let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
