@@ -177,7 +177,7 @@ fn addresses_behind_an_iommu_need_access_platform() {
     let error = Pf::start(Box::new(function), config()).err().unwrap();
     let text = error.to_string();
     assert!(
-        text.contains("ACCESS_PLATFORM") && text.contains("override"),
+        text.contains("ACCESS_PLATFORM") && text.contains("--allow-no-access-platform"),
         "{text}"
     );
     assert_eq!(hold.device().breaches, [""; 0]);
