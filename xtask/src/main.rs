@@ -24,6 +24,7 @@ mod lock;
 mod meson;
 mod nested;
 mod packages;
+mod peer;
 mod programs;
 mod project;
 mod qemu;
@@ -81,6 +82,8 @@ enum Command {
     /// Boot Debian's kernel with simulated PFs and their VFs on its PCIe bus behind an emulated
     /// IOMMU; use them through the kernel's own VFIO and drivers, and in guests of that machine.
     Nested(nested::Options),
+    /// Build Linux's virtio-vfio-pci for the nested machine's kernel and print where it is.
+    Peer,
     /// Make what the test guest boots from and print where it is.
     Guest,
     /// Measure: codec, register window, admin commands against a bare socket echo, throughput, memory.
@@ -138,6 +141,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Demo(options) => demo::run(&project, options),
         Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
         Command::Nested(options) => nested::run(&project, &options),
+        Command::Peer => peer::run(&project),
         Command::Guest => guest::run(&project),
         Command::Bench(options) => bench::run(&project, options),
         Command::Test { suites } => test::run(&project, &suites),

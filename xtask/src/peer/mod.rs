@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Linux's own legacy support for VFs, `virtio-vfio-pci`, to be compared with this project's: the
+//! [`module`] for the nested machine's kernel.
+
+pub(crate) mod module;
+
+use anyhow::Result;
+
+use crate::project::Project;
+use crate::steps::Steps;
+
+/// `cargo xtask peer`: builds the module and prints where it is.
+///
+/// # Errors
+/// As [`module::ensure`].
+pub(crate) fn run(project: &Project) -> Result<()> {
+    let steps = &mut Steps::new(project, "peer")?;
+    println!("{}", module::ensure(project, steps)?.display());
+    Ok(())
+}
