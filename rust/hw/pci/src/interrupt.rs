@@ -25,7 +25,7 @@ impl PciDevice {
     }
 
     /// Raises or lowers the interrupt pin, which [`use_pin_a`](Self::use_pin_a) has declared. PCI
-    /// code keeps the status bit and obeys INTx Disable. Needs the big QEMU lock.
+    /// code keeps the status bit and obeys `INTx` Disable. Needs the big QEMU lock.
     pub fn set_irq(&self, level: bool) {
         assert!(bql::is_locked());
         let mut pin = [0];

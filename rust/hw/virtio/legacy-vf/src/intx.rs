@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! INTx for a guest that has MSI-X off.
+//! `INTx` for a guest that has MSI-X off.
 //!
 //! A VF has no interrupt pin. While the guest drives the device with MSI-X off, the device takes the
 //! VF's first two vectors (or its only one) for itself, has the VF use them for queues and

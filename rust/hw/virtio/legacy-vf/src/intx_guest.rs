@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! When the VF's vectors change hands: what the guest and the machine do that has to do with INTx.
+//! When the VF's vectors change hands: what the guest and the machine do that has to do with `INTx`.
 
 use std::{
     ffi::CString,
@@ -35,7 +35,7 @@ enum Pin {
     Shown(u8),
 }
 
-/// What a device keeps for INTx.
+/// What a device keeps for `INTx`.
 #[derive(Default)]
 pub struct IntxState {
     intx: RwLock<Option<Arc<Intx>>>,
@@ -44,7 +44,7 @@ pub struct IntxState {
 }
 
 impl IntxState {
-    /// INTx, if the device does it.
+    /// `INTx`, if the device does it.
     pub fn get(&self) -> Option<Arc<Intx>> {
         self.intx
             .read()
@@ -138,7 +138,7 @@ pub fn detach<D: LegacyVf>(dev: &D) {
     drop(handlers);
 }
 
-/// What the guest reads in configuration space, given what it would read without INTx.
+/// What the guest reads in configuration space, given what it would read without `INTx`.
 pub fn config_read<D: LegacyVf>(dev: &D, address: u32, len: u8, value: u32) -> u32 {
     let state = dev.state().intx();
     let pin = *state.pin.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The VF's side of INTx: vectors are written, and its ISR asked, through the helper.
+//! The VF's side of `INTx`: vectors are written, and its ISR asked, through the helper.
 
 use std::{
     sync::{atomic::Ordering, MutexGuard},
@@ -74,6 +74,7 @@ impl Link {
         let mut inner = self.lock();
         inner.window.retry_settle();
         self.settle_locked(&mut inner, deadline);
+        drop(inner);
     }
 
     /// Gives the vectors back to the guest, which is about to enable MSI-X, and returns those it
@@ -118,6 +119,7 @@ impl Link {
             None => return true,
         };
         let isr = self.ask_isr(&mut inner, deadline);
+        drop(inner);
         isr.is_none_or(|isr| isr & ISR_CONFIG != 0)
     }
 

@@ -61,7 +61,7 @@ pub struct Options {
     pub disable_modern: bool,
     /// Enable bus mastering for guests that forget it.
     pub bus_master_fixup: bool,
-    /// INTx for guests without MSI-X: on, off, or if possible.
+    /// `INTx` for guests without MSI-X: on, off, or if possible.
     pub intx: Option<bool>,
 }
 
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// What the device keeps for INTx.
+    /// What the device keeps for `INTx`.
     pub const fn intx(&self) -> &IntxState {
         &self.intx
     }

@@ -20,7 +20,7 @@
 //! | `seqpacket` | the socket |
 //! | `notify`, `kernel_doorbells` | doorbells |
 //! | `place`, `host` | which VF, which PF, which helper |
-//! | `intx`, `intx_guest`, `intx_link` | INTx while MSI-X is off: ISR and pin; when vectors change hands; the VF's vectors |
+//! | `intx`, `intx_guest`, `intx_link` | `INTx` while MSI-X is off: ISR and pin; when vectors change hands; the VF's vectors |
 //! | `eventfd` | event counters of the kernel |
 //! | `hide` | `disable-modern=on` |
 //! | `stats`, `ratelimit`, `events` | counters, log limits, trace points |

@@ -116,10 +116,10 @@ pub struct Stats {
     pub events: Count,
     /// Resets of the device by the machine, its bus or the guest's function level reset.
     pub resets: Count,
-    /// Messages of the VF that became INTx.
+    /// Messages of the VF that became `INTx`.
     pub intx_interrupts: Count,
     /// Times the interrupt pin was raised.
     pub intx_raised: Count,
-    /// Queues, or configuration changes, that the VF gave no vector for INTx.
+    /// Queues, or configuration changes, that the VF gave no vector for `INTx`.
     pub intx_unmapped: Count,
 }
