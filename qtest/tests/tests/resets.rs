@@ -28,13 +28,14 @@ const RESETS: [(&str, Reset); 4] = [
 ];
 
 /// How far the driver has come, each on top of the one before it; the last two begin anew.
-const STATES: [(&str, Until, Interrupts); 6] = [
+const STATES: [(&str, Until, Interrupts); 7] = [
     ("fresh", Until::Fresh, Interrupts::None),
     ("features", Until::Features, Interrupts::None),
     ("queues set", Until::Queues, Interrupts::None),
     ("DRIVER_OK", Until::DriverOk, Interrupts::None),
     ("traffic", Until::Traffic, Interrupts::None),
     ("traffic, MSI-X on", Until::Traffic, Interrupts::MsiX),
+    ("INTx pending", Until::Used, Interrupts::IntX),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,7 +218,10 @@ impl Guest {
                 Ok(msix.fired(q, 1)?.then_some(()))
             })?;
         } else {
-            ensure!(self.driver.read(&self.qemu.qtest, 19, 1)? & 1 == 1, "ISR");
+            let (q, driver) = (&self.qemu.qtest, &self.driver);
+            wait_for("ISR", PATIENCE, || {
+                Ok((driver.read(q, 19, 1)? & 1 == 1).then_some(()))
+            })?;
         }
         Ok(())
     }
