@@ -203,6 +203,32 @@ impl LegacyDriver {
         Ok(parts)
     }
 
+    /// Makes every entry of the available ring name the first request that was put on the queue, so
+    /// that [`publish`](Self::publish) can send it again and again.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn repeat_first(&self, qtest: &Qtest, queue: &Queue) -> Result<()> {
+        let entries = vec![0; 2 * usize::from(queue.size)];
+        qtest.set_memory(queue.layout.avail + 4, &entries)
+    }
+
+    /// Sets the index of the available ring.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn publish(&self, qtest: &Qtest, queue: &Queue, index: u16) -> Result<()> {
+        qtest.write(queue.layout.avail + 2, 2, index.into())
+    }
+
+    /// The index of the used ring.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn used_index(&self, qtest: &Qtest, queue: &Queue) -> Result<u16> {
+        Ok(u16::try_from(qtest.read(queue.layout.used + 2, 2)?)?)
+    }
+
     /// Notifies a queue.
     ///
     /// # Errors

@@ -57,7 +57,15 @@ impl PciDevice {
         if vector >= self.msix_vectors() || !self.msix_enabled() {
             return;
         }
-        // SAFETY: the object is alive, the lock is held and the vector exists.
-        unsafe { bindings::msix_notify(self.as_mut_ptr(), c_uint::from(vector)) }
+        let (pci, vector) = (self.as_mut_ptr(), c_uint::from(vector));
+        // SAFETY: the object is alive, the lock is held and the vector exists. A masked vector that
+        // was never unmasked is not in use yet, and msix_notify() would ignore it.
+        unsafe {
+            if bindings::msix_is_masked(pci, vector) {
+                bindings::msix_set_pending(pci, vector);
+            } else {
+                bindings::msix_notify(pci, vector);
+            }
+        }
     }
 }
