@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The systemd unit says what the program understands.
+#![allow(clippy::unwrap_used)]
+
+use clap::Parser;
+use qemu_virtio_admin_helper::args::Args;
+use qemu_virtio_admin_helper::config::ServeConfig;
+use qemu_virtio_admin_helper::exit;
+
+const UNIT: &str = include_str!("../qemu-virtio-admin-helper@.service.in");
+
+fn value(key: &str) -> &'static str {
+    let mut found = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let first = found.next().unwrap();
+    assert_eq!(found.next(), None, "{key} twice");
+    first
+}
+
+/// Its command line, with options as its comment gives them.
+fn command() -> Vec<String> {
+    let example = UNIT
+        .lines()
+        .find_map(|line| line.strip_prefix("#   OPTIONS="))
+        .unwrap();
+    value("ExecStart")
+        .replace("@HELPER_DIR@/", "")
+        .replace("%i", "0000:03:00.0")
+        .replace("$OPTIONS", &example.replace("kvm", "0"))
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_command_line_is_one() {
+    let command = command();
+    assert_eq!(command[0], "qemu-virtio-admin-helper");
+    let args = Args::try_parse_from(&command).unwrap();
+    let config = ServeConfig::try_from(args.serve).unwrap();
+    // Where QEMU looks, and what the unit keeps.
+    let socket = config.socket.path.to_str().unwrap().to_owned();
+    let directory = format!("/run/{}/", value("RuntimeDirectory"));
+    assert_eq!(socket, format!("{directory}0000:03:00.0.sock"));
+    assert_eq!(value("RuntimeDirectoryPreserve"), "yes");
+    // systemd must not give up before the program does.
+    let limit: u64 = value("TimeoutStartSec").parse().unwrap();
+    assert!(limit > 3 * config.pf.start_timeout.as_secs());
+    assert_eq!(value("Type"), "notify");
+}
+
+#[test]
+fn it_is_not_started_again_where_that_does_not_help() {
+    let codes: Vec<u8> = value("RestartPreventExitStatus")
+        .split(' ')
+        .map(|c| c.parse().unwrap())
+        .collect();
+    assert_eq!(codes, [exit::USAGE, exit::RETURNED]);
+}
+
+#[test]
+fn it_may_reach_vfio_and_write_to_sysfs_and_little_else() {
+    let devices: Vec<&str> = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix("DeviceAllow="))
+        .collect();
+    assert_eq!(
+        devices,
+        [
+            "/dev/vfio/vfio rw",
+            "char-vfio rw",
+            "/dev/iommu rw",
+            "char-vfio-dev rw"
+        ]
+    );
+    assert_eq!(value("DevicePolicy"), "closed");
+    assert_eq!(value("ProtectSystem"), "strict");
+    assert_eq!(value("NoNewPrivileges"), "yes");
+    // It would make sysfs read-only.
+    assert!(!UNIT.contains("ProtectKernelTunables=yes"));
+}
