@@ -4,6 +4,7 @@
 
 mod queues;
 mod scenarios;
+mod switch;
 mod types;
 
 pub(crate) use self::scenarios::check_driver;
@@ -110,6 +111,7 @@ pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
         .iter()
         .chain(types::ALL)
         .chain(queues::ALL)
+        .chain(switch::ALL)
         .collect();
     for name in names {
         if !all.iter().any(|scenario| scenario.name == name) {

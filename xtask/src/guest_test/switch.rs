@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A guest whose drivers go from messages to the pin and back in the middle of traffic.
+
+use anyhow::{ensure, Context, Result};
+
+use super::scenarios::Scenario;
+use super::types::{violations, LONG};
+use super::Bench;
+use crate::guest::counters::Vf;
+use crate::guest::machine::Driver;
+
+pub(super) const ALL: &[Scenario] = &[Scenario {
+    name: "interrupts-switch",
+    run: switch,
+}];
+
+/// How often.
+const TIMES: u64 = 20;
+
+fn switch(bench: &Bench) -> Result<String> {
+    let net = bench.pf("net", 1, &[])?;
+    let blk = bench.pf("blk", 1, &[])?;
+    let functions = vec![net.function(1), blk.function(1)];
+    let mut machine = bench.machine("guest", &bench.config(Driver::Legacy, functions))?;
+    machine.wait_ready()?;
+    let answer = machine.run(&format!("switch {TIMES}"), LONG)?.ok()?;
+    let (msix, intx) = (
+        answer.number("switches_msix")?,
+        answer.number("switches_intx")?,
+    );
+    ensure!(
+        msix == TIMES / 2 && intx == TIMES / 2,
+        "{msix} times MSI-X and {intx} times INTx, not {TIMES} in turn"
+    );
+    for pf in [&net, &blk] {
+        let counters = pf.counters()?;
+        let vf = Vf::of(&counters, 1).context("no counters of VF 1")?;
+        ensure!(vf.needs_reset == 0, "the device broke down: {vf:?}");
+        let forbidden = counters
+            .pointer("/hardware/functions/vf1/dma_forbidden")
+            .and_then(serde_json::Value::as_u64);
+        ensure!(forbidden == Some(0), "DMA after a reset: {counters}");
+        let broken = violations(&counters)?;
+        ensure!(broken.is_empty(), "rules were broken: {broken:?}");
+    }
+    Ok(format!(
+        "{intx} times to INTx and {msix} times to MSI-X under load, net and blk work after each"
+    ))
+}
