@@ -19,6 +19,7 @@ mod reset;
 mod rings;
 mod robust;
 mod sriov;
+mod types;
 
 use std::sync::Arc;
 
