@@ -6,7 +6,9 @@
 
 mod balloon;
 mod console;
+mod p9;
 mod rng;
+mod scsi;
 
 use std::time::Duration;
 
@@ -38,7 +40,15 @@ pub(super) const SHORT: Duration = Duration::from_secs(30);
 pub(super) const LONG: Duration = Duration::from_secs(300);
 
 /// Drivers that the guest does not load at its start.
-const MODULES: &[&str] = &["virtio_rng", "virtio_console", "virtio_balloon"];
+const MODULES: &[&str] = &[
+    "virtio_rng",
+    "virtio_console",
+    "virtio_balloon",
+    "virtio_scsi",
+    "sd_mod",
+    "9pnet_virtio",
+    "9p",
+];
 
 /// How the functions of a guest interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +134,20 @@ const TYPES: &[Type] = &[
         ids: ("0x1af4:0x1002", "0x1af4:0x0005"),
         driver: "virtio_balloon",
         work: balloon::work,
+    },
+    Type {
+        kind: "scsi",
+        options: scsi::OPTIONS,
+        ids: ("0x1af4:0x1004", "0x1af4:0x0008"),
+        driver: "virtio_scsi",
+        work: scsi::work,
+    },
+    Type {
+        kind: "9p",
+        options: p9::OPTIONS,
+        ids: ("0x1af4:0x1009", "0x1af4:0x0009"),
+        driver: "9pnet_virtio",
+        work: p9::work,
     },
 ];
 

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! SCSI: 64 MiB to the disk and back by digest; a new size and hot unplug by events.
+
+use anyhow::{ensure, Context, Result};
+use serde_json::json;
+
+use super::{number, LONG, SHORT};
+use crate::guest::counters::Vf;
+use crate::guest::machine::Machine;
+use crate::guest::rig::Pf;
+
+pub(super) const OPTIONS: &[&str] = &["--scsi-ram", "96M"];
+const SECTORS: u64 = 96 << 11;
+const COPY_MIB: u64 = 64;
+
+fn sectors(pf: &Pf) -> Result<(u64, u64)> {
+    let counters = pf.counters()?;
+    let vf = Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))?;
+    Ok((vf.sectors_written, vf.sectors_read))
+}
+
+pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
+    let disk = machine.run("scsi_disk", SHORT)?.ok()?;
+    for (key, want) in [
+        ("sectors", SECTORS.to_string().as_str()),
+        ("block", "512"),
+        // One disk behind one host, and none on the other targets Linux looked for.
+        ("hosts", "1"),
+        ("disks", "1"),
+        ("address", "0:0:0:0"),
+        ("vendor", "VLVF"),
+        ("serial", "vlvf-scsi-vf1"),
+        ("cache", "write-back"),
+    ] {
+        let value = disk.get(key)?;
+        ensure!(value == want, "{key} is {value}, not {want}");
+    }
+    ensure!(disk.number("discard_max")? > 0, "no UNMAP: {}", disk.text());
+    let bad = number(pf, "bad_targets")?;
+    ensure!(bad > 0, "Linux looked for no other target");
+    let before = sectors(pf)?;
+    let copy = machine.run(&format!("scsi_copy {COPY_MIB}"), LONG)?.ok()?;
+    let (written, read) = (copy.get("written_sha256")?, copy.get("read_sha256")?);
+    ensure!(
+        written.len() == 64 && written == read,
+        "digests differ: {written} and {read}"
+    );
+    let after = sectors(pf)?;
+    let moved = (after.0 - before.0, after.1 - before.1);
+    ensure!(
+        moved.0 == COPY_MIB << 11 && moved.1 >= COPY_MIB << 11,
+        "{} sectors were written and {} read, not {}",
+        moved.0,
+        moved.1,
+        COPY_MIB << 11
+    );
+    // Events: the driver reads the capacity anew, lets go of the disk, finds it again.
+    let size = SECTORS + 2048;
+    pf.control(&json!({ "cmd": "resize", "vf": 1, "sectors": size }))?;
+    machine
+        .run(&format!("scsi_wait_size {size}"), SHORT)?
+        .ok()?;
+    pf.control(&json!({ "cmd": "plug", "vf": 1, "present": false }))?;
+    machine.run("scsi_wait_gone", SHORT)?.ok()?;
+    pf.control(&json!({ "cmd": "plug", "vf": 1, "present": true }))?;
+    machine
+        .run(&format!("scsi_wait_size {size}"), SHORT)?
+        .ok()?;
+    let events = number(pf, "events")?;
+    ensure!(events == 3, "{events} events, not 3");
+    ensure!(
+        number(pf, "events_missed")? == 0,
+        "an event found no buffer"
+    );
+    let again = machine.run("scsi_copy 1", LONG)?.ok()?;
+    ensure!(
+        again.get("written_sha256")? == again.get("read_sha256")?,
+        "digests differ after hot plug"
+    );
+    Ok(format!(
+        "{COPY_MIB} MiB written {} ms, read {} ms, {events} events",
+        copy.get("write_ms")?,
+        copy.get("read_ms")?
+    ))
+}
