@@ -268,7 +268,8 @@ fn events_tell_of_a_new_size_and_of_a_disk_that_goes() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Scsi, 1)?;
     let mut host = Host::new(&stack, Machine::Pc, HOTPLUG | CHANGE)?;
     host.attention()?;
-    let unit = &UNIT[..];
+    // As REPORT LUNS has it.
+    let unit = &[1, 0, 0, 0, 0, 0, 0, 0][..];
     for (command, kind, reason) in [
         (
             json!({"cmd": "resize", "vf": 1, "sectors": 4096}),

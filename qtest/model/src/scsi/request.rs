@@ -85,9 +85,11 @@ impl Address {
     }
 }
 
-/// The eight bytes of target 0's logical unit `lun`.
+/// The eight bytes of target 0's logical unit `lun`, below 256 with peripheral addressing as in
+/// REPORT LUNS: Linux looks for the units that events name by what that list said.
 pub fn encode_lun(lun: u16) -> [u8; 8] {
-    let [high, low] = (0x4000 | lun).to_be_bytes();
+    let word = if lun < 256 { lun } else { 0x4000 | lun };
+    let [high, low] = word.to_be_bytes();
     [1, 0, high, low, 0, 0, 0, 0]
 }
 
@@ -279,7 +281,10 @@ mod tests {
             assert_eq!(Address::decode(&bytes), address, "{bytes:?}");
         }
         assert_eq!(Address::decode(&[1, 0, 0]), Address::Malformed);
-        assert_eq!(Address::decode(&encode_lun(5)), unit(0, 5));
+        assert_eq!(encode_lun(5), [1, 0, 0, 5, 0, 0, 0, 0]);
+        for lun in [0, 5, 255, 256, 16383] {
+            assert_eq!(Address::decode(&encode_lun(lun)), unit(0, lun));
+        }
     }
 
     // Covers: SCS-01
@@ -303,7 +308,7 @@ mod tests {
             ascq: 0x09,
         };
         let e = resize.encode(true);
-        assert_eq!(e, [3, 0, 0, 0x80, 1, 0, 0x40, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
+        assert_eq!(e, [3, 0, 0, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
         assert_eq!(Event::Missed.encode(true)[..4], [0, 0, 0, 0x80]);
     }
 

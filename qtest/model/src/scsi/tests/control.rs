@@ -165,10 +165,7 @@ fn a_resize_is_told_to_a_driver_that_wants_to_know() {
     assert_eq!(host.event(buffer), None, "nothing to tell yet");
     host.set(&DeviceControl::Resize { sectors: 1000 });
     let event = host.event(buffer).unwrap();
-    assert_eq!(
-        event,
-        [3, 0, 0, 0, 1, 0, 0x40, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]
-    );
+    assert_eq!(event, [3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
     assert_eq!(host.plain(&[0; 6]).check(), Sense::CAPACITY_CHANGED);
     assert_eq!(
         host.get(&ten(0x25, 0, 0), 8).good()[..4],
