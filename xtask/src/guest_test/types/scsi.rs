@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! SCSI: 64 MiB to the disk and back by digest; a new size and hot unplug by events.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use serde_json::json;
 
-use super::{number, LONG, SHORT};
-use crate::guest::counters::Vf;
+use super::{counters, number, LONG, SHORT};
 use crate::guest::machine::Machine;
 use crate::guest::rig::Pf;
 
@@ -14,8 +13,7 @@ const SECTORS: u64 = 96 << 11;
 const COPY_MIB: u64 = 64;
 
 fn sectors(pf: &Pf) -> Result<(u64, u64)> {
-    let counters = pf.counters()?;
-    let vf = Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))?;
+    let vf = counters(pf)?;
     Ok((vf.sectors_written, vf.sectors_read))
 }
 
