@@ -12,6 +12,7 @@ pub mod args;
 pub mod ask;
 pub mod config;
 pub mod exit;
+mod fdstore;
 mod logging;
 pub mod man;
 mod notify;

@@ -11,7 +11,7 @@ use helper_server::{AccessBackend, Ended, Hub, PfBackend, Reactor, ReactorConfig
 
 use crate::config::ServeConfig;
 use crate::exit::{self, Failure};
-use crate::{notify, privileges, source};
+use crate::{fdstore, notify, privileges, source};
 
 /// Becomes readable at SIGTERM or SIGINT.
 fn stop_signal() -> std::io::Result<OwnedFd> {
@@ -44,12 +44,14 @@ fn raise_file_limit() {
 /// # Errors
 /// [`Failure`] with the exit code.
 pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
+    let inherited = fdstore::take();
     let stop = stop_signal().map_err(|e| Failure::new(exit::RUNTIME, e))?;
     raise_file_limit();
     source::make_run_dir(&config.socket.path).map_err(|e| Failure::new(exit::SOCKET, e))?;
     // Before the PF is touched: another helper may be using it.
     let listener = Listener::bind(&config.socket).map_err(|e| Failure::new(exit::SOCKET, e))?;
-    let backend = source::start(config).map_err(|e| Failure::new(exit::PF, e))?;
+    let (backend, kept) =
+        source::start(config, inherited).map_err(|e| Failure::new(exit::PF, e))?;
     privileges::drop_all();
     let info = backend.info();
     tracing::info!(
@@ -62,7 +64,12 @@ pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
         "Serving"
     );
     let status = format!("Serving {} VFs of {}", info.num_vfs, info.id);
-    run(config, backend, listener, stop, &status)
+    let ended = run(config, backend, listener, stop, &status);
+    if matches!(&ended, Err(failure) if failure.code == exit::RETURNED) {
+        // The host waits until nobody has the PF open.
+        kept.forget();
+    }
+    ended
 }
 
 fn run(

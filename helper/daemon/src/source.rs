@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Where the PF is, and how it becomes a backend.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +16,7 @@ use virtio_pf::{ExistingVfs, Pf, PfConfig};
 
 use crate::args::{Interface, ServeArgs};
 use crate::config::{ConfigError, ServeConfig};
-use crate::token;
+use crate::{fdstore, token};
 
 /// Directory of the sockets, where QEMU's devices look for them.
 pub const RUN_DIR: &str = "/run/qemu-virtio-admin";
@@ -103,16 +104,45 @@ fn session_number() -> u64 {
     since ^ u64::from(std::process::id()) << 48
 }
 
-/// Brings the PF up.
+/// The PF's files with the service manager.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Their names.
+    files: Vec<String>,
+    /// They were there already.
+    adopted: bool,
+}
+
+impl Kept {
+    /// Has the service manager close them.
+    pub(crate) fn forget(&self) {
+        fdstore::forget(&self.files);
+    }
+}
+
+/// Brings the PF up. `inherited` are its files, if an earlier process left any.
 ///
 /// # Errors
-/// With a text that names what is missing and what mends it.
-pub(crate) fn start(config: &ServeConfig) -> anyhow::Result<PfBackend> {
+/// With a text that names what is missing and what mends it. The service manager has nothing of the
+/// PF then.
+pub(crate) fn start(
+    config: &ServeConfig,
+    inherited: Vec<(String, OwnedFd)>,
+) -> anyhow::Result<(PfBackend, Kept)> {
     match &config.source {
-        PfSource::VfioUser(path) => start_vfio_user(path, &config.pf),
+        PfSource::VfioUser(path) => {
+            start_vfio_user(path, &config.pf).map(|pf| (pf, Kept::default()))
+        }
         PfSource::Vfio(pf) => {
             let dir = config.socket.path.parent().unwrap_or(Path::new("."));
-            start_vfio(pf, dir, &config.pf)
+            let mut kept = Kept::default();
+            match start_vfio(pf, dir, &config.pf, inherited, &mut kept) {
+                Ok(backend) => Ok((backend, kept)),
+                Err(e) => {
+                    kept.forget();
+                    Err(e)
+                }
+            }
         }
     }
 }
@@ -165,7 +195,15 @@ fn plan_vfs(pf: &vfio::Device, asked: Option<u16>, config: &mut PfConfig) -> Res
     }
 }
 
-fn start_vfio(host_pf: &HostPf, dir: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> {
+fn start_vfio(
+    host_pf: &HostPf,
+    dir: &Path,
+    config: &PfConfig,
+    kept: Vec<(String, OwnedFd)>,
+    started: &mut Kept,
+) -> anyhow::Result<PfBackend> {
+    started.adopted = !kept.is_empty();
+    started.files = kept.iter().map(|(name, _)| name.clone()).collect();
     let name = || format!("PF {}", host_pf.address);
     let token = token::choose(dir, host_pf.address, host_pf.token)?;
     let options = vfio::Options {
@@ -183,14 +221,28 @@ fn start_vfio(host_pf: &HostPf, dir: &Path, config: &PfConfig) -> anyhow::Result
     if host_pf.bind || device.is_on_vfio() {
         plan_vfs(&device, host_pf.vfs, &mut config).with_context(name)?;
     }
-    let function = VfioFunction::open(host_pf.address, &options)?;
+    let function = match kept.is_empty() {
+        true => VfioFunction::open(host_pf.address, &options)?,
+        false => VfioFunction::adopt(host_pf.address, kept, &options).context(
+            "The PF's files that were kept cannot be used; the next start opens it anew",
+        )?,
+    };
     // Only now: one that the kernel refused must not replace the one in force.
     token::keep(dir, host_pf.address, &token)?;
     tracing::info!(
         pf = %host_pf.address,
         interface = function.interface(),
+        kept = started.adopted,
         "PF opened through VFIO"
     );
+    started.files = function
+        .keepers()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    if !started.adopted {
+        fdstore::keep(&function);
+    }
     let timeout = config.command_timeout;
     let pf = Pf::start(Box::new(function), config)?;
     let files = DeviceFiles::new(device);

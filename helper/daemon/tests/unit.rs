@@ -77,6 +77,8 @@ fn it_may_reach_vfio_and_write_to_sysfs_and_little_else() {
     assert_eq!(value("DevicePolicy"), "closed");
     assert_eq!(value("ProtectSystem"), "strict");
     assert_eq!(value("NoNewPrivileges"), "yes");
+    let kept: usize = value("FileDescriptorStoreMax").parse().unwrap();
+    assert!(kept >= 4, "device, container, group, memory");
     // It would make sysfs read-only.
     assert!(!UNIT.contains("ProtectKernelTunables=yes"));
 }

@@ -10,13 +10,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::fs::{
+    fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags,
+};
 
 use crate::error::{Cause, Error, Place};
 use crate::sys::SharedMapping;
 
 /// Granularity of regions, in bytes.
 pub const PAGE: usize = 4096;
+
+/// Largest memory that is taken over from another process.
+const MAX_ADOPTED: usize = 64 << 20;
 
 /// How an access to DMA memory is ordered against the others of this thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +108,49 @@ impl DmaPool {
         ftruncate(&fd, size as u64)
             .map_err(os("ftruncate"))
             .map_err(err)?;
-        // The peer gets this file too; it must not be able to shrink it under the mapping.
-        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(os("F_ADD_SEALS"))
+        Self::seal(&fd).map_err(os("F_ADD_SEALS")).map_err(err)?;
+        Self::over(function, fd, size, iova)
+    }
+
+    /// Takes over the memory of a pool that another process had made, with all of it free. The
+    /// device may write to what it was given before until it was reset.
+    pub fn adopt(function: Arc<str>, fd: OwnedFd, iova: u64) -> Result<Self, Error> {
+        let err = |cause| {
+            let place = Place::Dma { offset: 0, len: 0 };
+            Error::new(function.clone(), place, cause)
+        };
+        let os = |call| move |errno| Cause::Os { call, errno };
+        let seals = fcntl_get_seals(&fd)
+            .map_err(os("F_GET_SEALS"))
             .map_err(err)?;
+        let size = fstat(&fd).map_err(os("fstat")).map_err(err)?.st_size;
+        let size = usize::try_from(size).unwrap_or(0);
+        if !seals.contains(SealFlags::SHRINK) || size == 0 || size % PAGE != 0 || size > MAX_ADOPTED
+        {
+            let why = format!("a file of {size} bytes is not the memory of a function");
+            return Err(err(Cause::Misbehaved(why)));
+        }
+        if iova % PAGE as u64 != 0 || iova.checked_add(size as u64).is_none() {
+            return Err(err(Cause::Unaligned));
+        }
+        Self::over(function.clone(), fd, size, iova)
+    }
+
+    fn seal(fd: &OwnedFd) -> Result<(), rustix::io::Errno> {
+        // The peer gets this file too; it must not be able to shrink it under the mapping.
+        fcntl_add_seals(fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    }
+
+    /// A pool over a file of `size` bytes that cannot shrink.
+    fn over(function: Arc<str>, fd: OwnedFd, size: usize, iova: u64) -> Result<Self, Error> {
+        let err = |cause| {
+            let place = Place::Dma {
+                offset: 0,
+                len: size,
+            };
+            Error::new(function.clone(), place, cause)
+        };
+        let os = |call| move |errno| Cause::Os { call, errno };
         let mapping = SharedMapping::new(fd.as_fd(), size)
             .map_err(os("mmap"))
             .map_err(err)?;
@@ -475,6 +519,32 @@ mod tests {
         assert_eq!(p.stats().leaked, 3 * PAGE);
         assert_eq!(p.stats().live, 0);
         assert!(p.alloc(1).is_err(), "leaked memory stays with the device");
+    }
+
+    #[test]
+    fn memory_of_an_ended_process_is_taken_over_whole() {
+        let p = pool(2);
+        let r = p.alloc(PAGE).unwrap();
+        r.store_u32(8, 77, Order::Relaxed).unwrap();
+        let fd = p.fd().try_clone_to_owned().unwrap();
+        drop((r, p));
+        let q = DmaPool::adopt("test".into(), fd, 0x10_0000).unwrap();
+        assert_eq!(
+            (q.size(), q.stats().live, q.stats().leaked),
+            (2 * PAGE, 0, 0)
+        );
+        let mut old = [0; 4];
+        assert!(q.device_view().read(0x10_0008, &mut old));
+        assert_eq!(u32::from_le_bytes(old), 77, "the device may still use it");
+        let all = q.alloc(2 * PAGE).unwrap();
+        assert_eq!(all.load_u32(8, Order::Relaxed).unwrap(), 0);
+
+        // One that could shrink would be a trap.
+        let open = memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&open, PAGE as u64).unwrap();
+        assert!(DmaPool::adopt("test".into(), open, 0).is_err());
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(DmaPool::adopt("test".into(), null.into(), 0).is_err());
     }
 
     #[test]

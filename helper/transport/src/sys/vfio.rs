@@ -404,13 +404,13 @@ pub(crate) fn set_vf_token(device: BorrowedFd<'_>, token: &[u8; 16]) -> Result<(
 }
 
 /// Has the kernel write `value` (`bytes` wide) at `offset` of the device file whenever `event` is
-/// signalled.
+/// signalled; with `None`, no longer.
 pub(crate) fn ioeventfd(
     device: BorrowedFd<'_>,
     offset: u64,
     bytes: usize,
     value: u64,
-    event: BorrowedFd<'_>,
+    event: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
     let mut set = v::vfio_device_ioeventfd {
         argsz: size_of32::<v::vfio_device_ioeventfd>(),
@@ -418,7 +418,7 @@ pub(crate) fn ioeventfd(
         flags: bytes as u32 & v::VFIO_DEVICE_IOEVENTFD_SIZE_MASK,
         offset,
         data: value,
-        fd: event.as_raw_fd(),
+        fd: event.map_or(-1, |fd| fd.as_raw_fd()),
         reserved: 0,
     };
     // SAFETY: the struct of this request.

@@ -2,7 +2,7 @@
 //! [`PciFunction`] over the kernel's VFIO.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::{pread, pwrite, Errno};
@@ -98,14 +98,50 @@ impl VfioFunction {
         }
         let files =
             open_function(&host, options.interface, options.token.as_ref()).map_err(host_error)?;
-        let function = Self::set_up(id, host, files, options)?;
+        let pool = files.iommu.make_pool(&id, options.dma_pool)?;
+        let function = Self::set_up(id, host, files, pool, options)?;
         if let Some(token) = &options.token {
             function.give_token(token)?;
         }
         Ok(function)
     }
 
-    fn set_up(id: Arc<str>, host: Device, files: Files, options: &Options) -> Result<Self, Error> {
+    /// Takes over a function from the files that an earlier process had kept of it
+    /// ([`VfioFunction::keepers`]), as it left it: no reset, VFs and their users untouched. Only
+    /// the interrupts and doorbells are new. The device may still write to the memory until it is
+    /// reset.
+    ///
+    /// # Errors
+    /// If the files are not all there, or not those of the function.
+    pub fn adopt(
+        address: PciAddress,
+        kept: Vec<(String, OwnedFd)>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let id: Arc<str> = address.to_string().into();
+        let error = |cause| Error::new(id.clone(), Place::Function, cause);
+        let host_error = |e: HostError| error(Cause::Host(Box::new(e)));
+        let host = options.host.device(address).map_err(host_error)?;
+        let (files, memory, iova) = Files::from_kept(kept)
+            .ok_or_else(|| error(Cause::State("files were kept, but not all".into())))?;
+        let pool = files.iommu.adopt_pool(&id, memory, iova)?;
+        let mut function = Self::set_up(id.clone(), host, files, pool, options)?;
+        // Those of the earlier process.
+        function.irqs_enabled = true;
+        function.check_present(&Place::Function)?;
+        if let Some(token) = &options.token {
+            function.give_token(token)?;
+        }
+        Ok(function)
+    }
+
+    fn set_up(
+        id: Arc<str>,
+        host: Device,
+        files: Files,
+        pool: DmaPool,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let place = Place::Function;
         let os = |call| {
             let id = id.clone();
@@ -138,7 +174,6 @@ impl VfioFunction {
         };
         let vectors = count(IRQ_MSIX).min(2048);
         let (requests, errors) = (count(IRQ_REQ), count(IRQ_ERR));
-        let pool = files.iommu.make_pool(&id, options.dma_pool)?;
         let mut function = VfioFunction {
             id,
             bars,
@@ -169,13 +204,10 @@ impl VfioFunction {
         Ok(function)
     }
 
-    /// Files that must stay open, and the memory, for the function to stay as it is: names and
-    /// descriptors.
-    pub fn keepers(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
-        let mut fds = vec![("device", self.files.device.as_fd())];
-        fds.extend(self.files.iommu.fds());
-        fds.push(("memory", self.pool.fd()));
-        fds
+    /// Files that must stay open, in this process or another, for the function to stay as it is, and
+    /// the names by which [`VfioFunction::adopt`] knows them.
+    pub fn keepers(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        self.files.keepers(&self.pool)
     }
 
     /// Which of the kernel's interfaces is in use: "group" or "iommufd".
@@ -490,13 +522,15 @@ impl PciFunction for VfioFunction {
         }
         let event = IrqEvent::new(self.id.clone())?;
         let at = found.region.offset + offset;
-        let set = vfio::ioeventfd(
-            self.files.device.as_fd(),
-            at,
-            width.bytes(),
-            value.into(),
-            event.as_fd(),
-        );
+        let ioeventfd = |event| {
+            let device = self.files.device.as_fd();
+            vfio::ioeventfd(device, at, width.bytes(), value.into(), event)
+        };
+        let set = match ioeventfd(Some(event.as_fd())) {
+            // That of an earlier process.
+            Err(Errno::EXIST) => ioeventfd(None).and_then(|()| ioeventfd(Some(event.as_fd()))),
+            other => other,
+        };
         if let Err(errno) = set {
             tracing::debug!(function = %self.id, %errno, "no ioeventfd");
             return Ok(None);
@@ -538,8 +572,11 @@ impl PciFunction for VfioFunction {
         let place = Place::Interrupts;
         self.check_alive(&place)?;
         if self.irqs_enabled {
-            vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &[])
-                .map_err(|errno| self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno))?;
+            match vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &[]) {
+                // An earlier process had not enabled them either.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno)),
+            }
             self.irqs_enabled = false;
         }
         Ok(())

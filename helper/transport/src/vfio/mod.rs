@@ -15,7 +15,7 @@ pub use function::VfioFunction;
 pub use opening::Interface;
 pub use sysfs::{Device, Host};
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::address::VfToken;
@@ -40,6 +40,12 @@ impl Default for Deadlines {
             kernel: Duration::from_secs(20),
         }
     }
+}
+
+/// Descriptors 3 and up that a service manager passed to this process, which knows so from its
+/// environment (sd_listen_fds(3)). Can be taken once only.
+pub fn take_inherited(n: usize) -> Vec<OwnedFd> {
+    crate::sys::inherited::take(n)
 }
 
 /// How to open a function.

@@ -200,22 +200,65 @@ fn by_cdev(
     })
 }
 
+/// Names of the kept files; those of memory and iommufd carry a number.
+const DEVICE: &str = "device";
+const CONTAINER: &str = "container";
+const GROUP: &str = "group";
+const IOMMUFD: &str = "iommufd-";
+const MEMORY: &str = "memory-";
+
+impl Files {
+    /// What must stay open for the function to stay as it is, with `pool` in use.
+    pub(super) fn keepers<'a>(&'a self, pool: &'a DmaPool) -> Vec<(String, BorrowedFd<'a>)> {
+        let mut kept = vec![(DEVICE.to_owned(), self.device.as_fd())];
+        match &self.iommu {
+            Iommu::Group { container, group } => {
+                kept.push((CONTAINER.to_owned(), container.as_fd()));
+                kept.push((GROUP.to_owned(), group.as_fd()));
+            }
+            Iommu::Iommufd { iommufd, ioas } => {
+                kept.push((format!("{IOMMUFD}{ioas}"), iommufd.as_fd()));
+            }
+        }
+        kept.push((format!("{MEMORY}{:x}", pool.iova()), pool.fd()));
+        kept
+    }
+
+    /// The files by their names; also the memory and its address.
+    pub(super) fn from_kept(kept: Vec<(String, OwnedFd)>) -> Option<(Self, OwnedFd, u64)> {
+        let (mut device, mut container, mut group) = (None, None, None);
+        let (mut iommufd, mut memory) = (None, None);
+        for (name, fd) in kept {
+            match name.as_str() {
+                DEVICE => device = Some(fd),
+                CONTAINER => container = Some(fd),
+                GROUP => group = Some(fd),
+                name => {
+                    if let Some(ioas) = name.strip_prefix(IOMMUFD) {
+                        iommufd = Some((fd, ioas.parse().ok()?));
+                    } else if let Some(iova) = name.strip_prefix(MEMORY) {
+                        memory = Some((fd, u64::from_str_radix(iova, 16).ok()?));
+                    }
+                }
+            }
+        }
+        let iommu = match (container, group, iommufd) {
+            (Some(container), Some(group), None) => Iommu::Group { container, group },
+            (None, None, Some((iommufd, ioas))) => Iommu::Iommufd { iommufd, ioas },
+            _ => return None,
+        };
+        let (memory, iova) = memory?;
+        let device = device?;
+        Some((Files { device, iommu }, memory, iova))
+    }
+}
+
 impl Iommu {
     /// For messages.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Iommu::Group { .. } => "group",
             Iommu::Iommufd { .. } => "iommufd",
-        }
-    }
-
-    /// What must stay open so that the device can go on using its memory.
-    pub(super) fn fds(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
-        match self {
-            Iommu::Group { container, group } => {
-                vec![("container", container.as_fd()), ("group", group.as_fd())]
-            }
-            Iommu::Iommufd { iommufd, .. } => vec![("iommufd", iommufd.as_fd())],
         }
     }
 
@@ -226,6 +269,28 @@ impl Iommu {
             }
             Iommu::Iommufd { iommufd, ioas } => {
                 vfio::ioas_map(iommufd.as_fd(), *ioas, pool.mapping(), pool.iova())
+            }
+        }
+    }
+
+    /// Takes over the memory that the device reaches at `iova` since an earlier process mapped it.
+    pub(super) fn adopt_pool(
+        &self,
+        id: &Arc<str>,
+        memory: OwnedFd,
+        iova: u64,
+    ) -> Result<DmaPool, Error> {
+        let pool = DmaPool::adopt(id.clone(), memory, iova)?;
+        match self.map(&pool) {
+            // Mapped still, as it should be; or else, now.
+            Err(Errno::EXIST | Errno::ADDRINUSE) | Ok(()) => Ok(pool),
+            Err(errno) => {
+                let place = Place::Dma {
+                    offset: 0,
+                    len: pool.size(),
+                };
+                let call = "mapping memory for the device";
+                Err(Error::new(id.clone(), place, Cause::Os { call, errno }))
             }
         }
     }

@@ -492,6 +492,65 @@ fn a_character_device_leads_to_its_function() {
 }
 
 #[test]
+fn kept_files_are_taken_over_whole_or_not_at_all() {
+    let f = Fake::new();
+    let null = || std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let options = Options {
+        host: f.host.clone(),
+        ..Options::default()
+    };
+    let adopt = |names: &[&str]| {
+        let kept = names.iter().map(|n| ((*n).to_owned(), null())).collect();
+        let e = VfioFunction::adopt(address(PF), kept, &options).unwrap_err();
+        e.cause().clone()
+    };
+    for names in [
+        &[][..],
+        &["device", "container", "group"],
+        &["device", "container", "memory-1000"],
+        &["container", "group", "memory-1000"],
+        &["device", "container", "group", "memory-x"],
+        &["device", "iommufd-x", "memory-1000"],
+        &["device", "container", "group", "iommufd-1", "memory-1000"],
+    ] {
+        assert_eq!(
+            adopt(names),
+            Cause::State("files were kept, but not all".into()),
+            "{names:?}"
+        );
+    }
+    // Complete, but the memory is none.
+    for names in [
+        &["device", "container", "group", "memory-1000"][..],
+        &["memory-1000", "device", "iommufd-7", "other"],
+    ] {
+        let cause = adopt(names);
+        assert!(
+            matches!(
+                cause,
+                Cause::Os {
+                    call: "F_GET_SEALS",
+                    ..
+                }
+            ),
+            "{cause:?}"
+        );
+    }
+    // Complete with memory, but not VFIO's.
+    let pool = crate::DmaPool::new("x".into(), 4096, 0x1000).unwrap();
+    let memory = pool.fd().try_clone_to_owned().unwrap();
+    let mut kept: Vec<_> = ["device", "container", "group"]
+        .map(|n| (n.to_owned(), null()))
+        .into();
+    kept.push(("memory-1000".to_owned(), memory));
+    let e = VfioFunction::adopt(address(PF), kept, &options).unwrap_err();
+    assert!(
+        e.to_string().contains("mapping memory for the device"),
+        "{e}"
+    );
+}
+
+#[test]
 fn every_error_says_what_to_do() {
     let path = || "/dev/vfio/7".to_owned();
     let function = || PF.to_owned();
