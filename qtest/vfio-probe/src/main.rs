@@ -4,9 +4,12 @@
 //! - `hold ADDRESS UUID`: opens the PF, sets the VF token, says `held` and keeps the PF open until
 //!   it is killed.
 //! - `probe ADDRESS [UUID]`: opens a virtio function, reads and writes it, resets it.
+//! - `prove SOCKET MEMBER FUNCTION [UUID]`: asks the helper on SOCKET for its VF MEMBER (0: any) with
+//!   the device file of FUNCTION, or another file, as the proof.
 //!
 //! What was found is printed as `key=value` lines. Exit status 1 with `error=...` says what failed.
 
+mod prove;
 mod sys;
 
 use std::io::{self, Write as _};
@@ -38,8 +41,10 @@ fn main() -> ExitCode {
         ["hold", address, uuid] => hold(address, uuid),
         ["probe", address] => probe(address, None),
         ["probe", address, uuid] => probe(address, Some(uuid)),
+        ["prove", socket, member, what] => ask(socket, member, what, None),
+        ["prove", socket, member, what, uuid] => ask(socket, member, what, Some(uuid)),
         _ => Err(io::Error::other(
-            "usage: hold ADDRESS UUID | probe ADDRESS [UUID]",
+            "usage: hold ADDRESS UUID | probe ADDRESS [UUID] | prove SOCKET MEMBER FUNCTION [UUID]",
         )),
     };
     match done {
@@ -50,6 +55,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn ask(socket: &str, member: &str, what: &str, token: Option<&str>) -> io::Result<()> {
+    let member = member
+        .parse()
+        .map_err(|_| io::Error::other(format!("{member} is no number of a VF")))?;
+    prove::prove(socket, member, what, token)
 }
 
 fn hold(address: &str, uuid: &str) -> io::Result<()> {

@@ -7,10 +7,13 @@
 //! `x-vfio-user-sriov-vf` put them on the bus. What L1 can be asked to do is in `guest/nested` and
 //! `guest/l2`, what L2 can in `guest/scenarios`.
 
+mod hotplug;
 mod image;
 mod l2;
 mod machine;
+mod restart;
 mod scenarios;
+mod wrong;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -93,7 +96,7 @@ impl Workbench {
 
 /// All scenarios.
 fn all() -> impl Iterator<Item = &'static Scenario> {
-    scenarios::ALL.iter().chain(l2::ALL)
+    scenarios::ALL.iter().chain(l2::ALL).chain(wrong::ALL)
 }
 
 /// Runs the named scenarios, or all.

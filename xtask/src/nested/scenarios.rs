@@ -131,6 +131,10 @@ fn sriov(nested: &mut Nested) -> Result<String> {
         .step("vfio_bind_pf")
         .context("bind the PF to vfio-pci")?;
     ensure!(bound.get("pf_driver")? == "vfio-pci", "{}", bound.text());
+    let probed = nested
+        .step("vfio_probe 0")
+        .context("open the PF and look at it")?;
+    ensure!(probed.get("msix")? == "ok", "{}", probed.text());
     nested
         .step(&format!("vfio_hold {TOKEN}"))
         .context("open the PF and set the VF token")?;

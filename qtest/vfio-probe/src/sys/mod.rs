@@ -157,6 +157,11 @@ impl Device {
         })
     }
 
+    /// The device file.
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.file)
+    }
+
     /// Offset in the device file, and size, of a region.
     fn region(&self, index: u32) -> io::Result<(u64, u64)> {
         let mut info = RegionInfo {

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The helper is killed and started again while a guest uses its VF: what becomes of PF, VFs and
+//! guest is found out.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+
+use super::l2::{both_vfs, pings, property, LEGACY, SHORT};
+use super::Nested;
+
+pub(super) fn run(nested: &mut Nested) -> Result<String> {
+    let mut arguments = vec!["-machine".to_owned(), "pc".to_owned()];
+    arguments.extend(both_vfs(nested)?);
+    nested.start_l2(LEGACY, &arguments)?;
+    nested.l2("net", SHORT)?;
+    pings(nested, "ping 20")?;
+    let state = property(nested, "net", "link-state")?;
+    ensure!(state == "connected", "the device's link is {state}");
+    nested.l2("ping_start 0.2", SHORT)?;
+
+    nested
+        .step("helper_end net KILL")
+        .context("kill the helper")?;
+    let without = nested.step("vfs net").context("after the helper's end")?;
+    let live = nested.live_vfs("net")?;
+    let state = link_state(nested, "lost")?;
+    // The data path needs no helper, unless the PF's reset took the VF with it.
+    let alone = nested.l2_attempt("ping 10 0.1", SHORT)?;
+    // Registers do: all-ones then, and nothing hangs.
+    let registers = nested.l2_attempt("registers net", SHORT)?;
+
+    let started = nested
+        .step("helper_start net --bind --vfs 2")
+        .context("start the helper again")?;
+    ensure!(started.get("pf")? == "0000:01:00.0", "{}", started.text());
+    link_state(nested, "connected").context("after the helper's restart")?;
+    let lost = property(nested, "net", "state-lost")?;
+    nested.l2_attempt("ping_stop", SHORT)?;
+    // Whatever the driver's state was: started anew it works.
+    nested
+        .l2("rebind net 1", SHORT)
+        .context("start the driver anew")?;
+    nested.l2("net", SHORT)?;
+    let received = pings(nested, "ping 20").context("with the driver started anew")?;
+    // The other PF had no part in it.
+    nested.l2("disk 2", SHORT).context("the other PF's VF")?;
+    nested.stop_l2()?;
+    Ok(format!(
+        "helper killed: {} VFs in sysfs, {live} in the device, link {state}, pings {} of {}, registers \
+         {}; restarted: state-lost {lost}, driver started anew: {received} pings",
+        without.get("vfs")?,
+        alone.get("pings_received").unwrap_or("0"),
+        alone.get("pings_sent").unwrap_or("0"),
+        registers.text(),
+    ))
+}
+
+/// Waits until the device says so of its link to the helper.
+fn link_state(nested: &mut Nested, wanted: &str) -> Result<String> {
+    let mut state = String::new();
+    for _ in 0..100 {
+        state = property(nested, "net", "link-state")?;
+        if state == wanted {
+            return Ok(state);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let error = property(nested, "net", "link-error")?;
+    anyhow::bail!("the device's link is {state}, not {wanted}: {error}")
+}
