@@ -31,17 +31,19 @@ With --pf the program opens the PF through the kernel's VFIO. The PF must be on 
 --bind puts it there. VFs are enabled after the PF works, through its sriov_numvfs, for which \
 vfio-pci must have been loaded with enable_sriov=1, and are given to vfio-pci. The kernel then lets \
 only those open a VF who know the VF token. A client gets the token over the socket, opens the VF, \
-and shows that it holds it by sending the open file along; no list of users is needed. Kernels before \
-6.18 do not say of which function such a file is (those with iommufd do for files of \
-/dev/vfio/devices); there, --allow-unproven-uid lets users in without. What the host needs, and \
-what to do about each error, is in docs/system/host.md.";
+and shows that it holds it by sending the open file along; no list of users is needed. Older \
+kernels, 6.1 for instance, do not say of which function such a file is (those with iommufd do for \
+files of /dev/vfio/devices); there, --allow-unproven-uid lets users in without. What the host needs, \
+and what to do about each error, is in docs/system/host.md.";
 
 const SIGNALS: &str = "\
 SIGTERM, SIGINT and SIGHUP end the program: it removes its socket, tells its clients, lets \
 accesses in flight end (--drain-timeout), resets the PF and gives its memory back. VFs stay \
 enabled and go on working; guests lose only their register accesses until a helper serves again. \
-A second signal does not wait for accesses. With --pf, the kernel resets the PF once more when the \
-program has ended, and what that does to its VFs is the device's choice.";
+A second signal does not wait for accesses. With --pf, the kernel resets the PF when its last file is \
+closed, which ends its VFs' state on most hardware. So the files are left with the service manager if \
+there is one with a store for them, as the systemd unit has; the next start takes them over and VFs \
+go on.";
 
 const PRIVILEGES: &str = "\
 To make the socket and to reach the PF, the program needs the permissions of files and directories, \
@@ -211,10 +213,12 @@ pub fn page() -> Vec<u8> {
     });
     section(&mut out, "ENVIRONMENT", |r| {
         r.control("TP", []);
-        r.text([bold("NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM")]);
+        r.text([bold(
+            "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
+        )]);
         r.text([roman(
-            "Set by systemd: readiness, state and liveness are told, and log lines carry the \
-             journal's priorities.",
+            "Set by systemd: readiness, state and liveness are told, log lines carry the journal's \
+             priorities, and the PF's files are kept over a restart.",
         )]);
     });
     section(&mut out, "FILES", |r| {
