@@ -233,8 +233,7 @@ impl Server {
             Request::Mkdir { fid, name, mode } => {
                 self.may_write()?;
                 let dir = &self.fids.get(fid)?.node;
-                dir.mkdir(name, mode)?;
-                w.qid(&qid(&dir.stat_child(name)?));
+                w.qid(&qid(&dir.mkdir(name, mode)?));
                 Ok(kind::MKDIR + 1)
             }
             Request::Link { dir, fid, name } => {

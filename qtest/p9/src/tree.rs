@@ -143,19 +143,26 @@ impl Node {
         Arc::clone(self.parent.as_ref().unwrap_or(self))
     }
 
+    /// Whether the limits allow one more node below this one. What creates files asks first, so that
+    /// an error leaves none behind.
+    fn may_have_child(&self) -> Result<()> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Errno::NAMETOOLONG);
+        }
+        if self.shared.nodes.load(Ordering::Relaxed) >= self.shared.max_nodes {
+            return Err(Errno::NFILE);
+        }
+        Ok(())
+    }
+
     /// The file `name` in this directory.
     pub(crate) fn child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>> {
         if self.kind != FileType::Directory {
             return Err(Errno::NOTDIR);
         }
         let name = component(name)?;
-        if self.depth >= MAX_DEPTH {
-            return Err(Errno::NAMETOOLONG);
-        }
+        self.may_have_child()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if self.shared.nodes.load(Ordering::Relaxed) >= self.shared.max_nodes {
-            return Err(Errno::NFILE);
-        }
         // A symbolic link itself may be opened with O_PATH and O_NOFOLLOW; it is never followed.
         let fd = fs::openat2(&self.fd, name, flags, Mode::empty(), beneath())?;
         let stat = fs::statat(&fd, "", AtFlags::EMPTY_PATH)?;
@@ -196,6 +203,7 @@ impl Node {
     /// Creates a regular file in this directory, which must not exist, and opens it.
     pub(crate) fn create(&self, name: &[u8], flags: OFlags, mode: u32) -> Result<OwnedFd> {
         let name = component(name)?;
+        self.may_have_child()?;
         let mode = Mode::from_raw_mode(mode & SETTABLE);
         let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat2(&self.fd, name, flags, mode, beneath())?;
@@ -204,9 +212,19 @@ impl Node {
         Ok(fd)
     }
 
-    pub(crate) fn mkdir(&self, name: &[u8], mode: u32) -> Result<()> {
-        let name = component(name)?;
-        fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode & SETTABLE))
+    /// Creates a directory in this one; gives its attributes.
+    pub(crate) fn mkdir(self: &Arc<Self>, name: &[u8], mode: u32) -> Result<Stat> {
+        self.may_have_child()?;
+        let mode = Mode::from_raw_mode(mode & SETTABLE);
+        fs::mkdirat(&self.fd, component(name)?, mode)?;
+        // Beside the process's umask, as with files.
+        let new = self.child(name)?;
+        if new.kind != FileType::Directory {
+            return Err(Errno::STALE);
+        }
+        let (dir, name) = new.by_path();
+        fs::chmodat(dir, name, mode, AtFlags::empty())?;
+        new.stat()
     }
 
     pub(crate) fn symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {

@@ -195,6 +195,8 @@ fn renames_and_removals() {
     c.mkdir(ROOT, "d").unwrap();
     assert_eq!(c.mkdir(ROOT, "d"), Err(errno::EXIST));
     c.walk(ROOT, 2, &["d"]).unwrap();
+    // Whatever the process's umask is, and without set-user-ID.
+    assert_eq!(c.getattr(2).mode, 0o40_777);
     let body = m().u32(ROOT).s("one").u32(2).s("two");
     c.ask(kind::RENAMEAT, body).unwrap();
     assert_eq!(std::fs::read(c.dir().join("d/two")).unwrap(), b"1");

@@ -178,8 +178,10 @@ fn paths_are_not_endless() {
         c.mkdir(2, "d").unwrap();
         c.walk(2, 2, &["d"]).unwrap();
     }
-    c.mkdir(2, "d").unwrap();
-    assert_eq!(c.walk(2, 2, &["d"]), Err(errno::NAMETOOLONG));
+    assert_eq!(c.mkdir(2, "d"), Err(errno::NAMETOOLONG));
+    assert_eq!(c.create(2, "f", 2), Err(errno::NAMETOOLONG));
+    c.open(2, 0).unwrap();
+    assert_eq!(c.list(2, 1000).len(), 2, "an error leaves nothing behind");
 }
 
 #[test]

@@ -176,7 +176,12 @@ impl Host {
     }
 
     fn reset_unit(&mut self, lun: [u8; 8]) -> Result<Vec<u8>> {
-        let mut request = vec![0, 0, 0, 0, 5, 0, 0, 0];
+        self.manage(5, lun)
+    }
+
+    /// A task management function; for tasks with the id 0, which is everybody's here.
+    fn manage(&mut self, function: u8, lun: [u8; 8]) -> Result<Vec<u8>> {
+        let mut request = vec![0, 0, 0, 0, function, 0, 0, 0];
         request.extend(lun);
         request.extend([0; 8]);
         let (q, memory) = (&self.qemu.qtest, &mut self.qemu.memory);
@@ -313,6 +318,46 @@ fn events_tell_of_a_new_size_and_of_a_disk_that_goes() -> Result<()> {
     assert_eq!(host.attention()?, (6, 0x3f, 0x0e));
     host.good(&[0; 6], None)?;
     assert_eq!(violations(&mut stack.sim)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_command_is_aborted_while_the_disk_does_not_answer() -> Result<()> {
+    let mut stack = Stack::start(DeviceKind::Scsi, 1)?;
+    let mut host = Host::new(&stack, Machine::Pc, 0)?;
+    host.attention()?;
+    let stall = json!({"cmd": "stall", "vf": 1, "on": true});
+    stack.sim.control(&stall)?;
+    let mut header = UNIT.to_vec();
+    header.extend([0; 11]);
+    header.extend(ten(0x28, 0, 1));
+    header.resize(51, 0);
+    let read = [Buffer::Out(header), Buffer::In(108), Buffer::In(512)];
+    {
+        let (q, memory) = (&host.qemu.qtest, &mut host.qemu.memory);
+        host.driver.add(q, memory, &mut host.requests, &read)?;
+        host.driver.kick(q, &host.requests)?;
+    }
+    qtest_tests::wait_for("task", PATIENCE, || {
+        let held = type_number(&mut stack.sim, "held")?;
+        Ok((held == 1).then_some(()))
+    })?;
+    assert_eq!(host.manage(6, UNIT)?, [10], "the task is there");
+    let q = &host.qemu.qtest;
+    assert!(host.driver.used(q, &mut host.requests)?.is_none());
+    assert_eq!(host.manage(0, UNIT)?, [0]);
+    // It came back before the function did.
+    let q = &host.qemu.qtest;
+    let back = host.driver.used(q, &mut host.requests)?;
+    let back = back.context("the aborted command is back")?;
+    assert_eq!((back.len(), back.get(11)), (108, Some(&2)), "aborted");
+    assert_eq!(host.manage(6, UNIT)?, [0], "it is gone");
+    let stall = json!({"cmd": "stall", "vf": 1, "on": false});
+    stack.sim.control(&stall)?;
+    assert_eq!(
+        host.good(&ten(0x28, 0, 1), Some(Buffer::In(512)))?,
+        [0; 512]
+    );
     Ok(())
 }
 

@@ -181,7 +181,7 @@ impl Client {
     }
 
     pub fn mkdir(&mut self, fid: u32, name: &str) -> Answer {
-        self.ask(kind::MKDIR, m().u32(fid).s(name).u32(0o755).u32(0))
+        self.ask(kind::MKDIR, m().u32(fid).s(name).u32(0o6777).u32(0))
     }
 
     pub fn getattr(&mut self, fid: u32) -> Attr {

@@ -384,3 +384,39 @@ fn a_long_transfer_through_an_indirect_table() {
     let reply = host.read(7, 2048);
     assert!(reply.good() == data);
 }
+
+#[test]
+fn a_modern_driver_has_as_many_request_queues_as_the_configuration_says() {
+    use crate::testing::{AdminClient, Buffer, Driver, TestMemory, MODERN_FEATURES};
+    let settings = ScsiSettings {
+        num_queues: 3,
+        ..ScsiSettings::default()
+    };
+    let mut model = model(
+        ModelConfig::new(DeviceType::Scsi, 1),
+        &settings,
+        &mut |_| Ok(Box::new(RamDisk::new(SECTORS * SECTOR))),
+    )
+    .unwrap();
+    AdminClient::ready(&mut model, &TestMemory::new(0x10_0000, 1 << 20), 1);
+    let memory = TestMemory::new(0x4000_0000, 1 << 20);
+    let driver = Driver::new(&mut model, FunctionId::Vf(1), &memory);
+    assert!(driver.negotiate(&mut model, MODERN_FEATURES));
+    let mut rings: Vec<_> = (0..5)
+        .map(|q| driver.queue(&mut model, q, 0xffff))
+        .collect();
+    driver.driver_ok(&mut model);
+    for (queue, ring) in rings.iter_mut().enumerate().skip(2) {
+        let at = memory.alloc(51 + 108, 16);
+        memory.put(at, &LUN0);
+        memory.put(at + 8, &[0; 43]);
+        ring.add(&[Buffer::readable(at, 51), Buffer::writable(at + 51, 108)]);
+        driver.kick(&mut model, queue as u16);
+        let used = ring.poll().map(|(_, used)| used);
+        assert_eq!(used, Some(108), "queue {queue}");
+        // The first finds the unit attention, the others a unit that is ready.
+        let status = memory.get(at + 51 + 10, 2);
+        let expected = if queue == 2 { CHECK_CONDITION } else { GOOD };
+        assert_eq!(status, [expected, response::OK]);
+    }
+}
