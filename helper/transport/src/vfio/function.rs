@@ -688,3 +688,57 @@ impl std::fmt::Debug for VfioFunction {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl VfioFunction {
+    /// A function whose device file is `device`, a plain file: configuration space at 0x10000, BAR2
+    /// (0x2000 bytes) at 0x20000, of which the first page is mapped.
+    pub(super) fn on_file(host: Device, device: OwnedFd) -> Result<Self, Error> {
+        let id: Arc<str> = host.address().to_string().into();
+        let pool = DmaPool::new(id.clone(), 4096, 0x1000)?;
+        let region = |size, offset, areas: &[(u64, u64)]| vfio::Region {
+            size,
+            offset,
+            areas: areas.to_vec(),
+        };
+        let mut bars: [Bar; 6] = Default::default();
+        if let Some(bar) = bars.get_mut(2) {
+            bar.region = region(0x2000, 0x20000, &[(0, 0x1000)]);
+            bar.maps = map_areas(device.as_fd(), &bar.region, &id);
+        }
+        let null = || IrqEvent::new(id.clone());
+        let (request, error) = (Some(null()?), Some(null()?));
+        let iommufd = pool.fd().try_clone_to_owned().map_err(|_| {
+            let errno = Errno::MFILE;
+            Error::new(
+                id.clone(),
+                Place::Function,
+                Cause::Os { call: "dup", errno },
+            )
+        })?;
+        let iommu = super::opening::Iommu::Iommufd { iommufd, ioas: 1 };
+        let mut function = VfioFunction {
+            id: id.clone(),
+            bars,
+            config: region(4096, 0x10000, &[]),
+            files: Files { device, iommu },
+            pool,
+            host,
+            deadlines: Deadlines::default(),
+            vectors: 2,
+            irqs_enabled: false,
+            request,
+            error,
+            bells: Vec::new(),
+            memory: Cell::new(false),
+            dead: RefCell::new(None),
+        };
+        function.limit_vectors()?;
+        Ok(function)
+    }
+
+    /// The eventfds of the request and the error interrupt.
+    pub(super) fn notices(&self) -> Option<(&IrqEvent, &IrqEvent)> {
+        Some((self.request.as_ref()?, self.error.as_ref()?))
+    }
+}

@@ -3,6 +3,8 @@
 //! iommufd.
 
 mod error;
+#[cfg(test)]
+mod file_tests;
 mod function;
 mod opening;
 mod sysfs;
