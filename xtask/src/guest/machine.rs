@@ -441,7 +441,6 @@ mod tests {
             kernel: "/g/vmlinux".into(),
             initrd: "/g/initrd".into(),
             firmware: ["/f/seabios".into(), "/f/qemu".into()],
-            packed_kernel: "/g/vmlinuz".into(),
             modules: PathBuf::new(),
         }
     }

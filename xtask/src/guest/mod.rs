@@ -62,8 +62,6 @@ const UNUSED: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Image {
     /// Unpacked if that was possible.
     pub(crate) kernel: PathBuf,
-    /// As its package has it.
-    pub(crate) packed_kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     /// Directories for QEMU's option -L.
     pub(crate) firmware: [PathBuf; 2],
@@ -149,7 +147,6 @@ pub(crate) fn ensure_release(
         }
     }
     Ok(Image {
-        packed_kernel: kernel.clone(),
         kernel: if unpacked.exists() { unpacked } else { kernel },
         initrd,
         firmware: debs.firmware(),

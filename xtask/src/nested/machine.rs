@@ -20,7 +20,7 @@ const MEMORY_MIB: u32 = 2048;
 /// Longest time until a simulator serves.
 const START: Duration = Duration::from_secs(30);
 /// Longest time for one command of a scenario, on a loaded machine.
-pub(crate) const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(60);
 /// Longest time from the start of L2's QEMU until L2 takes commands.
 const L2_BOOT: Duration = Duration::from_secs(180);
 /// Serial ports of L1 that are L2's command port and its QEMU's machine protocol.

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use anyhow::{bail, Result};
 
-pub(crate) use self::machine::{Card, Nested, Plan, COMMAND};
+pub(crate) use self::machine::{Card, Nested, Plan};
 use crate::guest::debs::Release;
 use crate::guest::process;
 use crate::guest::{self, Image};
