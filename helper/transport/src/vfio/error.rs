@@ -217,3 +217,77 @@ pub enum HostError {
         text: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PF: &str = "0000:03:00.0";
+
+    #[test]
+    fn every_error_says_what_to_do() {
+        let path = || "/dev/vfio/7".to_owned();
+        let function = || PF.to_owned();
+        for (error, cure) in [
+            (HostError::NoFunction, "lspci"),
+            (HostError::NotOnVfio { driver: None }, "--bind"),
+            (HostError::NoVfioDriver, "modprobe"),
+            (HostError::NoGroup, "intel_iommu=on"),
+            (HostError::NoVfio { path: path() }, "modprobe"),
+            (HostError::NoType1, "modprobe"),
+            (
+                HostError::NotViable {
+                    group: "7".into(),
+                    others: vec!["0000:03:00.1 (driver ixgbe)".into()],
+                },
+                "0000:03:00.1 (driver ixgbe) must be given to vfio-pci",
+            ),
+            (
+                HostError::NoPermission {
+                    path: path(),
+                    uid: 64055,
+                },
+                "chown 64055 /dev/vfio/7",
+            ),
+            (HostError::NotRoot { path: path() }, "run as root"),
+            (HostError::NoInterruptRemapping, "allow_unsafe_interrupts"),
+            (
+                HostError::Busy {
+                    path: path(),
+                    holder: "pid 5 (qemu)".into(),
+                },
+                "in use by pid 5 (qemu); stop that first",
+            ),
+            (HostError::TokenNeeded, "--vf-token"),
+            (HostError::SriovOff, "echo Y >"),
+            (HostError::SriovUnknown, "5.7"),
+            (
+                HostError::TooManyVfs {
+                    wanted: 9,
+                    total: 4,
+                },
+                "--vfs 4 or less",
+            ),
+            (
+                HostError::VfsEnabled {
+                    function: function(),
+                    existing: 2,
+                    wanted: 3,
+                    users: vec!["VF 1 (0000:03:00.1) by pid 5 (qemu)".into()],
+                },
+                "(in use: VF 1 (0000:03:00.1) by pid 5 (qemu)); keep them with --existing-vfs adopt",
+            ),
+            (
+                HostError::NoRoom {
+                    wanted: 4,
+                    errno: Errno::NOMEM,
+                },
+                "pci=realloc",
+            ),
+            (HostError::MemLock { bytes: 4096 }, "ulimit -l"),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(cure), "{text}");
+        }
+    }
+}

@@ -2,18 +2,18 @@
 //! [`PciFunction`] over the kernel's VFIO.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::io::{pread, pwrite, Errno};
-use virtio_pci_spec::bytes::{get_u16, get_u8};
+use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::pci;
 
 use super::error::HostError;
-use super::opening::{open_function, Files};
+use super::opening::Files;
 use super::sysfs::Device;
-use super::{Deadlines, Options};
-use crate::address::{PciAddress, VfToken};
+use super::Deadlines;
+use crate::address::VfToken;
 use crate::capability::ConfigImage;
 use crate::dma::{DmaPool, DmaRegion, PoolStats};
 use crate::error::{Cause, Error, Place};
@@ -23,25 +23,19 @@ use crate::function::{
 use crate::irq::{ready, IrqEvent};
 use crate::sys::{vfio, RegisterMapping};
 
-/// Regions and interrupts of VFIO's PCI devices.
-const REGION_CONFIG: u32 = 7;
-const IRQ_MSIX: u32 = 2;
-const IRQ_ERR: u32 = 3;
-const IRQ_REQ: u32 = 4;
-/// Bytes of one mappable part that are mapped; the rest is accessed through the file.
-const MAX_MAPPED: u64 = 64 << 20;
-const PAGE: u64 = 4096;
+/// The MSI-X interrupts of VFIO's PCI devices.
+pub(super) const IRQ_MSIX: u32 = 2;
 
 /// A BAR.
 #[derive(Default)]
-struct Bar {
-    region: vfio::Region,
+pub(super) struct Bar {
+    pub(super) region: vfio::Region,
     /// Offset in the BAR, and the registers there.
-    maps: Vec<(u64, RegisterMapping)>,
+    pub(super) maps: Vec<(u64, RegisterMapping)>,
 }
 
 /// A doorbell that the kernel has taken.
-struct Bell {
+pub(super) struct Bell {
     bar: u8,
     offset: u64,
     width: Width,
@@ -55,155 +49,26 @@ struct Bell {
 /// ([`VfioFunction::keepers`]): whoever holds on to them keeps the function as it is when this
 /// process ends.
 pub struct VfioFunction {
-    id: Arc<str>,
+    pub(super) id: Arc<str>,
     // Dropped before the files: they map them.
-    bars: [Bar; 6],
-    config: vfio::Region,
-    files: Files,
-    pool: DmaPool,
-    host: Device,
-    deadlines: Deadlines,
-    vectors: u32,
+    pub(super) bars: [Bar; 6],
+    pub(super) config: vfio::Region,
+    pub(super) files: Files,
+    pub(super) pool: DmaPool,
+    pub(super) host: Device,
+    pub(super) deadlines: Deadlines,
+    pub(super) vectors: u32,
     /// The kernel refuses to disable what is not enabled.
-    irqs_enabled: bool,
-    request: Option<IrqEvent>,
-    error: Option<IrqEvent>,
-    bells: Vec<Bell>,
+    pub(super) irqs_enabled: bool,
+    pub(super) request: Option<IrqEvent>,
+    pub(super) error: Option<IrqEvent>,
+    pub(super) bells: Vec<Bell>,
     /// Memory space, as last written to COMMAND; mapped registers must not be touched without it.
-    memory: Cell<bool>,
-    dead: RefCell<Option<Cause>>,
+    pub(super) memory: Cell<bool>,
+    pub(super) dead: RefCell<Option<Cause>>,
 }
 
 impl VfioFunction {
-    /// Opens the function at `address`: checks the host, gives it to vfio-pci if that is wanted,
-    /// opens it, shows or sets the VF token, makes the DMA pool.
-    ///
-    /// # Errors
-    /// With [`Cause::Host`] where the host lacks something.
-    pub fn open(address: PciAddress, options: &Options) -> Result<Self, Error> {
-        let id: Arc<str> = address.to_string().into();
-        let host_error =
-            |e: HostError| Error::new(id.clone(), Place::Function, Cause::Host(Box::new(e)));
-        let host = options.host.device(address).map_err(host_error)?;
-        // Before its driver is asked to give it away: without an IOMMU that would be for nothing.
-        host.group().map_err(host_error)?;
-        if !host.is_on_vfio() {
-            if !options.bind {
-                return Err(host_error(HostError::NotOnVfio {
-                    driver: host.driver(),
-                }));
-            }
-            host.bind_to_vfio(options.deadlines.kernel)
-                .map_err(host_error)?;
-        }
-        let files =
-            open_function(&host, options.interface, options.token.as_ref()).map_err(host_error)?;
-        let pool = files.iommu.make_pool(&id, options.dma_pool)?;
-        let function = Self::set_up(id, host, files, pool, options)?;
-        if let Some(token) = &options.token {
-            function.give_token(token)?;
-        }
-        Ok(function)
-    }
-
-    /// Takes over a function from the files that an earlier process had kept of it
-    /// ([`VfioFunction::keepers`]), as it left it: no reset, VFs and their users untouched. Only
-    /// the interrupts and doorbells are new. The device may still write to the memory until it is
-    /// reset.
-    ///
-    /// # Errors
-    /// If the files are not all there, or not those of the function.
-    pub fn adopt(
-        address: PciAddress,
-        kept: Vec<(String, OwnedFd)>,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let id: Arc<str> = address.to_string().into();
-        let error = |cause| Error::new(id.clone(), Place::Function, cause);
-        let host_error = |e: HostError| error(Cause::Host(Box::new(e)));
-        let host = options.host.device(address).map_err(host_error)?;
-        let (files, memory, iova) = Files::from_kept(kept)
-            .ok_or_else(|| error(Cause::State("files were kept, but not all".into())))?;
-        let pool = files.iommu.adopt_pool(&id, memory, iova)?;
-        let mut function = Self::set_up(id.clone(), host, files, pool, options)?;
-        // Those of the earlier process.
-        function.irqs_enabled = true;
-        function.check_present(&Place::Function)?;
-        if let Some(token) = &options.token {
-            function.give_token(token)?;
-        }
-        Ok(function)
-    }
-
-    fn set_up(
-        id: Arc<str>,
-        host: Device,
-        files: Files,
-        pool: DmaPool,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let place = Place::Function;
-        let os = |call| {
-            let id = id.clone();
-            move |errno| Error::new(id.clone(), Place::Function, Cause::Os { call, errno })
-        };
-        let misbehaved =
-            |why: String| Error::new(id.clone(), place.clone(), Cause::Misbehaved(why));
-        let device = files.device.as_fd();
-        let info = vfio::device_info(device).map_err(os("VFIO_DEVICE_GET_INFO"))?;
-        if !info.pci || info.regions <= REGION_CONFIG {
-            return Err(misbehaved("VFIO does not show it as a PCI function".into()));
-        }
-        let config = vfio::region(device, REGION_CONFIG).map_err(os("config space region"))?;
-        if config.size < 256 {
-            return Err(misbehaved(format!(
-                "configuration space of {} bytes",
-                config.size
-            )));
-        }
-        let mut bars: [Bar; 6] = Default::default();
-        for (index, bar) in (0u32..).zip(bars.iter_mut()) {
-            bar.region = vfio::region(device, index).map_err(os("BAR region"))?;
-            if options.map_bars {
-                bar.maps = map_areas(device, &bar.region, &id);
-            }
-        }
-        let count = |index| match info.irqs > index {
-            true => vfio::irq_count(device, index).unwrap_or(0),
-            false => 0,
-        };
-        let vectors = count(IRQ_MSIX).min(2048);
-        let (requests, errors) = (count(IRQ_REQ), count(IRQ_ERR));
-        let mut function = VfioFunction {
-            id,
-            bars,
-            config,
-            files,
-            pool,
-            host,
-            deadlines: options.deadlines,
-            vectors,
-            irqs_enabled: false,
-            request: None,
-            error: None,
-            bells: Vec::new(),
-            memory: Cell::new(false),
-            dead: RefCell::new(None),
-        };
-        function.limit_vectors()?;
-        function.request = function.watch(requests, IRQ_REQ)?;
-        function.error = function.watch(errors, IRQ_ERR)?;
-        tracing::debug!(
-            function = %function.id,
-            interface = function.files.iommu.name(),
-            vectors = function.vectors,
-            mapped = function.bars.iter().map(|b| b.maps.len()).sum::<usize>(),
-            reset = info.reset,
-            "opened through VFIO"
-        );
-        Ok(function)
-    }
-
     /// Files that must stay open, in this process or another, for the function to stay as it is, and
     /// the names by which [`VfioFunction::adopt`] knows them.
     pub fn keepers(&self) -> Vec<(String, BorrowedFd<'_>)> {
@@ -220,35 +85,7 @@ impl VfioFunction {
         &self.host
     }
 
-    fn limit_vectors(&mut self) -> Result<(), Error> {
-        let image = ConfigImage::read(self)?;
-        let table = image
-            .capability(pci::CAP_ID_MSIX)
-            .and_then(|at| get_u16(image.tail(at), pci::msix::CONTROL))
-            .map_or(0, |c| u32::from(c & pci::msix::CONTROL_SIZE_MASK) + 1);
-        self.vectors = self.vectors.min(table);
-        let command = get_u8(image.bytes(), pci::header::COMMAND).unwrap_or(0);
-        self.memory
-            .set(u16::from(command) & pci::COMMAND_MEMORY != 0);
-        Ok(())
-    }
-
-    /// An eventfd for one of the interrupts that are about the function itself.
-    fn watch(&self, count: u32, index: u32) -> Result<Option<IrqEvent>, Error> {
-        if count == 0 {
-            return Ok(None);
-        }
-        let event = IrqEvent::new(self.id.clone())?;
-        match vfio::set_irqs(self.files.device.as_fd(), index, &[event.as_fd()]) {
-            Ok(()) => Ok(Some(event)),
-            Err(errno) => {
-                tracing::debug!(function = %self.id, index, %errno, "no such interrupt");
-                Ok(None)
-            }
-        }
-    }
-
-    fn give_token(&self, token: &VfToken) -> Result<bool, Error> {
+    pub(super) fn give_token(&self, token: &VfToken) -> Result<bool, Error> {
         match vfio::set_vf_token(self.files.device.as_fd(), &token.0) {
             Ok(()) => Ok(true),
             Err(Errno::NOTTY | Errno::INVAL) => Ok(false),
@@ -294,7 +131,7 @@ impl VfioFunction {
     }
 
     /// Looks whether the device is still there: its vendor ID can never read as ones.
-    fn check_present(&self, place: &Place) -> Result<(), Error> {
+    pub(super) fn check_present(&self, place: &Place) -> Result<(), Error> {
         let mut id = [0xff; 2];
         let got = pread(&self.files.device, &mut id, self.config.offset);
         if got != Ok(2) || id == [0xff; 2] {
@@ -338,29 +175,6 @@ impl VfioFunction {
         }
         Ok((place, found))
     }
-}
-
-/// Maps what can be mapped of a BAR; what cannot is accessed through the file.
-fn map_areas(
-    device: BorrowedFd<'_>,
-    region: &vfio::Region,
-    id: &Arc<str>,
-) -> Vec<(u64, RegisterMapping)> {
-    region
-        .areas
-        .iter()
-        .filter(|(at, _)| at % PAGE == 0 && region.offset % PAGE == 0)
-        .filter_map(|(at, len)| {
-            let len = (*len).min(MAX_MAPPED) as usize;
-            match RegisterMapping::new(device, region.offset.checked_add(*at)?, len) {
-                Ok(map) => Some((*at, map)),
-                Err(errno) => {
-                    tracing::debug!(function = %id, %errno, at, len, "BAR not mapped");
-                    None
-                }
-            }
-        })
-        .collect()
 }
 
 impl Bar {
@@ -686,59 +500,5 @@ impl std::fmt::Debug for VfioFunction {
             .field("id", &self.id)
             .field("interface", &self.interface())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-impl VfioFunction {
-    /// A function whose device file is `device`, a plain file: configuration space at 0x10000, BAR2
-    /// (0x2000 bytes) at 0x20000, of which the first page is mapped.
-    pub(super) fn on_file(host: Device, device: OwnedFd) -> Result<Self, Error> {
-        let id: Arc<str> = host.address().to_string().into();
-        let pool = DmaPool::new(id.clone(), 4096, 0x1000)?;
-        let region = |size, offset, areas: &[(u64, u64)]| vfio::Region {
-            size,
-            offset,
-            areas: areas.to_vec(),
-        };
-        let mut bars: [Bar; 6] = Default::default();
-        if let Some(bar) = bars.get_mut(2) {
-            bar.region = region(0x2000, 0x20000, &[(0, 0x1000)]);
-            bar.maps = map_areas(device.as_fd(), &bar.region, &id);
-        }
-        let null = || IrqEvent::new(id.clone());
-        let (request, error) = (Some(null()?), Some(null()?));
-        let iommufd = pool.fd().try_clone_to_owned().map_err(|_| {
-            let errno = Errno::MFILE;
-            Error::new(
-                id.clone(),
-                Place::Function,
-                Cause::Os { call: "dup", errno },
-            )
-        })?;
-        let iommu = super::opening::Iommu::Iommufd { iommufd, ioas: 1 };
-        let mut function = VfioFunction {
-            id: id.clone(),
-            bars,
-            config: region(4096, 0x10000, &[]),
-            files: Files { device, iommu },
-            pool,
-            host,
-            deadlines: Deadlines::default(),
-            vectors: 2,
-            irqs_enabled: false,
-            request,
-            error,
-            bells: Vec::new(),
-            memory: Cell::new(false),
-            dead: RefCell::new(None),
-        };
-        function.limit_vectors()?;
-        Ok(function)
-    }
-
-    /// The eventfds of the request and the error interrupt.
-    pub(super) fn notices(&self) -> Option<(&IrqEvent, &IrqEvent)> {
-        Some((self.request.as_ref()?, self.error.as_ref()?))
     }
 }

@@ -7,6 +7,7 @@ mod error;
 mod file_tests;
 mod function;
 mod opening;
+mod start;
 mod sysfs;
 #[cfg(test)]
 mod tests;
