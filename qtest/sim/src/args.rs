@@ -165,6 +165,11 @@ impl RunArgs {
         if net.tap.is_some() && net.peer == Some(Switch::On) {
             return Err("--tap and --peer on exclude each other: there is one uplink".to_owned());
         }
+        if net.boot_dir.is_some() && (net.tap.is_some() || net.peer == Some(Switch::Off)) {
+            return Err(
+                "--boot-dir needs the built-in peer: without --tap and --peer off".to_owned(),
+            );
+        }
         let common = CommonArgs {
             queue_size: self.queue_size,
             dir: self.dir.clone(),
@@ -221,6 +226,7 @@ impl RunArgs {
             },
             map_unsealed: self.map_unsealed,
             peer,
+            boot_dir: net.boot_dir.clone(),
             tap: net.tap.clone(),
             pcap: net
                 .pcap
@@ -280,6 +286,9 @@ mod tests {
             ("--dir /d --type net --read-only", "--read-only"),
             ("--dir /d --type blk --tap t0", "--tap"),
             ("--dir /d --type net --tap t0 --peer on", "--tap"),
+            ("--dir /d --type net --tap t0 --boot-dir b", "--boot-dir"),
+            ("--dir /d --type net --peer off --boot-dir b", "--boot-dir"),
+            ("--dir /d --type blk --boot-dir b", "--boot-dir"),
             ("--dir /d --type net --notify nonsense", "known:"),
             ("--dir /d --type net --lenient nonsense", "lenient-list"),
             ("--dir /d --type net --knob nonsense", "known:"),

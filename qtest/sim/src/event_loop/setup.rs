@@ -9,6 +9,7 @@ use crate::hardware::{Function, Hardware};
 use crate::listener::{listen, make_directory, ListenError};
 use crate::server::session::SessionOptions;
 use crate::uplink::pcap::Pcap;
+use crate::uplink::peer::boot::BootDir;
 use crate::uplink::peer::Peer;
 use crate::uplink::tap::Tap;
 use rustix::event::epoll::{self, EventFlags};
@@ -31,6 +32,8 @@ pub struct Options {
     pub map_unsealed: bool,
     /// Built-in peer on the uplink.
     pub peer: bool,
+    /// Directory whose files the built-in peer serves to guests that boot.
+    pub boot_dir: Option<PathBuf>,
     /// Tap interface on the uplink.
     pub tap: Option<String>,
     /// Capture file and its size limit in bytes.
@@ -48,6 +51,9 @@ pub enum SetupError {
     /// A file cannot be written.
     #[error("cannot write {0}: {1}")]
     File(PathBuf, std::io::Error),
+    /// The directory with files to boot from cannot be opened.
+    #[error("--boot-dir {0}: {1}; give a directory that can be read")]
+    BootDir(PathBuf, std::io::Error),
     /// The tap cannot be had.
     #[error("{0}")]
     Tap(String),
@@ -86,6 +92,10 @@ impl Simulator {
             Some((path, limit)) => Some(Pcap::create(path, *limit).map_err(file(path))?),
             None => None,
         };
+        let boot = options.boot_dir.as_ref();
+        let boot =
+            boot.map(|path| BootDir::open(path).map_err(|e| SetupError::BootDir(path.clone(), e)));
+        let boot = boot.transpose()?;
         let tap = options.tap.as_deref().map(Tap::open).transpose();
         let tap = tap.map_err(SetupError::Tap)?;
 
@@ -111,7 +121,7 @@ impl Simulator {
             spare: spare(),
             files: FileCache::new(options.map_unsealed),
             log,
-            peer: options.peer.then(Peer::new),
+            peer: options.peer.then(|| Peer::new(boot)),
             tap,
             pcap,
             effects: Vec::new(),

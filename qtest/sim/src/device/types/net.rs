@@ -30,6 +30,11 @@ pub struct NetArgs {
     /// Net: the built-in host 10.0.77.1 on the uplink (ARP, ping, TCP services).
     #[arg(long, value_enum)]
     pub peer: Option<OnOff>,
+    /// Net: the built-in host also gives addresses (DHCP) and files of this directory (TFTP, HTTP),
+    /// so that guests can boot from it. DHCP names boot.ipxe to iPXE, boot.efi to UEFI, boot.0 to
+    /// others, if there is such a file.
+    #[arg(long, value_name = "DIR")]
+    pub boot_dir: Option<PathBuf>,
     /// Net: tap interface of this host as the uplink, in place of the built-in peer.
     #[arg(long, value_name = "IF")]
     pub tap: Option<String>,
@@ -48,6 +53,7 @@ impl NetArgs {
             (self.mtu.is_some(), "--mtu"),
             (self.mac.is_some(), "--mac"),
             (self.peer == Some(OnOff::On), "--peer"),
+            (self.boot_dir.is_some(), "--boot-dir"),
             (self.tap.is_some(), "--tap"),
             (self.pcap.is_some(), "--pcap"),
         ];

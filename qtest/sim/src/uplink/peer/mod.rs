@@ -9,13 +9,17 @@
 //! | 9002 | first line: a number N; sends N MiB of a fixed pseudo-random stream and closes |
 //! | 9003 | first line: a number N; answers the SHA-256 of what 9002 sends for N |
 //!
+//! With a directory of files to boot from, those of [`boot`] as well.
+//!
 //! TCP and IP are smoltcp's. Send buffers are small on purpose: what is in flight must fit into a
 //! guest's receive ring, since the switch, as a wire would, drops what does not.
 
+pub mod boot;
 mod device;
 mod services;
 mod stream;
 
+use boot::{Boot, BootDir};
 use device::FrameQueue;
 use services::{Service, Services};
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -36,18 +40,19 @@ pub struct Peer {
     interface: Interface,
     sockets: SocketSet<'static>,
     services: Services,
+    boot: Option<Boot>,
     started: std::time::Instant,
 }
 
 impl Default for Peer {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
 impl Peer {
-    /// A peer with all services listening.
-    pub fn new() -> Self {
+    /// A peer with all services listening, those for booting if there are files for them.
+    pub fn new(files: Option<BootDir>) -> Self {
         let mut device = FrameQueue::default();
         let mut config = Config::new(EthernetAddress(MAC).into());
         config.random_seed = 0x7069_7274_6f6f_6c73;
@@ -60,11 +65,13 @@ impl Peer {
         });
         let mut sockets = SocketSet::new(Vec::new());
         let services = Services::listen(&mut sockets, &Service::ALL);
+        let boot = files.map(|files| Boot::listen(&mut sockets, files));
         Self {
             device,
             interface,
             sockets,
             services,
+            boot,
             started: std::time::Instant::now(),
         }
     }
@@ -80,7 +87,10 @@ impl Peer {
         let now = self.now();
         self.interface
             .poll(now, &mut self.device, &mut self.sockets);
-        let more = self.services.run(&mut self.sockets);
+        let mut more = self.services.run(&mut self.sockets);
+        if let Some(boot) = &mut self.boot {
+            more |= boot.run(&mut self.sockets, now);
+        }
         // What the services wrote goes out, and windows they opened are announced.
         self.interface
             .poll(now, &mut self.device, &mut self.sockets);
@@ -95,9 +105,10 @@ impl Peer {
     /// How long nothing happens unless a frame comes in; `None`: for ever.
     pub fn idle_for(&mut self) -> Option<Duration> {
         let now = self.now();
-        self.interface
-            .poll_delay(now, &self.sockets)
-            .map(|d| Duration::from_micros(d.total_micros()))
+        let network = self.interface.poll_delay(now, &self.sockets);
+        let boot = self.boot.as_ref().and_then(|boot| boot.idle_for(now));
+        let next = [network, boot].into_iter().flatten().min();
+        next.map(|d| Duration::from_micros(d.total_micros()))
     }
 
     /// Frames dropped because a queue was full.

@@ -27,7 +27,7 @@ impl Guest {
             list.push(IpCidr::new(Ipv4Address::new(10, 0, 77, 2).into(), 24))
                 .unwrap();
         });
-        let (sockets, peer) = (SocketSet::new(Vec::new()), Peer::new());
+        let (sockets, peer) = (SocketSet::new(Vec::new()), Peer::default());
         Self {
             device,
             interface,
@@ -112,6 +112,58 @@ impl Guest {
             }
         }
     }
+}
+
+#[test]
+fn files_come_by_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pattern(300_001);
+    std::fs::write(dir.path().join("file"), &data).unwrap();
+    std::fs::create_dir(dir.path().join("dir")).unwrap();
+    for lose_every in [0, 97] {
+        let mut guest = Guest::new(lose_every);
+        guest.peer = Peer::new(Some(BootDir::open(dir.path()).unwrap()));
+        let mut ask = |request: &str| {
+            let text = guest.talk(80, request.as_bytes());
+            let end = text.windows(4).position(|p| p == b"\r\n\r\n").unwrap() + 4;
+            let head = String::from_utf8(text[..end].to_vec()).unwrap();
+            (head, text[end..].to_vec())
+        };
+        let (head, body) = ask("GET /file?x HTTP/1.1\r\nHost: 10.0.77.1\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains("Content-Length: 300001\r\n"), "{head}");
+        assert!(body == data);
+        let (head, body) = ask("HEAD /file HTTP/1.0\r\n\r\n");
+        assert!(head.contains("Content-Length: 300001\r\n") && body.is_empty());
+        for (request, status) in [
+            ("GET /none HTTP/1.1\r\n\r\n", 404),
+            ("GET /dir HTTP/1.1\r\n\r\n", 403),
+            ("GET /../file HTTP/1.1\r\n\r\n", 403),
+            ("GET /a%2fb HTTP/1.1\r\n\r\n", 403),
+            ("PUT /file HTTP/1.1\r\n\r\n", 405),
+            ("nonsense\r\n\r\n", 400),
+        ] {
+            let (head, body) = ask(request);
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{request}: {head}"
+            );
+            assert!(body.is_empty());
+        }
+        // More than a request may have, without an end.
+        let (head, _) = ask(&"x".repeat(9000));
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    }
+}
+
+#[test]
+fn without_files_nobody_serves_them() {
+    let mut guest = Guest::new(0);
+    let handle = guest.connect(80);
+    for _ in 0..100 {
+        guest.turn();
+    }
+    assert!(!guest.sockets.get_mut::<Socket<'_>>(handle).is_active());
 }
 
 fn pattern(n: usize) -> Vec<u8> {
