@@ -2,6 +2,7 @@
 //! `cargo xtask guest-test`: Debian's kernel on VFs of the simulated PF, with QEMU's device and the
 //! helper in between. Each scenario says PASS or FAIL with its figures.
 
+mod firmware;
 mod queues;
 mod scenarios;
 mod switch;
@@ -12,7 +13,7 @@ pub(crate) use self::scenarios::check_driver;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{bail, Result};
+use anyhow::{bail, Context as _, Result};
 
 use crate::guest::machine::{Config, Driver, Extra, Function, Machine};
 use crate::guest::process::Interrupted;
@@ -30,6 +31,8 @@ pub(crate) struct Bench {
     pub(crate) run: RunDir,
     pub(crate) logs: PathBuf,
     pub(crate) interrupted: Interrupted,
+    /// Firmware and disks, if a chosen scenario needs them.
+    kit: Option<firmware::Kit>,
 }
 
 impl Bench {
@@ -61,7 +64,12 @@ impl Bench {
             run: RunDir::new()?,
             logs: project.log_dir(command)?,
             interrupted,
+            kit: None,
         })
+    }
+
+    fn kit(&self) -> Result<&firmware::Kit> {
+        self.kit.as_ref().context("firmware was not made ready")
     }
 
     /// A PF with its helper.
@@ -112,6 +120,7 @@ pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
         .chain(types::ALL)
         .chain(queues::ALL)
         .chain(switch::ALL)
+        .chain(firmware::ALL)
         .collect();
     for name in names {
         if !all.iter().any(|scenario| scenario.name == name) {
@@ -120,10 +129,14 @@ pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
         }
     }
     let steps = &mut Steps::new(project, "guest-test")?;
-    let bench = Bench::prepare(project, steps, "guest-test")?;
+    let chosen = |name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
+    let mut bench = Bench::prepare(project, steps, "guest-test")?;
+    if firmware::ALL.iter().any(|scenario| chosen(scenario.name)) {
+        bench.kit = Some(firmware::Kit::ensure(project, steps, &bench.image)?);
+    }
     let (mut passed, mut failed) = (0, 0);
     for scenario in all {
-        if !names.is_empty() && !names.iter().any(|name| name == scenario.name) {
+        if !chosen(scenario.name) {
             continue;
         }
         let began = Instant::now();
