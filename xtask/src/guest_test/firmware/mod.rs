@@ -93,7 +93,7 @@ impl Kit {
             project,
             steps,
             &packages,
-            &image.packed_kernel,
+            &packed_kernel(image)?,
             &image.initrd,
         )?;
         let newer = guest::ensure_release(project, steps, Release::Newer)?;
@@ -103,6 +103,19 @@ impl Kit {
             newer,
         })
     }
+}
+
+/// The kernel as its package has it, which boot loaders take: its version is the name of the
+/// modules' directory.
+fn packed_kernel(image: &Image) -> Result<PathBuf> {
+    let version = image.modules.file_name().context("no modules")?;
+    let name = format!("vmlinuz-{}", version.to_string_lossy());
+    let found = image
+        .modules
+        .ancestors()
+        .map(|dir| dir.join("boot").join(&name))
+        .find(|path| path.exists());
+    found.with_context(|| format!("there is no {name} beside {}", image.modules.display()))
 }
 
 /// What the device shows to the guest.
