@@ -18,18 +18,19 @@ const PF: &str = "virtio_pf";
 const SERVER: &str = "helper_server";
 const DAEMON: &str = "qemu_virtio_admin_helper";
 const MODEL: &str = "virtio_pf_model";
+const P9: &str = "p9_server";
 
 /// What a crate of ours may depend on among our own. Tests and tools may use anything.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        SPEC | WIRE => &[],
+        SPEC | WIRE | P9 => &[],
         PROTO | WINDOW | MODEL => &[SPEC],
         TRANSPORT => &[WIRE, SPEC, PROTO],
         QUEUE => &[TRANSPORT, SPEC, PROTO],
         PF => &[QUEUE, TRANSPORT, SPEC, PROTO],
         SERVER => &[PF, QUEUE, TRANSPORT, SPEC, PROTO],
         DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO],
-        "virtio_pf_sim" => &[MODEL, WIRE, SPEC],
+        "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC],
         "vfio_probe" => &[],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {

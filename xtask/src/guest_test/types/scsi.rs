@@ -11,6 +11,7 @@ use crate::guest::rig::Pf;
 pub(super) const OPTIONS: &[&str] = &["--scsi-ram", "96M"];
 const SECTORS: u64 = 96 << 11;
 const COPY_MIB: u64 = 64;
+const REBINDS: u64 = 5;
 
 fn sectors(pf: &Pf) -> Result<(u64, u64)> {
     let vf = counters(pf)?;
@@ -75,8 +76,16 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
         again.get("written_sha256")? == again.get("read_sha256")?,
         "digests differ after hot plug"
     );
+    // The driver lets go of the function and takes it again.
+    let rebound = machine.run(&format!("rebind scsi {REBINDS}"), LONG)?.ok()?;
+    ensure!(rebound.number("rebinds")? == REBINDS, "{}", rebound.text());
+    let last = machine.run("scsi_copy 1", LONG)?.ok()?;
+    ensure!(
+        last.get("written_sha256")? == last.get("read_sha256")?,
+        "digests differ after {REBINDS} rebinds"
+    );
     Ok(format!(
-        "{COPY_MIB} MiB written {} ms, read {} ms, {events} events",
+        "{COPY_MIB} MiB written {} ms, read {} ms, {events} events, {REBINDS} rebinds",
         copy.get("write_ms")?,
         copy.get("read_ms")?
     ))
