@@ -7,6 +7,7 @@
 //! `x-vfio-user-sriov-vf` put them on the bus. What L1 can be asked to do is in `guest/nested` and
 //! `guest/l2`, what L2 can in `guest/scenarios`.
 
+mod device;
 mod hotplug;
 mod image;
 mod l2;
@@ -96,7 +97,8 @@ impl Workbench {
 
 /// All scenarios.
 fn all() -> impl Iterator<Item = &'static Scenario> {
-    scenarios::ALL.iter().chain(l2::ALL).chain(wrong::ALL)
+    let l2 = l2::ALL.iter().chain(device::ALL);
+    scenarios::ALL.iter().chain(l2).chain(wrong::ALL)
 }
 
 /// Runs the named scenarios, or all.
