@@ -3,6 +3,7 @@
 //! helper in between. Each scenario says PASS or FAIL with its figures.
 
 mod firmware;
+mod intx;
 mod queues;
 mod scenarios;
 mod switch;
@@ -117,6 +118,7 @@ impl Bench {
 pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
     let all: Vec<&scenarios::Scenario> = scenarios::ALL
         .iter()
+        .chain(intx::ALL)
         .chain(types::ALL)
         .chain(queues::ALL)
         .chain(switch::ALL)

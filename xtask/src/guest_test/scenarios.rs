@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Bench;
 use crate::guest::answer::Answer;
 use crate::guest::counters::Vf;
-use crate::guest::machine::{Driver, Machine};
+use crate::guest::machine::{Driver, Extra, Machine};
 use crate::guest::rig::Pf;
 
 /// One scenario.
@@ -137,14 +137,14 @@ pub(crate) fn check_driver(info: &Answer, kind: &str, driver: Driver) -> Result<
 }
 
 /// The two digests a transfer tells, which the guest compared; compared here again.
-fn same(answer: &Answer, one: &str, other: &str) -> Result<()> {
+pub(super) fn same(answer: &Answer, one: &str, other: &str) -> Result<()> {
     let (one, other) = (answer.get(one)?, answer.get(other)?);
     ensure!(one.len() == 64, "no SHA-256: {one:?}");
     ensure!(one == other, "digests differ: {one} and {other}");
     Ok(())
 }
 
-fn ping(machine: &mut Machine, command: &str) -> Result<u64> {
+pub(super) fn ping(machine: &mut Machine, command: &str) -> Result<u64> {
     let answer = machine.run(command, MEDIUM)?.ok()?;
     let (sent, received) = (
         answer.number("pings_sent")?,
@@ -158,6 +158,17 @@ fn ping(machine: &mut Machine, command: &str) -> Result<u64> {
 }
 
 fn boot(bench: &Bench, name: &str, driver: Driver, kinds: &[&'static str]) -> Result<Guest> {
+    boot_with(bench, name, driver, kinds, Extra::default())
+}
+
+/// A guest with VF 1 of a PF of each kind, and what else its machine is to have.
+pub(super) fn boot_with(
+    bench: &Bench,
+    name: &str,
+    driver: Driver,
+    kinds: &[&'static str],
+    extra: Extra,
+) -> Result<Guest> {
     let mut pfs = Vec::new();
     for kind in kinds {
         let options: &[&str] = if *kind == "blk" {
@@ -168,15 +179,17 @@ fn boot(bench: &Bench, name: &str, driver: Driver, kinds: &[&'static str]) -> Re
         pfs.push(bench.pf(kind, 1, options)?);
     }
     let functions = pfs.iter().map(|pf| pf.function(1)).collect();
-    let mut machine = bench.machine(name, &bench.config(driver, functions))?;
+    let mut config = bench.config(driver, functions);
+    config.extra = extra;
+    let mut machine = bench.machine(name, &config)?;
     machine.wait_ready()?;
     Ok(Guest { machine, pfs })
 }
 
 /// A machine and the PFs its functions belong to; the machine ends first.
-struct Guest {
-    machine: Machine,
-    pfs: Vec<Pf>,
+pub(super) struct Guest {
+    pub(super) machine: Machine,
+    pub(super) pfs: Vec<Pf>,
 }
 
 /// Everything one guest does, on a net and a blk VF.
