@@ -197,6 +197,8 @@ fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)])
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
     archive.link("sbin", "bin")?;
+    let kexec = first(root, &["sbin/kexec", "usr/sbin/kexec"])?;
+    archive.file("bin/kexec", true, &fs::read(kexec)?)?;
     archive.file(
         "bin/lspci",
         true,

@@ -5,6 +5,7 @@
 mod firmware;
 mod intx;
 mod queues;
+mod resets;
 mod scenarios;
 mod switch;
 mod types;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
-use super::Bench;
+use super::{resets, Bench};
 use crate::guest::answer::Answer;
 use crate::guest::counters::Vf;
 use crate::guest::machine::{Driver, Extra, Machine};
@@ -53,17 +53,33 @@ pub(super) const ALL: &[Scenario] = &[
         run: system_reset,
     },
     Scenario {
+        name: "rebind-busy",
+        run: resets::rebind_busy,
+    },
+    Scenario {
+        name: "kexec",
+        run: resets::kexec,
+    },
+    Scenario {
+        name: "crash",
+        run: resets::crash,
+    },
+    Scenario {
+        name: "suspend",
+        run: resets::suspend,
+    },
+    Scenario {
         name: "helper-killed",
         run: helper_killed,
     },
 ];
 
 /// For what the guest does at once.
-const SHORT: Duration = Duration::from_secs(30);
+pub(super) const SHORT: Duration = Duration::from_secs(30);
 /// For pings and rebinds.
 const MEDIUM: Duration = Duration::from_secs(90);
 /// For transfers, on a loaded machine.
-const LONG: Duration = Duration::from_secs(300);
+pub(super) const LONG: Duration = Duration::from_secs(300);
 
 /// Feature bit 32, VERSION_1, in Linux's list of accepted features (one digit per bit).
 const VERSION_1: usize = 32;
@@ -239,7 +255,7 @@ fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
 }
 
 /// What the simulated hardware counted for VF 1 of each PF.
-fn counters(pfs: &[Pf]) -> Result<Vec<Vf>> {
+pub(super) fn counters(pfs: &[Pf]) -> Result<Vec<Vf>> {
     pfs.iter()
         .map(|pf| {
             let counters = pf.counters()?;

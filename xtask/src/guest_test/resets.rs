@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Devices taken away from a driver that is busy: by another kernel, by sleep, by unbinding.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Result};
+use serde_json::json;
+
+use super::scenarios::{check_driver, counters, ping, same, Guest, LONG, SHORT};
+use super::Bench;
+use crate::guest::machine::{Driver, Machine};
+use crate::guest::{extend, Addition, Image};
+
+/// Room for the kernel that starts after a crash.
+const CRASH_KERNEL: &str = "crashkernel=192M";
+
+/// A guest with a second kernel at hand. `packed`: it starts as on hardware; the unpacked kernel,
+/// which starts quicker, cannot wake up from RAM.
+fn boot(bench: &Bench, kernel: &'static str, packed: bool) -> Result<Guest> {
+    let initrd = bench.run.path().join("resets.cpio");
+    let second = |name: &str, path: &Path| (format!("boot/{name}"), path.to_owned(), false);
+    let addition = Addition {
+        files: vec![
+            second("kernel", &bench.image.packed_kernel),
+            second("initrd", &bench.image.initrd),
+        ],
+        ..Addition::default()
+    };
+    extend(&bench.image, &initrd, &addition)?;
+    let image = Image {
+        initrd,
+        kernel: match packed {
+            true => bench.image.packed_kernel.clone(),
+            false => bench.image.kernel.clone(),
+        },
+        ..bench.image.clone()
+    };
+    let net = bench.pf("net", 1, &[])?;
+    let blk = bench.pf("blk", 1, &["--blk-ram", "300M"])?;
+    let mut config = bench.config(Driver::Legacy, vec![net.function(1), blk.function(1)]);
+    config.image = &image;
+    config.extra.kernel = kernel;
+    let mut machine = bench.machine("guest", &config)?;
+    machine.wait_ready()?;
+    Ok(Guest {
+        machine,
+        pfs: vec![net, blk],
+    })
+}
+
+/// Network and disk are busy when this returns.
+fn busy(guest: &mut Guest) -> Result<()> {
+    guest.machine.run("net", SHORT)?.ok()?;
+    guest.machine.run("traffic", SHORT)?.ok()?;
+    let before = counters(&guest.pfs)?;
+    let end = Instant::now() + SHORT;
+    loop {
+        let now = counters(&guest.pfs)?;
+        if before
+            .iter()
+            .zip(&now)
+            .all(|(b, n)| n.buffers > b.buffers + 20)
+        {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "no traffic: {now:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Both devices work with the legacy driver.
+fn works(machine: &mut Machine) -> Result<String> {
+    let info = machine.run("info", SHORT)?.ok()?;
+    for kind in ["net", "blk"] {
+        check_driver(&info, kind, Driver::Legacy)?;
+    }
+    machine.run("net", SHORT)?.ok()?;
+    let pings = ping(machine, "ping 50 0.02")?;
+    ensure!(pings == 50, "{pings} of 50 pings");
+    let tcp = machine.run("tcp 8", LONG)?.ok()?;
+    same(&tcp, "tcp_out_sha256", "tcp_out_peer_sha256")?;
+    same(&tcp, "tcp_in_sha256", "tcp_in_peer_sha256")?;
+    let disk = machine.run("disk 8", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    Ok("pings, TCP and disk work".into())
+}
+
+fn started(machine: &mut Machine, how: &str) -> Result<()> {
+    let answer = machine.run("started", SHORT)?.ok()?;
+    ensure!(
+        answer.get("started")? == how,
+        "the kernel was started by {}, not by {how}",
+        answer.get("started")?
+    );
+    Ok(())
+}
+
+/// Another kernel starts while the devices are busy; nothing but its own driver resets them.
+pub(super) fn kexec(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "", false)?;
+    started(&mut guest.machine, "firmware")?;
+    guest.machine.run("kexec_load", LONG)?.ok()?;
+    busy(&mut guest)?;
+    guest.machine.run("kexec", SHORT)?.ok()?;
+    guest.machine.wait_ready()?;
+    started(&mut guest.machine, "exec")?;
+    Ok(format!(
+        "another kernel started under traffic; {}",
+        works(&mut guest.machine)?
+    ))
+}
+
+/// The kernel panics while the devices are busy: first its crash kernel takes over, with the
+/// devices as they were; that one panics too, which resets the machine.
+pub(super) fn crash(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, CRASH_KERNEL, false)?;
+    let loaded = guest.machine.run("kexec_load crash", LONG)?.ok()?;
+    ensure!(
+        loaded.get("crash_loaded")? == "1",
+        "no crash kernel is loaded"
+    );
+    busy(&mut guest)?;
+    guest.machine.run("crash", SHORT)?.ok()?;
+    guest.machine.wait_ready()?;
+    started(&mut guest.machine, "crash")?;
+    let first = works(&mut guest.machine)?;
+    busy(&mut guest)?;
+    guest.machine.run("crash", SHORT)?.ok()?;
+    guest.machine.wait_ready()?;
+    started(&mut guest.machine, "firmware")?;
+    works(&mut guest.machine)?;
+    Ok(format!(
+        "crash kernel under traffic: {first}; reset after a second panic: the same"
+    ))
+}
+
+/// The guest sleeps while the devices are busy, and wakes up.
+pub(super) fn suspend(bench: &Bench) -> Result<String> {
+    const TIMES: u64 = 3;
+    let mut guest = boot(bench, "", true)?;
+    busy(&mut guest)?;
+    for time in 1..=TIMES {
+        let id = guest.machine.send("suspend")?;
+        let end = Instant::now() + SHORT;
+        loop {
+            let status = guest.machine.qmp().execute("query-status", &json!({}))?;
+            if status.get("status").is_some_and(|s| s == "suspended") {
+                break;
+            }
+            if Instant::now() > end {
+                bail!("the guest does not suspend: {status}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        guest.machine.qmp().execute("system_wakeup", &json!({}))?;
+        let answer = guest.machine.wait(&id, "suspend", LONG)?.ok()?;
+        ensure!(
+            answer.number("suspended")? == time,
+            "suspended {} times, not {time}",
+            answer.get("suspended")?
+        );
+        let pings = ping(&mut guest.machine, "ping 20 0.02")?;
+        ensure!(pings == 20, "{pings} of 20 pings after waking up");
+    }
+    let disk = guest.machine.run("disk 8", LONG)?.ok()?;
+    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
+    Ok(format!(
+        "{TIMES} times to RAM and back under traffic; pings and disk work"
+    ))
+}
+
+/// The drivers are unbound while the devices are busy.
+pub(super) fn rebind_busy(bench: &Bench) -> Result<String> {
+    let mut guest = boot(bench, "", false)?;
+    let answer = guest.machine.run("rebind_busy 5", LONG)?.ok()?;
+    Ok(format!(
+        "{} times under traffic; {}",
+        answer.get("rebinds")?,
+        works(&mut guest.machine)?
+    ))
+}
