@@ -16,6 +16,7 @@ const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];
 const HELPER: &str = "qemu-virtio-admin-helper";
 const SIMULATOR: &str = "virtio-pf-sim";
 const PROBE: &str = "vlvf-vfio-probe";
+const KEXEC: &str = "vlvf-kexec";
 
 /// Paths of the built programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,24 @@ pub(crate) fn build(
 /// # Errors
 /// When cargo fails.
 pub(crate) fn build_probe(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
-    steps.run("build the VFIO probe", |step| {
+    build_static(project, steps, "vfio_probe", PROBE)
+}
+
+/// Builds the guest's program that starts another kernel.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn build_kexec(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+    build_static(project, steps, "guest_kexec", KEXEC)
+}
+
+fn build_static(
+    project: &Project,
+    steps: &mut Steps,
+    package: &str,
+    binary: &str,
+) -> Result<PathBuf> {
+    steps.run(&format!("build {binary}"), |step| {
         let messages = Cmd::cargo()
             .args([
                 "rustc",
@@ -79,16 +97,16 @@ pub(crate) fn build_probe(project: &Project, steps: &mut Steps) -> Result<PathBu
                 "--release",
                 "--message-format=json-render-diagnostics",
                 "--package",
-                "vfio_probe",
+                package,
                 "--bin",
-                PROBE,
+                binary,
                 "--",
                 "-Ctarget-feature=+crt-static",
                 "-Cstrip=symbols",
             ])
             .dir(project.root())
             .output(step)?;
-        program(&messages, PROBE)
+        program(&messages, binary)
     })
 }
 

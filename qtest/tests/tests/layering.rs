@@ -31,6 +31,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         SERVER => &[PF, QUEUE, TRANSPORT, SPEC, PROTO],
         DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO],
         "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC],
+        "guest_kexec" => &[],
         "vfio_probe" => &[],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {

@@ -21,7 +21,6 @@ const IMAGE: &str = "linux-image-";
 /// the firmware that QEMU boots it with.
 const PACKAGES: &[&str] = &[
     "busybox-static",
-    "kexec-tools",
     "libc6",
     "liblzma5",
     "libkmod2",

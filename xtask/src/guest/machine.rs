@@ -439,6 +439,7 @@ mod tests {
     fn image() -> Image {
         Image {
             kernel: "/g/vmlinux".into(),
+            packed_kernel: "/g/vmlinuz".into(),
             initrd: "/g/initrd".into(),
             firmware: ["/f/seabios".into(), "/f/qemu".into()],
             modules: PathBuf::new(),

@@ -62,6 +62,8 @@ const UNUSED: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Image {
     /// Unpacked if that was possible.
     pub(crate) kernel: PathBuf,
+    /// As the package has it, which is how hardware boots it.
+    pub(crate) packed_kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     /// Directories for QEMU's option -L.
     pub(crate) firmware: [PathBuf; 2],
@@ -147,7 +149,11 @@ pub(crate) fn ensure_release(
         }
     }
     Ok(Image {
-        kernel: if unpacked.exists() { unpacked } else { kernel },
+        kernel: match unpacked.exists() {
+            true => unpacked,
+            false => kernel.clone(),
+        },
+        packed_kernel: kernel,
         initrd,
         firmware: debs.firmware(),
         modules,
@@ -197,8 +203,6 @@ fn write(out: &Path, root: &Path, modules: &Path, scripts: &[(String, Vec<u8>)])
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
     archive.link("sbin", "bin")?;
-    let kexec = first(root, &["sbin/kexec", "usr/sbin/kexec"])?;
-    archive.file("bin/kexec", true, &fs::read(kexec)?)?;
     archive.file(
         "bin/lspci",
         true,

@@ -30,6 +30,8 @@ use crate::steps::{seconds, Steps};
 pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) image: Image,
+    /// The guest's program that starts another kernel.
+    pub(crate) kexec: PathBuf,
     pub(crate) run: RunDir,
     pub(crate) logs: PathBuf,
     pub(crate) interrupted: Interrupted,
@@ -60,9 +62,11 @@ impl Bench {
             simulator,
         };
         let image = guest::ensure(project, steps)?;
+        let kexec = programs::build_kexec(project, steps)?;
         Ok(Self {
             programs,
             image,
+            kexec,
             run: RunDir::new()?,
             logs: project.log_dir(command)?,
             interrupted,
