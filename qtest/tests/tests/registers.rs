@@ -150,6 +150,36 @@ fn every_width_at_every_offset_blk() -> Result<()> {
     reads(DeviceKind::Block)
 }
 
+// Covers: LIO-01, LIO-02, LIO-03, LIO-04, LIO-10
+#[test]
+fn every_width_at_every_offset_console() -> Result<()> {
+    reads(DeviceKind::Console)
+}
+
+// Covers: LIO-01, LIO-02, LIO-03, LIO-04, LIO-10
+#[test]
+fn every_width_at_every_offset_rng() -> Result<()> {
+    reads(DeviceKind::Rng)
+}
+
+// Covers: LIO-01, LIO-02, LIO-03, LIO-04, LIO-10
+#[test]
+fn every_width_at_every_offset_balloon() -> Result<()> {
+    reads(DeviceKind::Balloon)
+}
+
+// Covers: LIO-01, LIO-02, LIO-03, LIO-04, LIO-10
+#[test]
+fn every_width_at_every_offset_scsi() -> Result<()> {
+    reads(DeviceKind::Scsi)
+}
+
+// Covers: LIO-01, LIO-02, LIO-03, LIO-04, LIO-10
+#[test]
+fn every_width_at_every_offset_9p() -> Result<()> {
+    reads(DeviceKind::P9)
+}
+
 fn writes(kind: DeviceKind) -> Result<()> {
     let mut s = setup(kind)?;
     let q = &s.qemu.qtest;
@@ -195,6 +225,36 @@ fn every_write_acts_on_its_field_only_net() -> Result<()> {
 #[test]
 fn every_write_acts_on_its_field_only_blk() -> Result<()> {
     writes(DeviceKind::Block)
+}
+
+// Covers: LIO-05, LIO-06, LIO-07, LIO-08
+#[test]
+fn every_write_acts_on_its_field_only_console() -> Result<()> {
+    writes(DeviceKind::Console)
+}
+
+// Covers: LIO-05, LIO-06, LIO-07, LIO-08
+#[test]
+fn every_write_acts_on_its_field_only_rng() -> Result<()> {
+    writes(DeviceKind::Rng)
+}
+
+// Covers: LIO-05, LIO-06, LIO-07, LIO-08
+#[test]
+fn every_write_acts_on_its_field_only_balloon() -> Result<()> {
+    writes(DeviceKind::Balloon)
+}
+
+// Covers: LIO-05, LIO-06, LIO-07, LIO-08
+#[test]
+fn every_write_acts_on_its_field_only_scsi() -> Result<()> {
+    writes(DeviceKind::Scsi)
+}
+
+// Covers: LIO-05, LIO-06, LIO-07, LIO-08
+#[test]
+fn every_write_acts_on_its_field_only_9p() -> Result<()> {
+    writes(DeviceKind::P9)
 }
 
 // Covers: LIO-05

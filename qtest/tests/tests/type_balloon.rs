@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use qtest_harness::driver::Buffer;
-use qtest_harness::{DeviceKind, LegacyDriver, Machine, Stack, PATIENCE};
+use qtest_harness::{DeviceKind, LegacyDriver, Machine, SimulatorBuilder, Stack, PATIENCE};
 use qtest_tests::transitional::{
     check_configuration, check_identity, type_number, violations, CommandLog, Expected,
 };
@@ -159,5 +159,31 @@ fn statistics_are_answered_when_asked() -> Result<()> {
     assert_eq!(type_number(&mut stack.sim, "stats_updates")?, 1);
     let free = type_number(&mut stack.sim, "stat_free_memory")?;
     assert_eq!(free, 0x1234_5678_9abc);
+    Ok(())
+}
+
+// Covers: BAL-01, LIO-06
+#[test]
+fn without_statistics_there_is_no_third_queue() -> Result<()> {
+    let sim = SimulatorBuilder::new(DeviceKind::Balloon, 1).args(&["--balloon-no-stats"]);
+    let mut stack = Stack::start_with(&sim, 1, &[])?;
+    let (mut qemu, device) = stack.mapped(Machine::Pc)?;
+    let d = LegacyDriver::new(&device)?;
+    let (q, memory) = (&qemu.qtest, &mut qemu.memory);
+    assert_eq!(d.begin(q, 1 << 1)?, 0);
+    let mut inflate = d.queue(q, memory, 0, 0)?;
+    d.queue(q, memory, 1, 0)?;
+    d.write(q, 14, 2, 2)?;
+    assert_eq!(d.read(q, 12, 2)?, 0);
+    d.set_status(q, 7)?;
+    let page = u32::try_from(memory.take(4096, 4096)? / 4096)?;
+    let buffer = Buffer::Out(page.to_le_bytes().to_vec());
+    d.add(q, memory, &mut inflate, &[buffer])?;
+    d.kick(q, &inflate)?;
+    d.wait_used(q, &mut inflate, PATIENCE)?;
+    assert_eq!(type_number(&mut stack.sim, "pages")?, 1);
+    let ask = json!({"cmd": "balloon-stats", "vf": 1});
+    let refused = stack.sim.control(&ask).map_err(|e| format!("{e:#}"));
+    assert!(refused.is_err_and(|e| e.contains("STATS_VQ")));
     Ok(())
 }
