@@ -55,6 +55,33 @@ fn it_serves_when_it_says_so_and_cleans_up_on_a_signal() {
 }
 
 #[test]
+fn consoles_have_their_sockets_even_where_few_descriptors_are_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let sub = dir.path().join("made/by/it");
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -S -n 128; exec \"$@\"", "sh", PROGRAM])
+        .args(["--type", "console", "--vfs", "60", "--console-ports", "3"])
+        .arg("--dir")
+        .arg(&sub)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.as_mut().unwrap());
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let clients: Vec<_> = (1..=60)
+        .flat_map(|vf| [format!("vf{vf}.console"), format!("vf{vf}.port3")])
+        .map(|name| UnixStream::connect(sub.join(name)).unwrap())
+        .collect();
+    assert_eq!(clients.len(), 120);
+    signal(&child, rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_dir(&sub).unwrap().count(), 0);
+}
+
+#[test]
 fn the_control_client_tells_success_by_its_exit_status() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

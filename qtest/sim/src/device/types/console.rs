@@ -2,7 +2,7 @@
 //! Consoles whose ports are Unix stream sockets beside those of the functions: VF 1's port 0 is
 //! `vf1.console`, its port 1 `vf1.port1`.
 
-use super::{Built, CommonArgs, TypeOptions};
+use super::{raise_descriptor_limit, Built, CommonArgs, TypeOptions};
 use crate::console_sockets::ConsoleSockets;
 use crate::hardware::Function;
 use serde_json::Value;
@@ -52,6 +52,8 @@ pub(super) fn build(
     settings: &ConsoleSettings,
     dir: &Path,
 ) -> Result<Built, ConfigError> {
+    // Two descriptors for each function, one for each port, and one for its client.
+    raise_descriptor_limit();
     let mut wakers = Vec::new();
     let mut connect = |f: FunctionId| -> io::Result<Box<dyn Backend>> {
         // The PF is not for guests.

@@ -15,6 +15,7 @@ pub mod rng;
 pub mod scsi;
 
 use clap::ValueEnum;
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -241,6 +242,17 @@ pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceContro
         .or_else(|| rng::control(command, args))
         .or_else(|| balloon::control(command, args))
         .or_else(|| scsi::control(command, args))
+}
+
+/// Lets this process have as many descriptors as it may, for types whose functions need many.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Without it there are fewer, and whoever needs one more is told.
+    let _raised_or_not = setrlimit(Resource::Nofile, raised);
 }
 
 /// Names of the commands that [`control`] knows.

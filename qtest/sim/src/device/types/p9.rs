@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! 9P transports to a directory of this host.
 
-use super::{Built, CommonArgs, TypeOptions};
+use super::{raise_descriptor_limit, Built, CommonArgs, TypeOptions};
 use p9_server::{Server, Settings};
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use std::io;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::p9::{self, P9Settings, Responder};
@@ -85,17 +84,6 @@ impl Responder for Share {
     }
 }
 
-/// Each file a client holds takes a descriptor: as many as this process may have.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    // If not, clients are told that there are too many open files.
-    let _raised_or_not = setrlimit(Resource::Nofile, raised);
-}
-
 pub(super) fn build(
     config: ModelConfig,
     settings: &P9Settings,
@@ -110,6 +98,7 @@ pub(super) fn build(
     if share.is_none() {
         std::fs::create_dir_all(own).map_err(|e| bad(e, own))?;
     }
+    // Each file a client holds takes a descriptor.
     raise_descriptor_limit();
     let how = Settings {
         read_only,
