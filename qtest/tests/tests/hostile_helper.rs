@@ -2,7 +2,7 @@
 //! QEMU with a helper that says anything: the guest reads ones or what it asked for, never
 //! something else, and QEMU goes on.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use qtest_harness::qemu::QemuBuilder;
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};
 use qtest_harness::{DeviceKind, LegacyDriver, Machine, PciDevice, Qemu, Simulator, PATIENCE};
-use qtest_tests::{counter, wait_link};
+use qtest_tests::{counter, wait_for, wait_link};
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
@@ -281,7 +281,7 @@ fn notify_addresses_outside_the_vf_are_not_used() -> Result<()> {
         })?;
         let (mut qemu, d) = guest(&sim, &helper, &dir)?;
         d.write(&qemu.qtest, 16, 2, 3)?;
-        qtest_tests::wait_for("the notification by message", PATIENCE, || {
+        wait_for("the notification by message", PATIENCE, || {
             Ok((notified.load(Ordering::Relaxed) == 4).then_some(()))
         })?;
         assert!(qemu.process.is_running()?, "BAR {bar} offset {offset:#x}");
@@ -329,5 +329,123 @@ fn a_helper_that_never_answers_hello_or_opens_another_vf() -> Result<()> {
         assert!(log.contains(text), "no \"{text}\" in:\n{log}");
         assert!(begin.elapsed() < Duration::from_secs(4), "{text}");
     }
+    Ok(())
+}
+
+/// Ends the connection with the guest's next read, and waits for the next one.
+fn reconnect(qemu: &mut Qemu, driver: &LegacyDriver, close: &AtomicBool) -> Result<()> {
+    let before = counter(&mut qemu.qmp, "reconnects")?;
+    close.store(true, Ordering::Relaxed);
+    assert_eq!(driver.read(&qemu.qtest, 0, 4)?, 0xffff_ffff);
+    wait_for("a new connection", PATIENCE, || {
+        Ok((counter(&mut qemu.qmp, "reconnects")? > before).then_some(()))
+    })
+}
+
+#[test]
+fn another_helper_may_say_another_notify_address() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sim = vf(&dir)?;
+    let bar = Arc::new(AtomicU32::new(0));
+    let close = Arc::new(AtomicBool::new(false));
+    let (say, end) = (bar.clone(), close.clone());
+    let helper = FakeHelper::start(&dir.path().join("fake.sock"), move |h, r| match *r {
+        Request::Open(open) => {
+            let bar = say.load(Ordering::Relaxed) as u8;
+            Answer::reply(
+                h,
+                &Reply::Open(OpenReply {
+                    member: open.member,
+                    virtio_id: 1,
+                    num_vfs: 1,
+                    notify_kind: if bar == 0 {
+                        NotifyKind::None
+                    } else {
+                        NotifyKind::Member
+                    },
+                    notify_bar: bar,
+                    notify_offset: 0,
+                    commands: 0x7f,
+                    deadline_ms: 100,
+                    session: 1,
+                }),
+            )
+        }
+        Request::Read { .. } if end.swap(false, Ordering::Relaxed) => Answer::Close,
+        _ => good(h, r),
+    })?;
+    let (mut qemu, d) = guest(&sim, &helper, &dir)?;
+    let path = format!("/machine/peripheral/{DEVICE_ID}");
+    // BAR 5 is none of the VF's.
+    for (said, expected) in [(0, "helper"), (2, "region"), (5, "helper"), (2, "region")] {
+        bar.store(said, Ordering::Relaxed);
+        reconnect(&mut qemu, &d, &close)?;
+        assert_eq!(qemu.qmp.get(&path, "doorbell-path")?, expected, "{said}");
+        let state = qemu.qmp.get(&path, "state")?;
+        let state = state.as_str().unwrap_or_default();
+        assert!(
+            state.ends_with(&format!("doorbells by {expected}")),
+            "{state}"
+        );
+    }
+    let log = qemu.process.log();
+    assert!(
+        log.contains("BAR 5, offset 0x0) is not inside the VF"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_vf_that_lost_its_state_with_the_helper_is_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sim = vf(&dir)?;
+    let status = Arc::new(AtomicU32::new(0));
+    let close = Arc::new(AtomicBool::new(false));
+    let (register, end) = (status.clone(), close.clone());
+    let helper = FakeHelper::start(&dir.path().join("fake.sock"), move |h, r| match *r {
+        Request::Read { .. } if end.swap(false, Ordering::Relaxed) => Answer::Close,
+        Request::Read { offset: 18, .. } => {
+            let [low, ..] = register.load(Ordering::Relaxed).to_le_bytes();
+            Answer::reply(
+                h,
+                &Reply::Read {
+                    data: [low, 0, 0, 0, 0, 0, 0, 0],
+                },
+            )
+        }
+        Request::Write {
+            offset: 18, data, ..
+        } => {
+            register.store(u32::from(data[0]), Ordering::Relaxed);
+            Answer::reply(h, &Reply::Write)
+        }
+        _ => good(h, r),
+    })?;
+    let (mut qemu, d) = guest(&sim, &helper, &dir)?;
+    let path = format!("/machine/peripheral/{DEVICE_ID}");
+    let lost = |qemu: &mut Qemu| qemu.qmp.get(&path, "state-lost");
+    // Without a driver there is nothing to lose.
+    reconnect(&mut qemu, &d, &close)?;
+    assert_eq!(lost(&mut qemu)?, false);
+    d.set_status(&qemu.qtest, 7)?;
+    reconnect(&mut qemu, &d, &close)?;
+    assert_eq!(lost(&mut qemu)?, false, "the status is as it was");
+    status.store(0, Ordering::Relaxed);
+    reconnect(&mut qemu, &d, &close)?;
+    assert_eq!(lost(&mut qemu)?, true);
+    let state = qemu.qmp.get(&path, "state")?;
+    assert!(state.to_string().contains("state lost"), "{state}");
+    let log = qemu.process.log();
+    assert!(log.contains("the VF was reset meanwhile"), "{log}");
+    // A driver that starts anew mends it, and so does a reset of the machine.
+    d.set_status(&qemu.qtest, 0)?;
+    assert_eq!(lost(&mut qemu)?, false);
+    d.set_status(&qemu.qtest, 7)?;
+    status.store(0, Ordering::Relaxed);
+    reconnect(&mut qemu, &d, &close)?;
+    assert_eq!(lost(&mut qemu)?, true);
+    qemu.qmp.system_reset()?;
+    assert_eq!(lost(&mut qemu)?, false);
     Ok(())
 }

@@ -15,7 +15,7 @@ use pci::{
     blocker::MigrationBlocker,
     memory, report,
     shown::{self, Shown},
-    ChainedPciDevice, ChainedPciMethods, PciDevice,
+    ChainedPciDevice, ChainedPciMethods, FdHandler, PciDevice,
 };
 use qom::prelude::*;
 use system::MemoryRegion;
@@ -37,6 +37,7 @@ use crate::{
     messages,
     notify::Bars,
     place::{self, Place},
+    runtime::update_doorbells,
     stats::{LinkState, Stats},
 };
 
@@ -93,6 +94,8 @@ pub struct State {
     covered: Mutex<Vec<HiddenRange>>,
     /// Queues that the kernel notifies.
     pub doorbells: KernelDoorbells,
+    /// Watches [`Link::moved`].
+    moved: Mutex<Option<FdHandler>>,
     intx: IntxState,
     blocker: MigrationBlocker,
 }
@@ -253,6 +256,7 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, place: Place, label: &str) ->
         .map_err(|e| Error::msg(format!("{of}: cannot start a thread: {e}")))?;
     let shared = running.link().clone();
     *lock(&state.running) = Some(running);
+    *lock(&state.moved) = Some(watch_address(dev, shared.clone()));
 
     show_as_transitional(vfio, &identity);
     if options.disable_modern {
@@ -298,6 +302,18 @@ fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
             "{of}: {why}; use {} for this device",
             "vfio-pci or vfio-user-pci"
         ))
+    })
+}
+
+/// The link's thread must not take the big QEMU lock, since the device's end waits for it: what it
+/// learns about the kernel's doorbells is done by the main loop.
+fn watch_address<D: LegacyVf>(dev: &D, link: Arc<Link>) -> FdHandler {
+    let held = pci(dev).hold();
+    FdHandler::new(link.moved.descriptor().clone(), move || {
+        link.moved.take();
+        if let Some(dev) = held.dynamic_cast::<D>() {
+            update_doorbells(dev, &link);
+        }
     })
 }
 
@@ -374,6 +390,7 @@ fn detach<D: LegacyVf>(dev: &D) {
         // From here on nothing touches the VF's mapped registers.
         link.set_asleep(|| true);
     }
+    drop(lock(&state.moved).take());
     // Ends waits for the helper and the thread; a vCPU inside an access has its own reference.
     drop(lock(&state.running).take());
     intx_guest::detach(dev);

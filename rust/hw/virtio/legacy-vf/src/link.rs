@@ -52,6 +52,8 @@ pub struct Link {
     pub log: RateLimit,
     /// The same for the good news, which must not be lost behind the bad.
     pub log_back: RateLimit,
+    /// And for what is rare and needs somebody to act.
+    pub log_rare: RateLimit,
     /// Counters.
     pub stats: Arc<Stats>,
     /// Raised when the device goes away.
@@ -62,6 +64,8 @@ pub struct Link {
     pub delivery: RwLock<Delivery>,
     /// What a notify address must fit to.
     pub bars: Bars,
+    /// Signalled when a new helper has said another notify address.
+    pub moved: EventFd,
     /// The guest has put the VF into a power state in which it must not be touched.
     pub asleep: AtomicBool,
     /// Queues notified through the helper since the last reset.
@@ -137,11 +141,13 @@ impl Link {
             name: config.name,
             log: RateLimit::default(),
             log_back: RateLimit::default(),
+            log_rare: RateLimit::default(),
             stats: config.stats,
             stop,
             deadline: config.deadline,
             delivery: RwLock::new(delivery),
             bars: config.bars,
+            moved: EventFd::new().map_err(LinkError::Socket)?,
             asleep: AtomicBool::new(false),
             notified: QueueSet::new(),
             in_use: QueueSet::new(),

@@ -122,7 +122,7 @@ impl Link {
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
         if state_lost {
             self.stats.state_lost.set(true);
-            self.log_back.report(report::warn_report, || {
+            self.log_rare.report(report::warn_report, || {
                 format!(
                     "{}: the helper is back, but the VF was reset meanwhile, and the guest's \
                      driver does not know; reset the guest, or unload and load the driver",
@@ -150,7 +150,7 @@ impl Link {
     fn choose_delivery(&self, opened: &OpenReply) {
         let (delivery, warning) = Delivery::choose(opened, &self.bars);
         if let Some(warning) = warning {
-            self.log
+            self.log_rare
                 .report(report::warn_report, || format!("{}: {warning}", self.label));
         }
         let mut current = self
@@ -159,6 +159,8 @@ impl Link {
             .unwrap_or_else(PoisonError::into_inner);
         if current.address() != delivery.address() {
             *current = delivery;
+            drop(current);
+            self.moved.signal();
         }
     }
 
