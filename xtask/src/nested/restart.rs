@@ -29,6 +29,11 @@ pub(super) fn run(nested: &mut Nested) -> Result<String> {
     let alone = nested.l2_attempt("ping 10 0.1", SHORT)?;
     // Registers do: all-ones then, and nothing hangs.
     let registers = nested.l2_attempt("registers net", SHORT)?;
+    ensure!(
+        registers.get("features")? == "ffffffff" && registers.get("status")? == "ff",
+        "without a helper the registers are not all-ones: {}",
+        registers.text()
+    );
 
     let started = nested
         .step("helper_start net --bind --vfs 2")
@@ -36,6 +41,12 @@ pub(super) fn run(nested: &mut Nested) -> Result<String> {
     ensure!(started.get("pf")? == "0000:01:00.0", "{}", started.text());
     link_state(nested, "connected").context("after the helper's restart")?;
     let lost = property(nested, "net", "state-lost")?;
+    // A guest whose VF was reset behind its back must be able to know.
+    let answered = alone.number("pings_received").unwrap_or(0);
+    ensure!(
+        answered > 0 || lost == "true",
+        "the VF lost its state, and the device does not say so"
+    );
     nested.l2_attempt("ping_stop", SHORT)?;
     // Whatever the driver's state was: started anew it works.
     nested
@@ -50,7 +61,7 @@ pub(super) fn run(nested: &mut Nested) -> Result<String> {
         "helper killed: {} VFs in sysfs, {live} in the device, link {state}, pings {} of {}, registers \
          {}; restarted: state-lost {lost}, driver started anew: {received} pings",
         without.get("vfs")?,
-        alone.get("pings_received").unwrap_or("0"),
+        answered,
         alone.get("pings_sent").unwrap_or("0"),
         registers.text(),
     ))
