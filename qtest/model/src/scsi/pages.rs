@@ -8,6 +8,8 @@ use super::sense::Sense;
 pub const MAX_UNMAP_RANGES: u16 = 16;
 /// Most blocks in all ranges of one UNMAP.
 pub const MAX_UNMAP_BLOCKS: u32 = 1 << 20;
+/// Most bytes one command may read, write or verify: `max_sectors` of the configuration.
+pub const MAX_TRANSFER: u64 = 0xffff * 512;
 /// Bytes of a physical block.
 const PHYSICAL_BLOCK: u32 = 4096;
 
@@ -57,7 +59,7 @@ pub fn vital(page: u8, disk: &Disk<'_>) -> Result<Vec<u8>, Sense> {
         0x00 => VITAL.to_vec(),
         0x80 => disk.serial.bytes().collect(),
         0x83 => identification(disk.serial),
-        0xb0 => block_limits(),
+        0xb0 => block_limits(disk.block_size),
         0xb1 => {
             let mut b = vec![0; 60];
             // Not a rotating medium.
@@ -94,9 +96,15 @@ fn identification(serial: &str) -> Vec<u8> {
     b
 }
 
-fn block_limits() -> Vec<u8> {
+fn block_limits(block_size: u32) -> Vec<u8> {
     let mut b = vec![0; 60];
     // Offsets of the page less its four bytes of header.
+    let most = MAX_TRANSFER / u64::from(block_size.max(1));
+    put(
+        &mut b,
+        4,
+        &u32::try_from(most).unwrap_or(u32::MAX).to_be_bytes(),
+    );
     put(&mut b, 16, &MAX_UNMAP_BLOCKS.to_be_bytes());
     put(&mut b, 20, &u32::from(MAX_UNMAP_RANGES).to_be_bytes());
     b

@@ -285,7 +285,7 @@ impl ScsiDevice {
         held: &Held,
         ctx: &mut DeviceCtx<'_>,
     ) -> Result<Ended, RingFault> {
-        let (start, len) = match self.unit.range(blocks) {
+        let (start, len) = match self.unit.transfer(blocks) {
             Ok(range) => range,
             Err(sense) => return Ok(sense.into()),
         };
@@ -310,7 +310,7 @@ impl ScsiDevice {
         held: &Held,
         ctx: &mut DeviceCtx<'_>,
     ) -> Result<Ended, RingFault> {
-        let range = self.unit.range(blocks);
+        let range = self.unit.transfer(blocks);
         let (start, len) = match self.unit.may_write().and(range) {
             Ok(range) => range,
             Err(sense) => return Ok(sense.into()),

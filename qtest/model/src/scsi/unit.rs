@@ -9,6 +9,9 @@ use crate::blk::backend::Backend;
 /// Unit attentions kept at most; there are not that many kinds.
 const MAX_ATTENTIONS: usize = 8;
 
+/// Bytes that VERIFY reads at once.
+const VERIFY_CHUNK: usize = 64 << 10;
+
 /// A disk.
 pub(super) struct Unit {
     backend: Box<dyn Backend>,
@@ -97,6 +100,31 @@ impl Unit {
         Ok((blocks.lba * size, u64::from(blocks.count) * size))
     }
 
+    /// As [`range`](Self::range), for a command that moves or looks at every block.
+    pub(super) fn transfer(&self, blocks: Blocks) -> Result<(u64, u64), Sense> {
+        let (start, len) = self.range(blocks)?;
+        match len > pages::MAX_TRANSFER {
+            true => Err(Sense::INVALID_FIELD),
+            false => Ok((start, len)),
+        }
+    }
+
+    /// Reads blocks and throws them away.
+    fn verify(&mut self, blocks: Blocks) -> Result<(), Sense> {
+        let (start, len) = self.transfer(blocks)?;
+        let mut buf = vec![0; VERIFY_CHUNK];
+        let mut done = 0;
+        while done < len {
+            let part = usize::try_from(len - done).unwrap_or(VERIFY_CHUNK);
+            let part = buf.get_mut(..part.min(VERIFY_CHUNK)).unwrap_or_default();
+            self.backend
+                .read(start + done, part)
+                .map_err(|_| Sense::READ_ERROR)?;
+            done += part.len() as u64;
+        }
+        Ok(())
+    }
+
     pub(super) fn may_write(&self) -> Result<(), Sense> {
         match self.read_only {
             true => Err(Sense::WRITE_PROTECTED),
@@ -135,7 +163,7 @@ impl Unit {
             Command::ReadCapacity10 => Ok(pages::capacity_10(&disk)),
             Command::ReadCapacity16 => Ok(pages::capacity_16(&disk)),
             Command::ModeSense(mode) => pages::mode_sense(&mode, &disk),
-            Command::Verify(blocks) => self.range(blocks).map(|_| Vec::new()),
+            Command::Verify(blocks) => self.verify(blocks).map(|()| Vec::new()),
             Command::SynchronizeCache(blocks) => {
                 // A count of 0 is everything behind the block.
                 self.range(blocks)?;

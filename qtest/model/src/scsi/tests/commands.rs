@@ -137,6 +137,15 @@ fn the_disk_says_what_it_is() {
     let limits = vital(&mut host, 0xb0);
     assert_eq!(limits.len(), 60);
     assert_eq!(limits[16..20], pages::MAX_UNMAP_BLOCKS.to_be_bytes());
+    assert_eq!(limits[4..8], 0xffffu32.to_be_bytes());
+    // More than that is refused, by those that would have to look at it all.
+    host.set(&DeviceControl::Resize { sectors: 1 << 40 });
+    host.plain(&[0; 6]).check();
+    let verify = host.plain(&sixteen(0x8f, 0, 0xffff));
+    assert_eq!(verify.good(), b"");
+    let verify = host.plain(&sixteen(0x8f, 0, 0x1_0000));
+    assert_eq!(verify.check(), Sense::INVALID_FIELD);
+    assert_eq!(host.plain(&sixteen(0x91, 0, u32::MAX)).good(), b"");
     for (evpd, page) in [(1, 0x81), (0, 0x80), (2, 0), (3, 0)] {
         let reply = host.get(&inquiry(evpd, page, 255), 255);
         assert_eq!(reply.check(), Sense::INVALID_FIELD, "{evpd} {page:#x}");
@@ -279,6 +288,10 @@ fn a_bad_disk_and_a_protected_one() {
     assert_eq!(reply.check(), Sense::READ_ERROR);
     assert_eq!(reply.used, 108 + (256 << 10));
     assert_eq!(reply.residual, 1000 * 512 - (256 << 10));
+    // VERIFY looks at the medium too.
+    assert_eq!(host.plain(&ten(0x2f, 0, bad as u16)).good(), b"");
+    let verify = host.plain(&ten(0x2f, 0, bad as u16 + 1));
+    assert_eq!(verify.check(), Sense::READ_ERROR);
     let reply = host.write(bad as u32, &[1; 512]);
     assert_eq!((reply.check(), reply.residual), (Sense::WRITE_ERROR, 512));
     let settings = ScsiSettings {
