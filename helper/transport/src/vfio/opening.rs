@@ -171,13 +171,21 @@ fn by_cdev(
     let iommufd = open(iommu, device)?;
     let io = |what| move |errno| refused(what, path, errno, device);
     let bind = |token| vfio::bind_iommufd(file.as_fd(), iommufd.as_fd(), token);
-    let bound = match bind(token.map(|t| &t.0)) {
-        // A kernel that takes no token here; it does not ask for one either.
-        Err(Errno::INVAL | Errno::TOOBIG) if token.is_some() => bind(None),
-        other => other,
+    // The kernel makes a token that it is shown the one in force while no VF is in use, even if the
+    // PF then turns out to be in use itself. So it is shown only if it is asked for.
+    let bound = match (bind(None), token) {
+        (Err(Errno::ACCESS), Some(token)) => bind(Some(&token.0)),
+        (other, _) => other,
     };
     match bound {
         Ok(()) => {}
+        // Bound by somebody else.
+        Err(Errno::INVAL) if device.other_holder().is_some() => {
+            return Err(HostError::Busy {
+                path: shown(path),
+                holder: device.holder(),
+            })
+        }
         Err(Errno::ACCESS) => return Err(HostError::TokenNeeded),
         // The IOMMU group has another owner: a driver of another function of the group.
         Err(Errno::PERM) => {

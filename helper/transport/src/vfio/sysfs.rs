@@ -176,12 +176,13 @@ impl Host {
         PciAddress::parse(class.parent()?.file_name()?.to_str()?)
     }
 
-    /// Who has `path` open, as far as this process may see.
+    /// Which other process has `path` open, as far as this process may see.
     pub fn holder(&self, path: &Path) -> Option<String> {
         for entry in fs::read_dir(&self.proc).ok()?.take(MAX_PROCESSES) {
             let Ok(entry) = entry else { continue };
             let name = entry.file_name();
-            let Some(pid) = name.to_str().filter(|n| n.parse::<u32>().is_ok()) else {
+            let number = name.to_str().and_then(|n| n.parse::<u32>().ok());
+            let Some(pid) = number.filter(|pid| *pid != std::process::id()) else {
                 continue;
             };
             let Ok(fds) = fs::read_dir(entry.path().join("fd")) else {
@@ -485,12 +486,17 @@ impl Device {
             .collect()
     }
 
-    /// Who has one of this function's device files open.
-    pub fn holder(&self) -> String {
+    /// Which other process has one of this function's device files open, as far as that can be seen.
+    pub fn other_holder(&self) -> Option<String> {
         [self.group_path(), self.cdev_path()]
             .into_iter()
             .flatten()
             .find_map(|path| self.host.holder(&path))
+    }
+
+    /// The same, for messages.
+    pub fn holder(&self) -> String {
+        self.other_holder()
             .unwrap_or_else(|| "another process".into())
     }
 }
