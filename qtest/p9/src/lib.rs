@@ -24,4 +24,4 @@ mod tree;
 mod wire;
 
 pub use message::{kind, Malformed};
-pub use server::{Counts, Server, Settings, MAX_MSIZE, MIN_MSIZE};
+pub use server::{Counts, Server, Settings, DESCRIPTORS_PER_FID, MAX_MSIZE, MIN_MSIZE};

@@ -20,6 +20,12 @@ pub const MIN_MSIZE: u32 = 4096;
 /// Largest message size that is agreed to: what 128 pages hold, as Linux's client uses at most.
 pub const MAX_MSIZE: u32 = 512 << 10;
 
+/// File descriptors that a server takes at most for each fid it allows: those of the paths, shared
+/// by all fids, and the one for I/O.
+pub const DESCRIPTORS_PER_FID: usize = NODES_PER_FID + 1;
+/// Descriptors of paths for each fid.
+const NODES_PER_FID: usize = 4;
+
 /// The protocol.
 const VERSION: &[u8] = b"9P2000.L";
 /// Number that stands for no fid.
@@ -46,7 +52,7 @@ mod flag {
 pub struct Settings {
     /// Nothing is changed in the directory.
     pub read_only: bool,
-    /// Fids at the same time; their paths take up to four times as many file descriptors.
+    /// Fids at the same time; see [`DESCRIPTORS_PER_FID`].
     pub max_fids: usize,
 }
 
@@ -94,7 +100,13 @@ impl Server {
     /// client inside of it (`openat2`, /proc).
     pub fn new(dir: &Path, settings: Settings) -> io::Result<Self> {
         Ok(Server {
-            root: tree::root(dir, settings.max_fids.saturating_mul(4).max(4))?,
+            root: tree::root(
+                dir,
+                settings
+                    .max_fids
+                    .saturating_mul(NODES_PER_FID)
+                    .max(NODES_PER_FID),
+            )?,
             settings,
             fids: Fids::new(settings.max_fids),
             msize: 0,

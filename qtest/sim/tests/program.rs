@@ -129,7 +129,7 @@ fn files_are_written_as_asked() {
 fn wrong_use_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "--dir <DIR>"),
         (
             &["--dir", path, "--type", "tape"],
@@ -162,6 +162,18 @@ fn wrong_use_is_explained() {
         (
             &["--dir", path, "--type", "net", "--fault", "{}"],
             "--fault {}",
+        ),
+        (
+            &["--dir", path, "--type", "9p", "--share", "/nonexistent/x"],
+            "/nonexistent/x",
+        ),
+        (
+            &["--dir", path, "--type", "blk", "--tag", "x"],
+            "--tag makes no sense with --type blk",
+        ),
+        (
+            &["--dir", path, "--type", "scsi", "--scsi-block-size", "100"],
+            "block size 100",
         ),
     ];
     for (args, want) in cases {

@@ -2,7 +2,8 @@
 //! 9P transports to a directory of this host.
 
 use super::{raise_descriptor_limit, Built, CommonArgs, TypeOptions};
-use p9_server::{Server, Settings};
+use p9_server::{Server, Settings, DESCRIPTORS_PER_FID};
+use rustix::process::{getrlimit, Resource};
 use std::io;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::p9::{self, P9Settings, Responder};
@@ -84,6 +85,28 @@ impl Responder for Share {
     }
 }
 
+/// Fids that a guest has at least, and at most.
+const FIDS: std::ops::RangeInclusive<u64> = 16..=1024;
+/// Descriptors of the simulator itself, and those of a function beside its fids.
+const RESERVED: (u64, u64) = (256, 20);
+
+/// How many fids each function may have, so that all of them together leave descriptors for
+/// connections: a guest must not keep anybody else from the simulator.
+fn fids_of_each(functions: u64, limit: Option<u64>) -> Result<usize, String> {
+    let per_fid = DESCRIPTORS_PER_FID as u64;
+    let reserved = RESERVED.0 + functions * RESERVED.1;
+    let need = reserved + functions * FIDS.start() * per_fid;
+    let have = limit.unwrap_or(u64::MAX);
+    if have < need {
+        return Err(format!(
+            "{need} file descriptors are needed for {functions} functions, the limit is {have}; \
+             raise it (ulimit -n) or lower --vfs"
+        ));
+    }
+    let each = (have - reserved) / functions / per_fid;
+    Ok(usize::try_from(each.min(*FIDS.end())).unwrap_or(usize::MAX))
+}
+
 pub(super) fn build(
     config: ModelConfig,
     settings: &P9Settings,
@@ -98,11 +121,13 @@ pub(super) fn build(
     if share.is_none() {
         std::fs::create_dir_all(own).map_err(|e| bad(e, own))?;
     }
-    // Each file a client holds takes a descriptor.
     raise_descriptor_limit();
+    let functions = u64::from(config.total_vfs) + 1;
+    let max_fids = fids_of_each(functions, getrlimit(Resource::Nofile).current)
+        .map_err(|why| ConfigError::Device("9p", why))?;
     let how = Settings {
         read_only,
-        ..Settings::default()
+        max_fids,
     };
     let mut open = |_: FunctionId| -> io::Result<Box<dyn Responder>> {
         let server = Server::new(dir, how)
@@ -116,6 +141,23 @@ pub(super) fn build(
 mod tests {
     use super::*;
     use virtio_pci_spec::DeviceType;
+
+    #[test]
+    fn guests_leave_descriptors_to_others() {
+        for (functions, limit) in [(2, 1024), (2, 4096), (5, 1024), (256, 1 << 20)] {
+            let each = fids_of_each(functions, Some(limit)).unwrap() as u64;
+            assert!(FIDS.contains(&each), "{each} fids");
+            let left = limit - functions * each * DESCRIPTORS_PER_FID as u64;
+            assert!(
+                left >= RESERVED.0 + functions * RESERVED.1,
+                "{left} are left"
+            );
+        }
+        assert_eq!(fids_of_each(2, None), Ok(1024));
+        assert_eq!(fids_of_each(2, Some(1 << 20)), Ok(1024));
+        let error = fids_of_each(256, Some(1024)).unwrap_err();
+        assert!(error.contains("the limit is 1024"), "{error}");
+    }
 
     #[test]
     fn what_cannot_be_shared_is_named() {
