@@ -131,17 +131,18 @@ fn a_dead_simulator_does_not_take_qemu_with_it() -> Result<()> {
 }
 
 #[test]
-fn migration_is_refused_with_a_reason() -> Result<()> {
+fn migration_and_snapshots_are_refused_with_a_reason() -> Result<()> {
     let stack = Stack::start(DeviceKind::Net, 1)?;
     let mut qemu = stack.qemu(Machine::Pc)?;
     let to = format!("file:{}", stack.dir().join("state").display());
-    match qemu.qmp.command("migrate", json!({"uri": to})) {
+    let migration = match qemu.qmp.command("migrate", json!({"uri": to})) {
         Ok(_) => anyhow::bail!("migration was accepted"),
-        Err(e) => {
-            let text = e.to_string();
-            for part in ["VF 1", "cannot be migrated", "unplug"] {
-                assert!(text.contains(part), "{text}");
-            }
+        Err(e) => e.to_string(),
+    };
+    let snapshot = qemu.qmp.monitor("savevm one")?;
+    for text in [migration, snapshot] {
+        for part in ["VF 1", "cannot be migrated", "unplug"] {
+            assert!(text.contains(part), "{text}");
         }
     }
     unplug(&mut qemu)?;
