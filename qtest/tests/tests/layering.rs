@@ -32,7 +32,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO],
         "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC],
         "guest_kexec" => &[],
-        "vfio_probe" => &[],
+        "vfio_probe" => &[PROTO, SPEC],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {
             panic!("{other} has no place in the layout: add it here and to the architecture page")
