@@ -67,9 +67,9 @@ pub enum Existing {
 pub enum Interface {
     /// iommufd if the kernel has it and the PF has a device file of its own, otherwise the group
     Auto,
-    /// /dev/vfio/<group> and /dev/vfio/vfio
+    /// /dev/vfio/GROUP and /dev/vfio/vfio
     Group,
-    /// /dev/vfio/devices/vfio<n> and /dev/iommu
+    /// /dev/vfio/devices/vfioN and /dev/iommu
     Iommufd,
 }
 

@@ -245,6 +245,15 @@ fn start_vfio(
     }
     let timeout = config.command_timeout;
     let pf = Pf::start(Box::new(function), config)?;
+    let others = device
+        .settle_vfs(options.deadlines.kernel)
+        .with_context(name)?;
+    if !others.is_empty() {
+        tracing::warn!(
+            "Not on vfio-pci, so QEMU cannot have them: {}",
+            others.join(", ")
+        );
+    }
     let files = DeviceFiles::new(device);
     Ok(PfBackend::new(pf, "vfio", timeout, session_number()).on_vfio(token.0, files))
 }

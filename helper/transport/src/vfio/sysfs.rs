@@ -349,6 +349,14 @@ impl Device {
         super::vfs::check(self, wanted)
     }
 
+    /// Has vfio-pci drive those VFs that no driver has. Returns those that another driver has.
+    ///
+    /// # Errors
+    /// If one cannot be given to vfio-pci.
+    pub fn settle_vfs(&self, deadline: Duration) -> Result<Vec<String>, HostError> {
+        super::vfs::settle(self, deadline)
+    }
+
     /// PCI device ID of its VFs, where sysfs tells it.
     ///
     /// # Errors

@@ -332,6 +332,19 @@ fn vfs_are_enabled_and_given_to_vfio() {
         let vf = f.host.device(vf).unwrap();
         assert_eq!(vf.driver().as_deref(), Some("vfio-pci"));
     }
+    // VFs that were there before are taken only from nobody.
+    for (vf, driver) in [("0000:03:00.1", None), ("0000:03:00.2", Some("virtio-pci"))] {
+        remove_file(f.of(vf).join("driver")).unwrap();
+        if let Some(driver) = driver {
+            set_driver(&f.of(vf), driver);
+        }
+    }
+    assert_eq!(
+        vfs::settle(&pf, DEADLINE).unwrap(),
+        ["VF 2 (0000:03:00.2, driver virtio-pci)"]
+    );
+    let first = f.host.device(address("0000:03:00.1")).unwrap();
+    assert_eq!(first.driver().as_deref(), Some("vfio-pci"));
     let e = vfs::enable(&pf, 3, DEADLINE).unwrap_err();
     assert!(
         e.to_string()

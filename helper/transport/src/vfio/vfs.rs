@@ -56,6 +56,23 @@ pub(super) fn claim(pf: &Device, deadline: Duration) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Has vfio-pci drive those VFs that no driver has; the others are left to theirs. Returns these, with
+/// their drivers.
+pub(super) fn settle(pf: &Device, deadline: Duration) -> Result<Vec<String>, HostError> {
+    let mut others = Vec::new();
+    for (number, address) in pf.vfs() {
+        let vf = pf.host().device(address)?;
+        match vf.driver() {
+            None => vf.bind_to_vfio(deadline)?,
+            Some(driver) if !vf.is_on_vfio() => {
+                others.push(format!("VF {number} ({address}, driver {driver})"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(others)
+}
+
 /// Disables all VFs. Refused while somebody has one open: the kernel would wait for him.
 pub(super) fn disable(pf: &Device, deadline: Duration) -> Result<(), HostError> {
     let users = pf.vf_users();
