@@ -52,6 +52,11 @@ const NUMBER_LEN: u64 = 4;
 const CHUNK: usize = 4096;
 /// Bytes of page numbers in one buffer at most. Linux puts 256 numbers into one.
 const MAX_BUFFER: u64 = 256 << 10;
+/// Bytes of page numbers looked at in one call; the rest follows in the next tick, so that a driver
+/// does not keep everybody else waiting.
+const SHARE: u64 = MAX_BUFFER;
+/// Mistakes noted of one buffer at most.
+const MAX_NOTES: u32 = 8;
 
 /// A memory balloon.
 #[derive(Debug)]
@@ -102,13 +107,13 @@ impl BalloonDevice {
         })
     }
 
-    /// Takes the page numbers of one buffer.
+    /// Takes the page numbers of one buffer; gives how many bytes they were.
     fn move_pages(
         &mut self,
         queue: u16,
         chain: Chain,
         ctx: &mut DeviceCtx<'_>,
-    ) -> Result<(), RingFault> {
+    ) -> Result<u64, RingFault> {
         let len = chain.readable_len();
         if chain.writable_len() > 0 {
             ctx.violation("balloon_writable_buffer", chain.writable_len());
@@ -118,41 +123,50 @@ impl BalloonDevice {
         }
         let len = len.min(MAX_BUFFER);
         let mut bytes = [0; CHUNK];
+        let mut notes = 0;
         let mut at = 0;
         while at < len {
             let got = ctx.read(&chain, at, &mut bytes)?;
             let part = bytes.get(..got).unwrap_or_default();
             for number in part.chunks_exact(NUMBER_LEN as usize) {
                 let page = le_value(number) as u32;
-                match queue {
+                let moved = match queue {
                     INFLATE => self.inflate(page, ctx),
-                    _ => self.deflate(page, ctx),
+                    _ => self.deflate(page),
+                };
+                if let (Err(rule), true) = (moved, notes < MAX_NOTES) {
+                    notes += 1;
+                    ctx.violation(rule, page.into());
                 }
             }
             at += CHUNK as u64;
         }
-        ctx.complete(chain, 0)
+        ctx.complete(chain, 0)?;
+        Ok(len)
     }
 
-    fn inflate(&mut self, page: u32, ctx: &mut DeviceCtx<'_>) {
+    /// Puts a page into the balloon, or tells which rule forbids it.
+    fn inflate(&mut self, page: u32, ctx: &DeviceCtx<'_>) -> Result<(), &'static str> {
+        // A page that is no memory of the driver's is none that it could give away.
         if !ctx.reachable(u64::from(page) * PAGE, PAGE as usize) {
-            // A page that is no memory of the driver's is none that it could give away.
-            ctx.violation("balloon_page_unreachable", page.into());
-            return;
+            return Err("balloon_page_unreachable");
         }
         match self.pages.insert(page) {
-            Insert::New => self.counts.inflated += 1,
-            Insert::Present => ctx.violation("balloon_page_given_twice", page.into()),
-            Insert::NoRoom => ctx.violation("balloon_pages_too_scattered", page.into()),
+            Insert::New => {
+                self.counts.inflated += 1;
+                Ok(())
+            }
+            Insert::Present => Err("balloon_page_given_twice"),
+            Insert::NoRoom => Err("balloon_pages_too_scattered"),
         }
     }
 
-    fn deflate(&mut self, page: u32, ctx: &mut DeviceCtx<'_>) {
-        if self.pages.remove(page) {
-            self.counts.deflated += 1;
-        } else {
-            ctx.violation("balloon_page_never_given", page.into());
+    fn deflate(&mut self, page: u32) -> Result<(), &'static str> {
+        if !self.pages.remove(page) {
+            return Err("balloon_page_never_given");
         }
+        self.counts.deflated += 1;
+        Ok(())
     }
 
     /// Takes a buffer of the statistics queue and keeps it.
@@ -243,11 +257,23 @@ impl VirtioDevice for BalloonDevice {
     }
 
     fn process_queue(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
-        while let Some(chain) = ctx.pop(queue)? {
+        let mut moved = 0;
+        while moved < SHARE {
+            let Some(chain) = ctx.pop(queue)? else {
+                return Ok(());
+            };
             match queue {
                 STATS => self.take_stats(chain, ctx)?,
-                _ => self.move_pages(queue, chain, ctx)?,
+                _ => moved += self.move_pages(queue, chain, ctx)?,
             }
+        }
+        ctx.wake_at(ctx.now_ns());
+        Ok(())
+    }
+
+    fn wake(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        for queue in [INFLATE, DEFLATE] {
+            self.process_queue(queue, ctx)?;
         }
         Ok(())
     }

@@ -13,8 +13,15 @@ const MAX_PIECES: usize = 4096;
 /// A set of page numbers that takes memory for the parts in use only.
 #[derive(Debug, Default)]
 pub struct PageSet {
-    pieces: HashMap<u32, Box<[u64; WORDS]>>,
+    pieces: HashMap<u32, Piece>,
     len: u32,
+}
+
+#[derive(Debug)]
+struct Piece {
+    words: Box<[u64; WORDS]>,
+    /// Bits set in them.
+    pages: u32,
 }
 
 /// What became of a page that was to go in.
@@ -50,13 +57,14 @@ impl PageSet {
         if self.pieces.len() >= MAX_PIECES && !self.pieces.contains_key(&piece) {
             return Insert::NoRoom;
         }
-        let words = self
-            .pieces
-            .entry(piece)
-            .or_insert_with(|| Box::new([0; WORDS]));
-        match words.get_mut(word) {
+        let piece = self.pieces.entry(piece).or_insert_with(|| Piece {
+            words: Box::new([0; WORDS]),
+            pages: 0,
+        });
+        match piece.words.get_mut(word) {
             Some(word) if *word & bit == 0 => {
                 *word |= bit;
+                piece.pages += 1;
                 self.len = self.len.saturating_add(1);
                 Insert::New
             }
@@ -66,17 +74,19 @@ impl PageSet {
 
     /// Takes a page out; `false` if it was not there.
     pub fn remove(&mut self, page: u32) -> bool {
-        let (piece, word, bit) = place(page);
-        let Some(words) = self.pieces.get_mut(&piece) else {
+        let (number, word, bit) = place(page);
+        let Some(piece) = self.pieces.get_mut(&number) else {
             return false;
         };
-        let Some(word) = words.get_mut(word).filter(|word| **word & bit != 0) else {
+        let word = piece.words.get_mut(word).filter(|word| **word & bit != 0);
+        let Some(word) = word else {
             return false;
         };
         *word &= !bit;
         self.len = self.len.saturating_sub(1);
-        if words.iter().all(|word| *word == 0) {
-            self.pieces.remove(&piece);
+        piece.pages = piece.pages.saturating_sub(1);
+        if piece.pages == 0 {
+            self.pieces.remove(&number);
         }
         true
     }

@@ -82,6 +82,9 @@ pub fn model(
 
 /// Bytes given for one buffer at most: the driver asks again if it wants more.
 const MAX_AT_ONCE: u64 = 64 << 10;
+/// Bytes given in one call; the rest follows in the next tick, so that a driver does not keep
+/// everybody else waiting.
+const SHARE: u64 = 1 << 20;
 /// A limited source saves up what it may give in this part of a second.
 const BURST: u64 = 10;
 /// How long to wait for a source that failed.
@@ -136,7 +139,10 @@ impl Allowance {
         if self.bytes < want {
             let missing = u128::from(want - self.bytes) * u128::from(SECOND_NS);
             let wait = u64::try_from(missing.div_ceil(u128::from(rate))).unwrap_or(u64::MAX);
-            return Err(self.since_ns.saturating_add(wait).max(now_ns + 1));
+            return Err(self
+                .since_ns
+                .saturating_add(wait)
+                .max(now_ns.saturating_add(1)));
         }
         self.bytes -= want;
         Ok(want)
@@ -256,8 +262,13 @@ impl VirtioDevice for RngDevice {
     fn reset(&mut self) {}
 
     fn process_queue(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        let before = self.bytes;
         while let Some(chain) = ctx.pop(queue)? {
             if !self.serve(chain, ctx)? {
+                break;
+            }
+            if self.bytes - before >= SHARE {
+                ctx.wake_at(ctx.now_ns());
                 break;
             }
         }

@@ -155,6 +155,37 @@ fn a_limited_source_makes_drivers_wait_but_not_for_ever() {
 }
 
 #[test]
+fn a_driver_that_wants_very_much_does_not_keep_the_others_waiting() {
+    let settings = RngSettings {
+        queue_size: 64,
+        ..RngSettings::default()
+    };
+    let config = ModelConfig::new(DeviceType::Entropy, 1);
+    let model = model(config, &settings, &mut |_| {
+        Ok(Box::new(Counting {
+            next: 1,
+            dry: Arc::default(),
+        }))
+    });
+    let mut vf = LegacyVf::start(model.unwrap(), 1);
+    vf.negotiate(0);
+    let mut ring = vf.queue(0);
+    vf.driver_ok();
+    let room = vf.writable(&[65536]);
+    for _ in 0..40 {
+        ring.add(&room);
+    }
+    vf.kick(0);
+    for served in [16, 32, 40] {
+        assert_eq!(ring.used_idx(), served);
+        if let Some(now) = vf.model.next_deadline() {
+            vf.model.tick(now);
+        }
+    }
+    assert_eq!(number(&vf, "bytes"), 40 * 65536);
+}
+
+#[test]
 fn a_change_of_the_limit_counts_at_once() {
     let (mut vf, mut ring, _) = start(1);
     let room = vf.writable(&[64]);
