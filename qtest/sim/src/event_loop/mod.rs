@@ -114,6 +114,8 @@ pub struct FrontCounters {
     pub frames_in: u64,
     /// Frames dropped because a queue was full.
     pub frames_dropped: u64,
+    /// Times the built-in peer was started anew, because frames of a guest broke it.
+    pub peer_restarts: u64,
     /// Turns of the loop.
     pub turns: u64,
 }
@@ -318,6 +320,7 @@ impl Simulator {
             counters.messages += client.session.counters.messages;
         }
         let dropped = self.peer.as_ref().map_or(0, Peer::dropped);
+        counters.peer_restarts = self.peer.as_ref().map_or(0, Peer::restarts);
         counters.frames_dropped += dropped + self.tap.as_ref().map_or(0, |t| t.dropped);
         json!(counters)
     }

@@ -30,6 +30,13 @@ impl FrameQueue {
         self.output.pop_front()
     }
 
+    /// Forgets all frames.
+    pub(super) fn clear(&mut self) {
+        self.dropped += (self.input.len() + self.output.len()) as u64;
+        self.input.clear();
+        self.output.clear();
+    }
+
     pub(super) fn has_input(&self) -> bool {
         !self.input.is_empty()
     }

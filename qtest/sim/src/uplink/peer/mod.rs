@@ -25,6 +25,8 @@ use services::{Service, Services};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// MAC address of the peer.
@@ -37,11 +39,55 @@ pub const PREFIX: u8 = 24;
 /// The peer.
 pub struct Peer {
     device: FrameQueue,
+    host: Host,
+    files: Option<Arc<BootDir>>,
+    started: std::time::Instant,
+    /// Times the host was started anew.
+    restarts: u64,
+    #[cfg(test)]
+    breaks: bool,
+}
+
+/// Addresses, connections and services.
+struct Host {
     interface: Interface,
     sockets: SocketSet<'static>,
     services: Services,
     boot: Option<Boot>,
-    started: std::time::Instant,
+}
+
+impl Host {
+    fn new(device: &mut FrameQueue, files: Option<Arc<BootDir>>) -> Self {
+        let mut config = Config::new(EthernetAddress(MAC).into());
+        config.random_seed = 0x7069_7274_6f6f_6c73;
+        let mut interface = Interface::new(config, device, Instant::ZERO);
+        let [a, b, c, d] = ADDRESS;
+        let address = IpCidr::new(Ipv4Address::new(a, b, c, d).into(), PREFIX);
+        interface.update_ip_addrs(|list| {
+            // The list is empty and holds at least one.
+            let _ = list.push(address);
+        });
+        let mut sockets = SocketSet::new(Vec::new());
+        let services = Services::listen(&mut sockets, &Service::ALL);
+        let boot = files.map(|files| Boot::listen(&mut sockets, files));
+        Self {
+            interface,
+            sockets,
+            services,
+            boot,
+        }
+    }
+
+    fn poll(&mut self, device: &mut FrameQueue, now: Instant) -> bool {
+        self.interface.poll(now, device, &mut self.sockets);
+        let mut more = self.services.run(&mut self.sockets);
+        if let Some(boot) = &mut self.boot {
+            more |= boot.run(&mut self.sockets, now);
+        }
+        // What the services wrote goes out, and windows they opened are announced.
+        self.interface.poll(now, device, &mut self.sockets);
+        more
+    }
 }
 
 impl Default for Peer {
@@ -54,25 +100,15 @@ impl Peer {
     /// A peer with all services listening, those for booting if there are files for them.
     pub fn new(files: Option<BootDir>) -> Self {
         let mut device = FrameQueue::default();
-        let mut config = Config::new(EthernetAddress(MAC).into());
-        config.random_seed = 0x7069_7274_6f6f_6c73;
-        let mut interface = Interface::new(config, &mut device, Instant::ZERO);
-        let [a, b, c, d] = ADDRESS;
-        let address = IpCidr::new(Ipv4Address::new(a, b, c, d).into(), PREFIX);
-        interface.update_ip_addrs(|list| {
-            // The list is empty and holds at least one.
-            let _ = list.push(address);
-        });
-        let mut sockets = SocketSet::new(Vec::new());
-        let services = Services::listen(&mut sockets, &Service::ALL);
-        let boot = files.map(|files| Boot::listen(&mut sockets, files));
+        let files = files.map(Arc::new);
         Self {
+            host: Host::new(&mut device, files.clone()),
             device,
-            interface,
-            sockets,
-            services,
-            boot,
+            files,
             started: std::time::Instant::now(),
+            restarts: 0,
+            #[cfg(test)]
+            breaks: false,
         }
     }
 
@@ -83,18 +119,45 @@ impl Peer {
 
     /// Lets time pass, handles what was received and produces frames; the next [`Peer::transmit`]
     /// calls give them. Does a bounded amount of work; `true` if there is more to do at once.
+    ///
+    /// Segments of a guest can make smoltcp panic (sequence numbers that it subtracts the wrong way
+    /// round, now and then). That must not end the device for all guests: the host starts anew, as a
+    /// real one might, and only its connections are lost.
     pub fn poll(&mut self) -> bool {
         let now = self.now();
-        self.interface
-            .poll(now, &mut self.device, &mut self.sockets);
-        let mut more = self.services.run(&mut self.sockets);
-        if let Some(boot) = &mut self.boot {
-            more |= boot.run(&mut self.sockets, now);
+        let (host, device) = (&mut self.host, &mut self.device);
+        #[cfg(test)]
+        let breaks = std::mem::take(&mut self.breaks);
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(test)]
+            assert!(!breaks, "asked for by a test");
+            host.poll(device, now)
+        }));
+        match polled {
+            Ok(more) => more || self.device.has_input(),
+            Err(_) => {
+                self.restart();
+                false
+            }
         }
-        // What the services wrote goes out, and windows they opened are announced.
-        self.interface
-            .poll(now, &mut self.device, &mut self.sockets);
-        more || self.device.has_input()
+    }
+
+    /// Nothing of what panicked is used any more.
+    fn restart(&mut self) {
+        self.restarts += 1;
+        if self.restarts.is_power_of_two() {
+            tracing::error!(
+                restarts = self.restarts,
+                "frames of a guest broke the built-in peer; it starts anew without its connections"
+            );
+        }
+        self.device.clear();
+        self.host = Host::new(&mut self.device, self.files.clone());
+    }
+
+    /// Times the peer was started anew because frames of a guest broke it.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
     }
 
     /// The next frame for the switch.
@@ -105,8 +168,9 @@ impl Peer {
     /// How long nothing happens unless a frame comes in; `None`: for ever.
     pub fn idle_for(&mut self) -> Option<Duration> {
         let now = self.now();
-        let network = self.interface.poll_delay(now, &self.sockets);
-        let boot = self.boot.as_ref().and_then(|boot| boot.idle_for(now));
+        let host = &mut self.host;
+        let network = host.interface.poll_delay(now, &host.sockets);
+        let boot = host.boot.as_ref().and_then(|boot| boot.idle_for(now));
         let next = [network, boot].into_iter().flatten().min();
         next.map(|d| Duration::from_micros(d.total_micros()))
     }

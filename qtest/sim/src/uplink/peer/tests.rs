@@ -371,3 +371,14 @@ fn hostile_segments_are_survived() {
     let mut pong = Guest::new(0);
     assert_eq!(pong.talk(7, b"alive"), b"alive");
 }
+
+#[test]
+fn a_peer_that_breaks_starts_anew() {
+    let mut guest = Guest::new(0);
+    assert_eq!(guest.talk(7, b"before"), b"before");
+    guest.peer.breaks = true;
+    guest.peer.poll();
+    assert_eq!(guest.peer.restarts(), 1);
+    assert_eq!(guest.talk(7, b"after"), b"after");
+    assert_eq!(guest.peer.restarts(), 1);
+}

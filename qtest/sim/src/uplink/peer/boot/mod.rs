@@ -28,6 +28,7 @@ use http::Http;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
 use smoltcp::time::{Duration, Instant};
+use std::sync::Arc;
 use tftp::Tftp;
 
 /// Datagrams waiting in each direction of a socket.
@@ -39,7 +40,7 @@ const BUDGET: usize = 64;
 
 /// The services.
 pub(super) struct Boot {
-    files: BootDir,
+    files: Arc<BootDir>,
     dhcp: Dhcp,
     dhcp_socket: SocketHandle,
     tftp: Tftp,
@@ -48,7 +49,7 @@ pub(super) struct Boot {
 }
 
 impl Boot {
-    pub(super) fn listen(sockets: &mut SocketSet<'static>, files: BootDir) -> Self {
+    pub(super) fn listen(sockets: &mut SocketSet<'static>, files: Arc<BootDir>) -> Self {
         Self {
             files,
             dhcp: Dhcp::default(),
