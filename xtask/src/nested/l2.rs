@@ -99,9 +99,19 @@ pub(super) fn start_helpers(nested: &mut Nested) -> Result<()> {
 
 /// Starts the helpers of both PFs.
 pub(super) fn start_blk_and_net(nested: &mut Nested) -> Result<()> {
+    // Debian 12's kernel does not tell whose a VFIO device file is.
+    let kernel = nested.step("sriov_info")?.get("kernel")?.to_owned();
+    let unproven = if kernel.starts_with("6.1.") {
+        " --allow-unproven-uid 0"
+    } else {
+        ""
+    };
     for kind in ["net", "blk"] {
         nested
-            .step(&format!("helper_start {kind} --bind --vfs {}", NET.vfs))
+            .step(&format!(
+                "helper_start {kind} --bind --vfs {}{unproven}",
+                NET.vfs
+            ))
             .with_context(|| format!("start the helper of the {kind} PF"))?;
         let vfs = nested.step(&format!("vfs {kind}"))?;
         ensure!(

@@ -23,6 +23,8 @@ const START: Duration = Duration::from_secs(30);
 const COMMAND: Duration = Duration::from_secs(60);
 /// Longest time from the start of L2's QEMU until L2 takes commands.
 const L2_BOOT: Duration = Duration::from_secs(180);
+/// How often it is looked whether its QEMU still runs.
+const L2_LOOK: Duration = Duration::from_secs(10);
 /// Serial ports of L1 that are L2's command port and its QEMU's machine protocol.
 const L2_PORT: &str = "l2port";
 const L2_QMP: &str = "l2qmp";
@@ -163,11 +165,17 @@ impl Nested {
     /// Waits until L2 takes commands, also after a reboot.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or its QEMU has ended; with what that said.
     pub(crate) fn wait_l2(&mut self) -> Result<()> {
-        let (port, machine) = (&mut self.port, &mut self.machine);
-        let done = port.wait_ready(L2_BOOT, &mut || machine.alive());
-        self.explained(done)
+        let until = Instant::now() + L2_BOOT;
+        loop {
+            let (port, machine) = (&mut self.port, &mut self.machine);
+            let done = port.wait_ready(L2_LOOK, &mut || machine.alive());
+            if done.is_ok() || Instant::now() > until || machine.alive().is_err() {
+                return self.explained(done);
+            }
+            self.step("l2_running")?;
+        }
     }
 
     /// Has L2 run one command, which must succeed.
