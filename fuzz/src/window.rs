@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Any guest accesses and outcomes.
 
-use legacy_window::{CommandKind, FailKind, Outcome, SavedState, Space, Step, Window};
+use legacy_window::{
+    Command, CommandKind, FailKind, Outcome, OwnVectors, SavedState, Space, Step, Window,
+};
 use virtio_pci_spec::{config, legacy, DeviceType};
 
 use crate::Choices;
@@ -34,6 +36,9 @@ pub fn run(data: &[u8]) {
         n => u16::from(n),
     };
     let mut window = Window::new(device, config_len);
+    if c.u8() & 1 != 0 {
+        window.emulate_intx();
+    }
     let mut steps = 0;
     while !c.is_empty() && steps < 1000 {
         steps += 1;
@@ -56,9 +61,59 @@ pub fn run(data: &[u8]) {
                 let stray = outcome(&mut c, Outcome::Written);
                 assert!(matches!(window.resume(stray), Step::Done(_)));
             }
+            0xf6 => {
+                let own = OwnVectors {
+                    config: 0,
+                    queues: u16::from(c.u8() & 1),
+                };
+                window.serve_vectors((c.u8() & 1 != 0).then_some(own));
+            }
+            0xf7 => window.retry_settle(),
+            0xf8 => settle(&mut window, &mut c),
             kind => access(&mut window, &mut c, kind),
         }
     }
+}
+
+fn check(window: &Window, command: &Command) {
+    assert!(!window.is_lost(), "a command although the helper is lost");
+    assert!((1..=4).contains(&command.len));
+    if command.space == Space::Common {
+        // One whole field of the header, always.
+        let field = legacy::field_at(command.offset, true).expect("a field");
+        assert_eq!(field.offset, command.offset);
+        assert!(command.len <= field.size);
+    }
+}
+
+fn answer(c: &mut Choices<'_>, command: &Command) -> Outcome {
+    let right = match command.kind {
+        CommandKind::Read => Outcome::Data([c.u8(); 8]),
+        CommandKind::Write(_) => Outcome::Written,
+    };
+    outcome(c, right)
+}
+
+/// Vectors behind the guest's back: of each source at most the queue selection, two vectors written
+/// and three times read.
+fn settle(window: &mut Window, c: &mut Choices<'_>) {
+    let mut step = window.begin_settle();
+    for _ in 0..1025 * 7 {
+        step = match step {
+            Step::Done(done) => {
+                assert_eq!(done.value, 0, "{done:?}");
+                let _what = (window.take_settled(), window.guest_vectors().count());
+                return;
+            }
+            Step::Notify { .. } => panic!("nobody notifies"),
+            Step::Command(command) => {
+                check(window, &command);
+                let outcome = answer(c, &command);
+                window.resume(outcome)
+            }
+        };
+    }
+    panic!("vectors without end");
 }
 
 fn access(window: &mut Window, c: &mut Choices<'_>, kind: u8) {
@@ -91,19 +146,9 @@ fn access(window: &mut Window, c: &mut Choices<'_>, kind: u8) {
                 window.resume(outcome(c, Outcome::Written))
             }
             Step::Command(command) => {
-                assert!(!window.is_lost(), "a command although the helper is lost");
-                assert!((1..=4).contains(&command.len));
-                if command.space == Space::Common {
-                    // One whole field of the header, always.
-                    let field = legacy::field_at(command.offset, true).expect("a field");
-                    assert_eq!(field.offset, command.offset);
-                    assert!(command.len <= field.size);
-                }
-                let right = match command.kind {
-                    CommandKind::Read => Outcome::Data([c.u8(); 8]),
-                    CommandKind::Write(_) => Outcome::Written,
-                };
-                window.resume(outcome(c, right))
+                check(window, &command);
+                let outcome = answer(c, &command);
+                window.resume(outcome)
             }
         };
     }
