@@ -2,6 +2,7 @@
 //! A PCI function behind the kernel's VFIO: by group and container, or by its own device file and
 //! iommufd.
 
+mod attribute;
 mod error;
 #[cfg(test)]
 mod file_tests;

@@ -78,6 +78,11 @@ impl VfioFunction {
         let host = options.host.device(address).map_err(host_error)?;
         let (files, memory, iova) = Files::from_kept(kept)
             .ok_or_else(|| error(Cause::State("files were kept, but not all".into())))?;
+        let other = options.host.function_of_file(files.device.as_fd());
+        if let Some(other) = other.filter(|name| **name != *id) {
+            let why = format!("the files that were kept are those of {other}");
+            return Err(error(Cause::State(why)));
+        }
         let pool = files.iommu.adopt_pool(&id, memory, iova)?;
         let mut function = Self::set_up(id.clone(), host, files, pool, options)?;
         // Those of the earlier process.

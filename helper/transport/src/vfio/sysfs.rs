@@ -3,19 +3,17 @@
 //! tests.
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::attribute::{errno, link_name, number, read, shown, write, written};
 use super::error::HostError;
 use crate::address::PciAddress;
 use crate::function::VfBar;
 
-/// Longest attribute that is read.
-const MAX_ATTRIBUTE: u64 = 8192;
 /// VFs that a PF can have.
 const MAX_VFS: usize = 65_536;
 /// Processes that are looked at to find who has a file open.
@@ -48,94 +46,6 @@ impl Default for Host {
             dev: "/dev".into(),
             proc: "/proc".into(),
         }
-    }
-}
-
-fn errno(e: &std::io::Error) -> Errno {
-    Errno::from_io_error(e).unwrap_or(Errno::IO)
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// The last component of a link's target.
-fn link_name(path: &Path) -> Option<String> {
-    let target = fs::read_link(path).ok()?;
-    Some(target.file_name()?.to_str()?.to_owned())
-}
-
-/// An attribute's text; `None` if it does not exist.
-pub(super) fn read(path: &Path) -> Result<Option<String>, HostError> {
-    let fail = |e: &std::io::Error| HostError::Io {
-        what: "cannot read",
-        path: shown(path),
-        errno: errno(e),
-    };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(fail(&e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_ATTRIBUTE)
-        .read_to_end(&mut bytes)
-        .map_err(|e| fail(&e))?;
-    Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
-}
-
-/// A number in an attribute, decimal or with 0x; `None` if it does not exist.
-fn number(path: &Path, radix: u32) -> Result<Option<u64>, HostError> {
-    let Some(text) = read(path)? else {
-        return Ok(None);
-    };
-    let (digits, radix) = match text.strip_prefix("0x") {
-        Some(hex) => (hex, 16),
-        None => (text.as_str(), radix),
-    };
-    match u64::from_str_radix(digits, radix) {
-        Ok(n) => Ok(Some(n)),
-        Err(_) => Err(HostError::Odd {
-            path: shown(path),
-            text: text.chars().take(64).collect(),
-        }),
-    }
-}
-
-/// Writes an attribute in one write. The kernel may wait in it for drivers and their users, so this
-/// waits for `deadline` only; the write itself then stays behind in a thread.
-fn write(path: &Path, text: &str, deadline: Duration) -> Result<Result<(), Errno>, HostError> {
-    let (tell, told) = mpsc::channel();
-    let (own_path, own_text) = (path.to_owned(), text.to_owned());
-    let spawned = std::thread::Builder::new()
-        .name("sysfs".into())
-        .spawn(move || {
-            let done = OpenOptions::new()
-                .write(true)
-                .open(&own_path)
-                .and_then(|mut file| file.write_all(own_text.as_bytes()));
-            let _nobody_waits = tell.send(done.map_err(|e| errno(&e)));
-        });
-    if let Err(e) = spawned {
-        return Ok(Err(errno(&e)));
-    }
-    told.recv_timeout(deadline).map_err(|_| HostError::Stuck {
-        what: format!("writing {text} to {}", shown(path)),
-        after: deadline,
-    })
-}
-
-fn written(path: &Path, text: &str, deadline: Duration) -> Result<(), HostError> {
-    match write(path, text, deadline)? {
-        Ok(()) => Ok(()),
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
-            Err(HostError::NotRoot { path: shown(path) })
-        }
-        Err(errno) => Err(HostError::Io {
-            what: "cannot write",
-            path: shown(path),
-            errno,
-        }),
     }
 }
 
@@ -174,6 +84,16 @@ impl Host {
             return None;
         }
         PciAddress::parse(class.parent()?.file_name()?.to_str()?)
+    }
+
+    /// The function behind a VFIO device file of this process, where the kernel tells it in fdinfo.
+    pub(super) fn function_of_file(&self, file: BorrowedFd<'_>) -> Option<String> {
+        let info = self.proc.join(format!("self/fdinfo/{}", file.as_raw_fd()));
+        let text = read(&info).ok()??;
+        let path = text
+            .lines()
+            .find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
+        Some(path.trim().rsplit('/').next()?.to_owned())
     }
 
     /// Which other process has `path` open, as far as this process may see.

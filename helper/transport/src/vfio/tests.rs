@@ -549,6 +549,19 @@ fn kept_files_are_taken_over_whole_or_not_at_all() {
             "{cause:?}"
         );
     }
+    // Complete, but of another function.
+    let own = f.host.proc.join("self/fdinfo");
+    create_dir_all(&own).unwrap();
+    for fd in 0..200 {
+        let line = "pos:\t0\nvfio-device-syspath: /sys/devices/x/0000:05:00.0\n";
+        write(own.join(fd.to_string()), line).unwrap();
+    }
+    let cause = adopt(&["device", "container", "group", "memory-1000"]);
+    assert_eq!(
+        cause,
+        Cause::State("the files that were kept are those of 0000:05:00.0".into())
+    );
+    std::fs::remove_dir_all(own).unwrap();
     // Complete with memory, but not VFIO's.
     let pool = crate::DmaPool::new("x".into(), 4096, 0x1000).unwrap();
     let memory = pool.fd().try_clone_to_owned().unwrap();
