@@ -6,9 +6,11 @@
 //! - `probe ADDRESS [UUID]`: opens a virtio function, reads and writes it, resets it.
 //! - `prove SOCKET MEMBER FUNCTION [UUID]`: asks the helper on SOCKET for its VF MEMBER (0: any) with
 //!   the device file of FUNCTION, or another file, as the proof.
+//! - `keep PROGRAM ARGUMENTS...`: runs a program as a service manager does that keeps its files.
 //!
 //! What was found is printed as `key=value` lines. Exit status 1 with `error=...` says what failed.
 
+mod keep;
 mod prove;
 mod sys;
 
@@ -43,8 +45,9 @@ fn main() -> ExitCode {
         ["probe", address, uuid] => probe(address, Some(uuid)),
         ["prove", socket, member, what] => ask(socket, member, what, None),
         ["prove", socket, member, what, uuid] => ask(socket, member, what, Some(uuid)),
+        ["keep", program @ ..] if !program.is_empty() => keep::keep(program),
         _ => Err(io::Error::other(
-            "usage: hold ADDRESS UUID | probe ADDRESS [UUID] | prove SOCKET MEMBER FUNCTION [UUID]",
+            "usage: keep PROGRAM... | hold ADDRESS UUID | probe ADDRESS [UUID] | prove SOCKET MEMBER FUNCTION [UUID]",
         )),
     };
     match done {

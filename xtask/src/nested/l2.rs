@@ -7,7 +7,6 @@ use anyhow::{ensure, Context, Result};
 use serde_json::json;
 
 use super::hotplug;
-use super::restart;
 use super::scenarios::{check_pf, set_vfs};
 use super::{Card, Nested, Plan, Scenario, Setup};
 use crate::guest::machine::Driver;
@@ -52,19 +51,6 @@ pub(super) const ALL: &[Scenario] = &[
         },
         violations: &[],
         run: l2_stock,
-    },
-    Scenario {
-        name: "helper-restart",
-        setup: &Setup {
-            plan: Plan {
-                name: "helper-restart",
-                ..HELPERS.plan
-            },
-            prepare: start_helpers,
-        },
-        // The VF was reset with its PF, and L2 uses the registers that MSI-X adds until it knows.
-        violations: &["crosses_fields"],
-        run: restart::run,
     },
     Scenario {
         name: "l2-legacy",

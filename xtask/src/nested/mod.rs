@@ -98,7 +98,11 @@ impl Workbench {
 /// All scenarios.
 fn all() -> impl Iterator<Item = &'static Scenario> {
     let l2 = l2::ALL.iter().chain(device::ALL);
-    scenarios::ALL.iter().chain(l2).chain(wrong::ALL)
+    scenarios::ALL
+        .iter()
+        .chain(l2)
+        .chain(restart::ALL)
+        .chain(wrong::ALL)
 }
 
 /// Runs the named scenarios, or all.

@@ -6,10 +6,42 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
-use super::l2::{both_vfs, pings, property, LEGACY, SHORT};
-use super::Nested;
+use super::l2::{
+    both_vfs, pings, property, start_helpers, vf_address, HELPERS, LEGACY, NET, SHORT,
+};
+use super::{Nested, Plan, Scenario, Setup};
 
-pub(super) fn run(nested: &mut Nested) -> Result<String> {
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "helper-restart",
+        setup: &Setup {
+            plan: Plan {
+                name: "helper-restart",
+                ..HELPERS.plan
+            },
+            prepare: start_helpers,
+        },
+        // The VF was reset with its PF, and L2 uses the registers that MSI-X adds until it knows.
+        violations: &["crosses_fields"],
+        run: restarted,
+    },
+    Scenario {
+        name: "helper-kept",
+        setup: &Setup {
+            plan: Plan {
+                name: "helper-kept",
+                cards: &[NET],
+                ..HELPERS.plan
+            },
+            prepare: |_| Ok(()),
+        },
+        violations: &[],
+        run: kept,
+    },
+];
+
+/// Without a service manager.
+fn restarted(nested: &mut Nested) -> Result<String> {
     let mut arguments = vec!["-machine".to_owned(), "pc".to_owned()];
     arguments.extend(both_vfs(nested)?);
     nested.start_l2(LEGACY, &arguments)?;
@@ -64,6 +96,52 @@ pub(super) fn run(nested: &mut Nested) -> Result<String> {
         answered,
         alone.get("pings_sent").unwrap_or("0"),
         registers.text(),
+    ))
+}
+
+/// With a service manager that keeps the PF's files: the guest goes on.
+fn kept(nested: &mut Nested) -> Result<String> {
+    nested.step("vfio_load").context("load vfio-pci")?;
+    nested.step("kvm_load").context("load KVM")?;
+    nested
+        .step(&format!("helper_keep net --bind --vfs {}", NET.vfs))
+        .context("start the helper as a service")?;
+    let address = vf_address(nested, "net", 1)?;
+    let arguments = [
+        "-device".to_owned(),
+        format!("virtio-legacy-vf,host={address},id=net"),
+    ];
+    nested.start_l2(LEGACY, &arguments)?;
+    nested.l2("net", SHORT)?;
+    let before = nested.l2("registers net", SHORT)?.text();
+    nested.l2("ping_start 0.1", SHORT)?;
+    nested
+        .step("helper_end net KILL")
+        .context("kill the helper")?;
+    nested
+        .step("helper_kept net 2")
+        .context("the helper, started again")?;
+    link_state(nested, "connected").context("after the helper's restart")?;
+    let after = nested.l2("registers net", SHORT)?.text();
+    ensure!(
+        after == before,
+        "the VF's registers were {before}, and are {after}"
+    );
+    let lost = property(nested, "net", "state-lost")?;
+    ensure!(lost == "false", "the device takes the VF's state for lost");
+    let received = pings(nested, "ping_stop").context("while the helper was away")?;
+    nested
+        .l2("rebind net 1", SHORT)
+        .context("start the driver anew")?;
+    nested.l2("net", SHORT)?;
+    let again = pings(nested, "ping 20").context("with the driver started anew")?;
+    nested.stop_l2()?;
+    nested
+        .step("helper_end net TERM")
+        .context("stop the helper")?;
+    Ok(format!(
+        "helper killed and started again with its files: all of {received} pings meanwhile, registers \
+         {after} as before, then {again} pings"
     ))
 }
 
