@@ -18,6 +18,7 @@
 
 mod attributes;
 mod fids;
+mod files;
 mod message;
 mod server;
 mod tree;
