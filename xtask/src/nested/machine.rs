@@ -171,11 +171,43 @@ impl Nested {
         loop {
             let (port, machine) = (&mut self.port, &mut self.machine);
             let done = port.wait_ready(L2_LOOK, &mut || machine.alive());
-            if done.is_ok() || Instant::now() > until || machine.alive().is_err() {
+            if done.is_ok() || machine.alive().is_err() {
                 return self.explained(done);
             }
             self.step("l2_running")?;
+            if Instant::now() > until {
+                let state = self.l2_state();
+                let done = done.map_err(|_| anyhow!("not within {L2_BOOT:?}{state}"));
+                return self.explained(done);
+            }
         }
+    }
+
+    /// What L2's QEMU does, as far as it can be found out, for an error.
+    fn l2_state(&mut self) -> String {
+        let mut text = String::new();
+        if let Ok(answer) = self.attempt("l2_state") {
+            for line in answer.all("text") {
+                text += "\n    ";
+                text += line;
+            }
+        }
+        // Where the processor is, and whether it moves.
+        for _ in 0..3 {
+            let command = json!({ "command-line": "info registers" });
+            let registers = self
+                .l2_qmp()
+                .and_then(|qmp| qmp.execute("human-monitor-command", &command));
+            match registers {
+                Ok(found) => {
+                    let found = found.as_str().unwrap_or_default();
+                    let place = found.lines().find(|line| line.starts_with("RIP"));
+                    text += &format!("\n    L2: {}", place.unwrap_or("no RIP"));
+                }
+                Err(error) => text += &format!("\n    L2's QEMU: {error:#}"),
+            }
+        }
+        text
     }
 
     /// Has L2 run one command, which must succeed.
