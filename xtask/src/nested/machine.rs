@@ -29,6 +29,10 @@ const L2_LOOK: Duration = Duration::from_secs(10);
 const L2_PORT: &str = "l2port";
 const L2_QMP: &str = "l2qmp";
 
+/// Words for the kernel of a machine in which a nanosecond is an instruction, so that its clocks count
+/// them; idle time passes at once.
+pub(crate) const COUNTED: &str = "intel_iommu=on vlvf.counted";
+
 /// A simulated PF with its VFs, behind a root port of its own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Card {
@@ -79,6 +83,9 @@ impl Nested {
         let run = bench.run.path().join(plan.name);
         let mut cards = Vec::new();
         let mut arguments = iommu();
+        if plan.kernel == COUNTED {
+            arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
+        }
         for (slot, card) in (1..).zip(plan.cards) {
             let dir = run.join(card.kind);
             std::fs::create_dir_all(&dir)?;

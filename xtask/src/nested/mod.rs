@@ -12,6 +12,7 @@ mod hotplug;
 mod image;
 mod l2;
 mod machine;
+mod peer;
 mod restart;
 mod scenarios;
 mod wrong;
@@ -103,6 +104,7 @@ fn all() -> impl Iterator<Item = &'static Scenario> {
         .chain(l2)
         .chain(restart::ALL)
         .chain(wrong::ALL)
+        .chain(peer::ALL)
 }
 
 /// Runs the named scenarios, or all.
@@ -120,20 +122,33 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     if (options.keep && names.len() != 1) || (options.interactive && names.len() > 1) {
         bail!("--keep needs, and --interactive takes, one --scenario");
     }
+    // The older kernel has no driver for the PF's admin queue.
+    let older = options.l1 == Release::Stable;
+    if let Some(peer) = peer::ALL
+        .iter()
+        .find(|peer| older && names.iter().any(|n| n == peer.name))
+    {
+        bail!("{} needs --l1 new", peer.name);
+    }
+    let wanted = |scenario: &Scenario| {
+        let named = names.iter().any(|name| name == scenario.name);
+        let runs = !older || peer::ALL.iter().all(|peer| peer.name != scenario.name);
+        (names.is_empty() || named) && runs
+    };
     let steps = &mut Steps::new(project, "nested")?;
     if options.keep {
         process::keep_all();
     }
     let mut workbench = Workbench::prepare(project, steps, "nested", options.l1)?;
+    if peer::ALL.iter().any(wanted) {
+        peer::equip(project, steps, &mut workbench)?;
+    }
     if options.interactive {
         return interactive(&workbench, names.first());
     }
     let mut failed = 0;
     let mut shared: Option<(&'static str, Nested)> = None;
-    for scenario in all() {
-        if !names.is_empty() && !names.iter().any(|name| name == scenario.name) {
-            continue;
-        }
+    for scenario in all().filter(|scenario| wanted(scenario)) {
         let began = Instant::now();
         let setup = scenario.setup;
         let mut nested = shared

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Linux's own legacy support for VFs, `virtio-vfio-pci`, to be compared with this project's: the
-//! [`module`] for the nested machine's kernel.
+//! [`module`] for the nested machine's kernel, the bare-metal guest ([`tiny`]) that asks both the same, and
+//! how their answers [`compare`]. The scenarios are in [`crate::nested`].
 
+pub(crate) mod compare;
 pub(crate) mod module;
+pub(crate) mod tiny;
 
 use anyhow::Result;
 
