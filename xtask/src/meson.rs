@@ -19,11 +19,15 @@ use crate::run::Cmd;
 use crate::steps::{Step, Steps};
 
 /// What an installation has besides documentation, relative to its root, with permissions.
-const INSTALLED: [(&str, u32); 3] = [
+const INSTALLED: [(&str, u32); 4] = [
     ("usr/bin/virtio-pf-sim", 0o755),
+    (UNIT, 0o644),
     ("usr/libexec/qemu-virtio-admin-helper", 0o755),
     ("usr/share/man/man1/qemu-virtio-admin-helper.1", 0o644),
 ];
+/// The helper's systemd unit, and the line in it with the program.
+const UNIT: &str = "usr/lib/systemd/system/qemu-virtio-admin-helper@.service";
+const UNIT_START: &str = "ExecStart=/usr/libexec/qemu-virtio-admin-helper --pf ";
 /// Documentation that an installation has; there may be more.
 const DOCS: &str = "usr/share/doc/virtio-legacy-vf";
 const PAGES: [&str; 2] = ["README.md", "system/virtio-legacy-vf.md"];
@@ -164,6 +168,11 @@ impl Door<'_> {
         ensure!(
             found == BTreeSet::from(expected),
             "installed, with modes, were: {found:?}"
+        );
+        let unit = fs::read_to_string(dest.join(UNIT))?;
+        ensure!(
+            unit.lines().any(|line| line.starts_with(UNIT_START)),
+            "the systemd unit has another program: {unit}"
         );
         for page in PAGES {
             ensure!(docs.contains(page), "no {page} in {docs:?}");
