@@ -27,6 +27,12 @@ pub(super) const ALL: &[Scenario] = &[
         violations: &[],
         run: resets,
     },
+    Scenario {
+        name: "l2-intx",
+        setup: &HELPERS,
+        violations: &[],
+        run: intx,
+    },
 ];
 
 /// Ways of doorbells, and the properties that leave no other.
@@ -179,6 +185,7 @@ fn resets(nested: &mut Nested) -> Result<String> {
     ensure!(flr > 0, "the FLR was not seen");
     traffic(nested, 3).context("after the FLR")?;
     wait_state(nested, &["VF 1", "connected", "by kernel"])?;
+    not_migratable(nested)?;
     reset_machine(nested).context("system_reset")?;
     let machine = number(nested, "resets")?;
     ensure!(machine > flr, "system_reset was not seen");
@@ -202,6 +209,18 @@ fn resets(nested: &mut Nested) -> Result<String> {
     ))
 }
 
+/// Migration is blocked, and the reason names the VF.
+fn not_migratable(nested: &mut Nested) -> Result<()> {
+    let known = nested.l2_qmp()?.execute("query-migrate", &json!({}))?;
+    let reasons = known.get("blocked-reasons").map(Value::to_string);
+    let reasons = reasons.unwrap_or_default();
+    ensure!(
+        reasons.contains("VF 1 of") && reasons.contains("cannot be migrated"),
+        "migration is blocked by: {reasons}"
+    );
+    Ok(())
+}
+
 fn reset_machine(nested: &mut Nested) -> Result<()> {
     nested.l2_qmp()?.execute("system_reset", &json!({}))?;
     nested.wait_l2()?;
@@ -223,4 +242,33 @@ fn hangs(nested: &mut Nested, other: &str) -> Result<()> {
     let error = refused.map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(error.contains("did not answer within 500 ms"), "{error}");
     traffic(nested, 3)
+}
+
+/// L2 without MSI: both cards by the interrupt pin, which the device makes of the VF's MSI-X vectors.
+fn intx(nested: &mut Nested) -> Result<String> {
+    let mut arguments = vec!["-machine".to_owned(), "pc".to_owned()];
+    for (kind, id) in [("net", ID), ("blk", "blk")] {
+        let host = vf_address(nested, kind, 1)?;
+        arguments.push("-device".to_owned());
+        arguments.push(format!("virtio-legacy-vf,host={host},id={id}"));
+    }
+    let words: Vec<&str> = LEGACY.iter().copied().chain(["pci=nomsi"]).collect();
+    nested.start_l2(&words, &arguments)?;
+    traffic(nested, 50)?;
+    let disk = nested.l2("disk 4", SHORT)?;
+    ensure!(
+        disk.get("disk_written_sha256")? == disk.get("disk_read_sha256")?,
+        "{}",
+        disk.text()
+    );
+    let interrupts = nested.l2("interrupts", SHORT)?.text();
+    ensure!(
+        interrupts.matches("IO-APIC").count() == 2 && !interrupts.contains("MSI"),
+        "{interrupts}"
+    );
+    nested.l2("rebind net 3", SHORT)?;
+    traffic(nested, 20)?;
+    wait_state(nested, &["connected", "by kernel"])?;
+    nested.stop_l2()?;
+    Ok("pings 70, disk 4 MiB, 3 rebinds, by two pins".to_owned())
 }
