@@ -2,6 +2,7 @@
 //! Drivers that are not Linux's on VFs: firmware and boot loaders. Each scenario is judged by what
 //! the program said and by what the simulated hardware saw.
 
+mod dpdk;
 mod events;
 mod image;
 mod ipxe;
@@ -65,6 +66,10 @@ pub(super) const ALL: &[Scenario] = &[
         run: uboot::boot,
     },
     Scenario {
+        name: "dpdk",
+        run: dpdk::forward,
+    },
+    Scenario {
         name: "newer-kernel",
         run: newer::work,
     },
@@ -76,6 +81,7 @@ const MAC: &str = "52:54:00:77:01:01";
 /// What the scenarios need besides the [`Bench`].
 pub(crate) struct Kit {
     packages: Unpacked,
+    dpdk: Unpacked,
     disks: Disks,
     /// The test guest with Debian's newest kernel.
     newer: Image,
@@ -89,6 +95,7 @@ impl Kit {
     pub(super) fn ensure(project: &Project, steps: &mut Steps, image: &Image) -> Result<Self> {
         let title = "get firmware and boot loaders";
         let packages = Unpacked::ensure(project, steps, title, packages::FIRMWARE)?;
+        let dpdk = Unpacked::ensure(project, steps, "get DPDK", dpdk::PACKAGES)?;
         let disks = image::ensure(
             project,
             steps,
@@ -99,6 +106,7 @@ impl Kit {
         let newer = guest::ensure_release(project, steps, Release::Newer)?;
         Ok(Self {
             packages,
+            dpdk,
             disks,
             newer,
         })
