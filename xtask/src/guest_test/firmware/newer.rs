@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(180);
 pub(super) fn work(bench: &Bench) -> Result<String> {
     let (kit, name) = (bench.kit()?, "newer-kernel");
     let net = LoggedPf::start(bench, name, "net", 1, &[])?;
-    let blk = LoggedPf::start(bench, name, "blk", 1, &["--blk-ram", "64M"])?;
+    let blk = LoggedPf::start(bench, name, "blk", 1, &["--blk-ram", "32M"])?;
     let functions = vec![net.pf.function(1), blk.pf.function(1)];
     let config = Config {
         image: &kit.newer,
@@ -34,15 +34,15 @@ pub(super) fn work(bench: &Bench) -> Result<String> {
         "pings were lost: {}",
         ping.text()
     );
-    let tcp = machine.run("tcp 16", LONG)?.ok()?;
-    let disk = machine.run("disk 48", LONG)?.ok()?;
+    let tcp = machine.run("tcp 8", LONG)?.ok()?;
+    let disk = machine.run("disk 16", LONG)?.ok()?;
     let (card, drive) = (net.seen(1)?, blk.seen(1)?);
     for seen in [&card, &drive] {
         seen.check_legacy_driver(&[0])?;
     }
     let version = kit.newer.modules.file_name().unwrap_or_default();
     Ok(format!(
-        "Linux {}: 100 of 100 pings, TCP 16 MiB out {} ms, in {} ms, disk 48 MiB written {} ms, read {} ms",
+        "Linux {}: 100 of 100 pings, TCP 8 MiB out {} ms, in {} ms, disk 16 MiB written {} ms, read {} ms",
         version.to_string_lossy(),
         tcp.get("tcp_out_ms")?,
         tcp.get("tcp_in_ms")?,
