@@ -311,8 +311,8 @@ fn watch_address<D: LegacyVf>(dev: &D, link: Arc<Link>) -> FdHandler {
     let held = pci(dev).hold();
     FdHandler::new(link.moved.descriptor().clone(), move || {
         link.moved.take();
-        if let Some(dev) = held.dynamic_cast::<D>() {
-            update_doorbells(dev, &link);
+        if let Some(device) = held.dynamic_cast::<D>() {
+            update_doorbells(device, &link);
         }
     })
 }
