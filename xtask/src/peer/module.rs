@@ -140,6 +140,8 @@ fn build(step: &Step, names: &Names, root: &Path, module: &Path) -> Result<()> {
     let archive = root.join(format!("usr/src/{}.tar.xz", names.source));
     let place = root.join("src");
     let unpacked = place.join("unpacked");
+    // A run that was killed may have left something.
+    let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&unpacked)?;
     Cmd::new("tar")
         .args(["--extract", "--xz", "--directory"])
