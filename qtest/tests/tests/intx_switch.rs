@@ -151,6 +151,31 @@ fn what_is_pending_is_told_after_the_switch() -> Result<()> {
     sent(&mut g, &mut tx)
 }
 
+/// The same as for what the VF itself holds back.
+// Covers: IRQ-08
+#[test]
+fn a_message_held_back_does_not_outlive_a_reset() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Net, 1)?;
+    for again in [false, true] {
+        let mut g = Guest::start(&stack, Machine::Q35)?;
+        let table = msix(&mut g)?;
+        switch(&mut g, &table, true)?;
+        net(&mut g)?;
+        switch(&mut g, &table, false)?;
+        table.mask_all(&g.qemu.qtest, &g.device, true)?;
+        switch(&mut g, &table, true)?;
+        if again {
+            g.driver.set_status(&g.qemu.qtest, 0)?;
+        }
+        table.mask_all(&g.qemu.qtest, &g.device, false)?;
+        for vector in 0..3 {
+            let fired = table.fired(&g.qemu.qtest, vector)?;
+            assert_eq!(fired, !again, "vector {vector}, reset {again}");
+        }
+    }
+    Ok(())
+}
+
 /// Linux tries MSI-X, gives up, and goes on with INTx, without a reset in between.
 // Covers: IRQ-04, IRQ-06
 #[test]

@@ -10,6 +10,7 @@
 mod device;
 mod hotplug;
 mod image;
+mod intx;
 mod l2;
 mod machine;
 mod peer;
@@ -98,7 +99,7 @@ impl Workbench {
 
 /// All scenarios.
 fn all() -> impl Iterator<Item = &'static Scenario> {
-    let l2 = l2::ALL.iter().chain(device::ALL);
+    let l2 = l2::ALL.iter().chain(device::ALL).chain(intx::ALL);
     scenarios::ALL
         .iter()
         .chain(l2)

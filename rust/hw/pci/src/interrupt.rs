@@ -50,21 +50,40 @@ impl PciDevice {
         u16::try_from(entries).unwrap_or(0)
     }
 
-    /// Sends the message of a vector, or sets its pending bit if it is masked, as if the device had
-    /// done so. Nothing happens for a vector that does not exist or while MSI-X is off. Needs the
-    /// big QEMU lock.
-    pub fn notify_msix(&self, vector: u16) {
+    /// Sends the message of a vector, or sets its pending bit if it is masked (true), as if the
+    /// device had done so. Nothing happens for a vector that does not exist or while MSI-X is off.
+    /// Needs the big QEMU lock.
+    pub fn notify_msix(&self, vector: u16) -> bool {
         if vector >= self.msix_vectors() || !self.msix_enabled() {
-            return;
+            return false;
         }
         let (pci, vector) = (self.as_mut_ptr(), c_uint::from(vector));
         // SAFETY: the object is alive, the lock is held and the vector exists. A masked vector that
         // was never unmasked is not in use yet, and msix_notify() would ignore it.
         unsafe {
-            if bindings::msix_is_masked(pci, vector) {
+            let masked = bindings::msix_is_masked(pci, vector);
+            if masked {
                 bindings::msix_set_pending(pci, vector);
             } else {
                 bindings::msix_notify(pci, vector);
+            }
+            masked
+        }
+    }
+
+    /// Clears the pending bit of a vector that [`notify_msix`](Self::notify_msix) has set. Needs the
+    /// big QEMU lock.
+    pub fn forget_msix(&self, vector: u16) {
+        if vector >= self.msix_vectors() {
+            return;
+        }
+        let pci: *mut bindings::PCIDevice = self.as_mut_ptr();
+        // SAFETY: the object is alive and the lock is held; the array has a bit for each vector as
+        // long as there is a table.
+        unsafe {
+            let pba = (*pci).msix_pba;
+            if !pba.is_null() {
+                *pba.add(usize::from(vector / 8)) &= !(1 << (vector % 8));
             }
         }
     }

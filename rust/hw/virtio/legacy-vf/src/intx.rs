@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         atomic::{AtomicBool, AtomicU8, Ordering},
-        Arc,
+        Arc, Mutex,
     },
 };
 
@@ -48,6 +48,8 @@ pub struct Intx {
     pub failed: AtomicBool,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// Vectors of the guest whose pending bits this process has set.
+    pub told: Mutex<Vec<u16>>,
     isr: AtomicU8,
     /// A queue interrupt may have been a configuration change.
     unsure: AtomicBool,
@@ -71,6 +73,7 @@ impl Intx {
             driven: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             stats,
+            told: Mutex::default(),
             isr: AtomicU8::new(0),
             unsure: AtomicBool::new(false),
             level: AtomicBool::new(false),

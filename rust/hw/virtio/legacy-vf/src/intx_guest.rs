@@ -188,8 +188,10 @@ pub fn before_config_write<D: LegacyVf>(
 /// the VF's: what was still pending, or happened while vectors changed hands, is told once more by
 /// each of them.
 pub fn msix_switched<D: LegacyVf>(dev: &D, link: &Link, vectors: &[u16]) {
-    for vector in vectors {
-        pci(dev).notify_msix(*vector);
+    if let Some(intx) = &link.intx {
+        let mut told = lock(&intx.told);
+        told.extend(vectors.iter().filter(|v| pci(dev).notify_msix(**v)));
+        drop(told);
     }
     update(dev, link);
     link.settle();
@@ -230,6 +232,14 @@ fn take<D: LegacyVf>(dev: &D, link: &Link, intx: &Intx) {
     events::trace_virtio_legacy_vf_intx_take(&intx.name, intx.vectors.into());
 }
 
+/// Messages that a mask holds back do not outlive a reset. Needs the big QEMU lock.
+fn forget_told<D: LegacyVf>(dev: &D, intx: &Intx) {
+    let told = std::mem::take(&mut *lock(&intx.told));
+    for vector in told {
+        pci(dev).forget_msix(vector);
+    }
+}
+
 /// Lets go of the vectors and forgets what is pending. Needs the big QEMU lock.
 pub fn release<D: LegacyVf>(dev: &D, intx: &Intx) {
     intx.wanted.store(false, Ordering::Release);
@@ -239,6 +249,7 @@ pub fn release<D: LegacyVf>(dev: &D, intx: &Intx) {
         events::trace_virtio_legacy_vf_intx_release(&intx.name);
     }
     intx.clear(pci(dev));
+    forget_told(dev, intx);
 }
 
 /// A vfio-user server sees the MSI-X control word as the guest writes it; the kernel keeps its own.
@@ -266,13 +277,17 @@ pub fn after_access<D: LegacyVf>(dev: &D, link: &Link, msix: bool, reset: bool) 
     }
     let driven = intx.driven.load(Ordering::Acquire);
     let wanted = driven && !msix && !intx.failed.load(Ordering::Acquire);
-    if wanted == intx.held.load(Ordering::Acquire) {
+    let forget = reset && !lock(&intx.told).is_empty();
+    if wanted == intx.held.load(Ordering::Acquire) && !forget {
         return;
     }
     with_bql(|| {
         // Unplugged while this waited for the lock.
         if dev.state().link().is_some() {
             update(dev, link);
+            if forget {
+                forget_told(dev, intx);
+            }
         }
     });
     link.settle();
