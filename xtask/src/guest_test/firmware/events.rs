@@ -142,19 +142,19 @@ impl Seen {
     }
 
     /// Checks that a driver of the legacy interface was there: it accessed the registers that every
-    /// set-up has to and read the device configuration (at `config`). Whether it negotiated features
+    /// set-up has to, and read the features and the device configuration at `config`, both only if
+    /// that is not empty. Whether it negotiated features
     /// is not asked: SeaBIOS leaves them at 0 without a write.
     ///
     /// # Errors
     /// What was not seen, or should not have been.
     pub(super) fn check_legacy_set_up(&self, config: &[u8]) -> Result<()> {
-        use Register::{DeviceFeatures, DeviceStatus, QueueAddress, QueueSelect, QueueSize};
+        use Register::{DeviceStatus, QueueAddress, QueueSelect, QueueSize};
         let (read, write) = (
             opcode::LEGACY_COMMON_CFG_READ,
             opcode::LEGACY_COMMON_CFG_WRITE,
         );
         for (opcode, register) in [
-            (read, DeviceFeatures),
             (write, QueueSelect),
             (read, QueueSize),
             (write, QueueAddress),
@@ -166,6 +166,10 @@ impl Seen {
                 name(opcode)
             );
         }
+        ensure!(
+            config.is_empty() || self.count(read, Register::DeviceFeatures) > 0,
+            "the features were not read; {self}"
+        );
         for offset in config {
             ensure!(
                 self.at(opcode::LEGACY_DEV_CFG_READ, *offset) > 0,

@@ -11,6 +11,7 @@ mod newer;
 mod ovmf;
 mod packages;
 mod rom;
+mod scsi;
 mod seabios;
 mod uboot;
 mod vm;
@@ -46,6 +47,10 @@ pub(super) const ALL: &[Scenario] = &[
         run: seabios::order,
     },
     Scenario {
+        name: "seabios-scsi",
+        run: scsi::seabios,
+    },
+    Scenario {
         name: "ipxe-legacy",
         run: |bench| ipxe::boot(bench, Interface::Legacy),
     },
@@ -60,6 +65,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "ovmf-network",
         run: ovmf::network,
+    },
+    Scenario {
+        name: "ovmf-scsi",
+        run: scsi::ovmf,
     },
     Scenario {
         name: "u-boot",

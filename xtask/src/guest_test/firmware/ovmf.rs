@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(120);
 /// From there until it has read what it boots.
 const LOAD: Duration = Duration::from_secs(60);
 
-fn firmware(kit: &Kit) -> Result<Firmware> {
+pub(super) fn firmware(kit: &Kit) -> Result<Firmware> {
     Ok(Firmware::Flash(
         kit.packages.file("usr/share/OVMF/OVMF_CODE_4M.fd")?,
         kit.packages.file("usr/share/OVMF/OVMF_VARS_4M.fd")?,
