@@ -9,7 +9,8 @@ use virtio_pci_spec::{
     legacy::bar0_size,
     modern::{cap, cfg_type},
     pci::{
-        express, header, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_VENDOR, EXT_CAP_ID_DSN, EXT_CAP_START,
+        express, header, msix, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_VENDOR, EXT_CAP_ID_DSN,
+        EXT_CAP_START,
     },
 };
 
@@ -205,6 +206,18 @@ pub fn starts_flr(express_cap: u8, address: u32, value: u32, len: u8) -> bool {
     byte & (express::DEVCTL_FLR >> 8) as u8 != 0
 }
 
+/// Whether a configuration write of `len` bytes sets MSI-X Enable.
+pub fn enables_msix(cap: u8, address: u32, value: u32, len: u8) -> bool {
+    let high = u32::from(cap) + msix::CONTROL as u32 + 1;
+    match high.checked_sub(address) {
+        Some(byte) if byte < u32::from(len) => {
+            let bit = u32::from(msix::CONTROL_ENABLE >> 8);
+            value >> (8 * byte) & bit != 0
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,5 +334,18 @@ mod tests {
         assert!(!starts_flr(0x40, 0x48, 0x80, 1));
         assert!(!starts_flr(0x40, 0x4a, 0x8000, 2));
         assert!(!starts_flr(0xff, 0, u32::MAX, 4));
+    }
+
+    // Covers: IRQ-04
+    #[test]
+    fn msix_enable_is_recognized_in_every_width() {
+        // The control word is at 0x42; Enable is the highest bit of byte 0x43.
+        assert!(enables_msix(0x40, 0x42, 0x8000, 2));
+        assert!(enables_msix(0x40, 0x43, 0x80, 1));
+        assert!(enables_msix(0x40, 0x40, 0x8000_0000, 4));
+        assert!(!enables_msix(0x40, 0x42, 0x7fff, 2));
+        assert!(!enables_msix(0x40, 0x42, 0x80, 1));
+        assert!(!enables_msix(0x40, 0x44, 0xffff_ffff, 4));
+        assert!(!enables_msix(0xff, 0, u32::MAX, 4));
     }
 }

@@ -19,6 +19,7 @@ use virtio_pci_spec::{
 
 use crate::{
     events,
+    identity::enables_msix,
     intx::Intx,
     legacy::{Kind, LegacyVf},
     link::{lock, Link},
@@ -148,18 +149,6 @@ pub fn config_read<D: LegacyVf>(dev: &D, address: u32, len: u8, value: u32) -> u
             value & !(0xff << (8 * byte)) | u32::from(pin) << (8 * byte)
         }
         _ => value,
-    }
-}
-
-/// Whether a configuration write of `len` bytes sets MSI-X Enable.
-fn enables_msix(cap: u8, address: u32, value: u32, len: u8) -> bool {
-    let high = u32::from(cap) + msix::CONTROL as u32 + 1;
-    match high.checked_sub(address) {
-        Some(byte) if byte < u32::from(len) => {
-            let bit = u32::from(msix::CONTROL_ENABLE >> 8);
-            value >> (8 * byte) & bit != 0
-        }
-        _ => false,
     }
 }
 
@@ -319,23 +308,5 @@ pub fn reset<D: LegacyVf>(dev: &D, link: &Link) {
         intx.driven.store(false, Ordering::Release);
         intx.failed.store(false, Ordering::Release);
         release(dev, intx);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Covers: IRQ-04
-    #[test]
-    fn msix_enable_is_recognized_in_every_width() {
-        // The control word is at 0x42; Enable is the highest bit of byte 0x43.
-        assert!(enables_msix(0x40, 0x42, 0x8000, 2));
-        assert!(enables_msix(0x40, 0x43, 0x80, 1));
-        assert!(enables_msix(0x40, 0x40, 0x8000_0000, 4));
-        assert!(!enables_msix(0x40, 0x42, 0x7fff, 2));
-        assert!(!enables_msix(0x40, 0x42, 0x80, 1));
-        assert!(!enables_msix(0x40, 0x44, 0xffff_ffff, 4));
-        assert!(!enables_msix(0xff, 0, u32::MAX, 4));
     }
 }
