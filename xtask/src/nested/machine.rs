@@ -22,7 +22,7 @@ const START: Duration = Duration::from_secs(30);
 /// Longest time for one command of a scenario, on a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
 /// Longest time from the start of L2's QEMU until L2 takes commands.
-const L2_BOOT: Duration = Duration::from_secs(180);
+const L2_BOOT: Duration = Duration::from_secs(120);
 /// How often it is looked whether its QEMU still runs.
 const L2_LOOK: Duration = Duration::from_secs(10);
 /// Serial ports of L1 that are L2's command port and its QEMU's machine protocol.
@@ -208,8 +208,8 @@ impl Nested {
             match registers {
                 Ok(found) => {
                     let found = found.as_str().unwrap_or_default();
-                    let place = found.lines().find(|line| line.starts_with("RIP"));
-                    text += &format!("\n    L2: {}", place.unwrap_or("no RIP"));
+                    let place = found.lines().find(|line| line.contains("IP="));
+                    text += &format!("\n    L2: {}", place.unwrap_or("no registers").trim());
                 }
                 Err(error) => text += &format!("\n    L2's QEMU: {error:#}"),
             }
