@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use virtio_pci_spec::status::DRIVER_OK;
 use vm_memory::VolatileSlice;
 
 use crate::bars::BarLayout;
@@ -308,7 +309,9 @@ impl Function {
         match q.mode {
             // Spurious notifications are harmless.
             Mode::Off => return Kick::Done,
+            // Too early: noted, and served with DRIVER_OK.
             Mode::Modern if !driver_ok => {
+                q.kicked = true;
                 shared.violation(id, Violation::NotifyBeforeDriverOk { queue });
                 return Kick::Done;
             }
@@ -433,5 +436,27 @@ impl Function {
         self.core.virtio.status = new;
         shared.log(self.core.id, Event::Status { old, new, via });
         self.with_device(shared, |d, ctx| d.status_changed(old, new, via, ctx));
+        if new & !old & DRIVER_OK != 0 {
+            self.serve_early(shared);
+        }
+    }
+
+    /// DRIVER_OK was set: serves what every queue has by now, whichever interface set it up. A
+    /// driver that notified too early does not notify again. Rings that nobody notified are only
+    /// looked at: what is wrong with them shows when they are used.
+    fn serve_early(&mut self, shared: &mut Shared) {
+        self.core.refill_budget();
+        for queue in 0..self.core.virtio.queues.len() as u16 {
+            let kicked = self.core.virtio.queue(queue).is_some_and(|q| q.kicked);
+            if !kicked && self.core.pending(queue).unwrap_or(0) == 0 {
+                continue;
+            }
+            if self.core.virtio.numbers.is_admin(queue) {
+                // Its commands concern other functions too.
+                shared.later(self.core.id, queue);
+            } else {
+                self.service(queue, shared);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::effect::FunctionId;
-use crate::testing::{DriverRing, LegacyVf};
+use crate::testing::{Buffer, Driver, DriverRing, LegacyVf, MODERN_FEATURES};
 
 const VF: FunctionId = FunctionId::Vf(1);
 
@@ -201,6 +201,32 @@ fn statistics_are_asked_for_and_the_first_buffer_is_ignored() {
     b.vf.kick(STATS);
     assert_eq!(b.violations("balloon_stats_buffers"), 1);
     assert!(b.rings[2].poll().is_some() && b.rings[2].poll().is_none());
+}
+
+// Covers: BAL-05
+#[test]
+fn a_first_statistics_buffer_may_come_before_driver_ok() {
+    let mut b = Balloon::start(0);
+    let m = &mut b.vf.model;
+    let d = Driver::new(m, VF, &b.vf.memory);
+    assert!(d.negotiate(m, MODERN_FEATURES | 1 << 1));
+    let mut rings = [INFLATE, DEFLATE, STATS].map(|queue| d.queue(m, queue, 0xffff));
+    // As Linux does it: the buffer, its notification, and only then DRIVER_OK.
+    let at = d.memory.alloc(10, 2);
+    d.memory.put(at, &[5, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+    let stats = Buffer::readable(at, 10);
+    rings[2].add(&[stats]);
+    d.kick(m, STATS);
+    let ask = DeviceControl::BalloonStats;
+    assert!(matches!(m.control(VF, &ask), Err(ControlError::Refused(_))));
+    d.driver_ok(m);
+    m.control(VF, &ask).unwrap();
+    assert!(rings[2].poll().is_some());
+    rings[2].add(&[stats]);
+    d.kick(m, STATS);
+    let all = m.device_numbers(VF);
+    assert!(all.contains(&("stats_updates", 1)) && all.contains(&("stat_total_memory", 9)));
+    assert_eq!(m.counters().violation("notify_before_driver_ok"), 1);
 }
 
 #[test]

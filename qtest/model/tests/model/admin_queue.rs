@@ -233,9 +233,14 @@ fn no_command_before_driver_ok() {
         violations(&mut m),
         [Violation::NotifyBeforeDriverOk { queue: index }]
     );
+    m.tick(1);
+    assert_eq!(ring.used_idx(), 0);
+    // What is there is served with DRIVER_OK, without another notification.
     pf.driver_ok(&mut m);
-    pf.kick(&mut m, index);
+    assert_eq!(m.next_deadline(), Some(1));
+    m.tick(1);
     assert_eq!(ring.poll(), Some((0, 16)));
+    assert_eq!(m.next_deadline(), None);
 }
 
 // What drivers are held to: AVQ-03

@@ -2,9 +2,10 @@
 //! Status and feature negotiation through the modern interface (INI).
 
 use virtio_pci_spec::features::{self, bit};
+use virtio_pci_spec::legacy::Register;
 use virtio_pci_spec::modern::{cap, cfg_type, common as reg};
 use virtio_pci_spec::pci;
-use virtio_pf_model::testing::{echo_model, Driver, MODERN_FEATURES};
+use virtio_pf_model::testing::{echo_model, Buffer, Driver, DriverRing, LegacyVf, MODERN_FEATURES};
 use virtio_pf_model::{FunctionId, Model, Violation, MODERN_BAR};
 
 use crate::{config, interrupts, memory, ready, vf, violations, NONE};
@@ -122,4 +123,102 @@ fn a_fatal_error_asks_for_a_reset() {
     assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0x43);
     d.set(&mut m, reg::DEVICE_STATUS, 0);
     assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0);
+}
+
+/// Makes a buffer available that the device gives back with four bytes written.
+fn offer(ring: &mut DriverRing) {
+    let at = ring.memory.alloc(8, 8);
+    ring.add(&[Buffer::readable(at, 4), Buffer::writable(at + 4, 4)]);
+}
+
+// Linux's balloon driver notifies its statistics queue before DRIVER_OK, and not again.
+// Covers: INI-05
+#[test]
+fn buffers_of_before_driver_ok_are_served_with_it() {
+    let (mut m, _c) = ready(config(1), 1);
+    let d = Driver::new(&mut m, vf(1), &memory());
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    let mut rings = [d.queue(&mut m, 0, 1), d.queue(&mut m, 1, 2)];
+    rings.iter_mut().for_each(offer);
+    assert_eq!(violations(&mut m), []);
+    d.kick(&mut m, 0);
+    assert_eq!(
+        violations(&mut m),
+        [Violation::NotifyBeforeDriverOk { queue: 0 }]
+    );
+    m.tick(1);
+    for ring in &rings {
+        assert_eq!(ring.used_idx(), 0);
+    }
+    d.driver_ok(&mut m);
+    // Also what nobody notified of.
+    for ring in &mut rings {
+        assert!(ring.poll().is_some());
+    }
+    // Once: the rest is as usual.
+    let ok = d.get(&mut m, reg::DEVICE_STATUS);
+    rings.iter_mut().for_each(offer);
+    d.set(&mut m, reg::DEVICE_STATUS, ok);
+    for ring in &mut rings {
+        assert_eq!(ring.poll(), None);
+    }
+    d.kick(&mut m, 1);
+    assert!(rings[0].poll().is_none() && rings[1].poll().is_some());
+    assert_eq!(violations(&mut m), []);
+    // A reset forgets the early notification.
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    let mut ring = d.queue(&mut m, 0, 1);
+    d.kick(&mut m, 0);
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    offer(&mut ring);
+    d.driver_ok(&mut m);
+    assert_eq!(ring.poll(), None, "the queue is not enabled any more");
+}
+
+// Covers: INI-05
+#[test]
+fn early_buffers_wait_for_bus_mastering_too() {
+    let (mut m, _c) = ready(config(1), 1);
+    let d = Driver::new(&mut m, vf(1), &memory());
+    assert!(d.negotiate(&mut m, MODERN_FEATURES));
+    let mut ring = d.queue(&mut m, 0, 1);
+    offer(&mut ring);
+    d.kick(&mut m, 0);
+    d.set_command(&mut m, pci::COMMAND_MEMORY);
+    d.driver_ok(&mut m);
+    assert_eq!(ring.used_idx(), 0);
+    d.set_command(&mut m, pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
+    assert!(ring.poll().is_some());
+}
+
+// Covers: INI-12
+#[test]
+fn legacy_queues_are_served_before_driver_ok_and_with_it() {
+    let mut d = LegacyVf::start(echo_model(config(1)).unwrap(), 1);
+    d.negotiate(0);
+    let mut rings = [d.queue(0), d.queue(1)];
+    rings.iter_mut().for_each(offer);
+    d.kick(0);
+    assert!(rings[0].poll().is_some(), "old drivers may do that");
+    assert_eq!(rings[1].poll(), None);
+    d.driver_ok();
+    assert!(rings[1].poll().is_some());
+    assert_eq!(
+        d.model.counters().violation("notify_before_driver_ok"),
+        0,
+        "that rule is of the modern interface"
+    );
+}
+
+// Covers: INI-06
+#[test]
+fn a_ring_that_nobody_notified_is_not_found_broken_with_driver_ok() {
+    let mut d = LegacyVf::start(echo_model(config(1)).unwrap(), 1);
+    d.negotiate(0);
+    d.set(Register::QueueSelect, 0);
+    d.set(Register::QueueAddress, 0xf_ffff);
+    d.driver_ok();
+    assert_eq!(d.get(Register::DeviceStatus), 7);
+    d.kick(0);
+    assert_eq!(d.get(Register::DeviceStatus), 0x47);
 }
