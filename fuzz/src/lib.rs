@@ -6,6 +6,7 @@
 
 pub mod hostile_device;
 pub mod hostile_pf;
+pub mod p9;
 pub mod proto_decode;
 pub mod session;
 pub mod window;

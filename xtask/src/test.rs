@@ -23,7 +23,7 @@ const QTESTS: &str = "qtest_tests";
 const LAYERING: &str = "layering";
 
 /// The fuzz targets, and how long each may run at most.
-const FUZZ_TARGETS: [&str; 4] = ["proto_decode", "session", "hostile_pf", "window"];
+const FUZZ_TARGETS: [&str; 5] = ["proto_decode", "session", "hostile_pf", "window", "p9"];
 const FUZZ_SECONDS: &str = "60";
 /// The same inputs for the same program: a check of a change must not depend on luck. The search for
 /// new findings is `fuzz/run all SECONDS`, with another seed each time.
