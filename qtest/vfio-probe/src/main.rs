@@ -5,7 +5,8 @@
 //!   it is killed.
 //! - `probe ADDRESS [UUID]`: opens a virtio function, reads and writes it, resets it.
 //! - `prove SOCKET MEMBER FUNCTION [UUID]`: asks the helper on SOCKET for its VF MEMBER (0: any) with
-//!   the device file of FUNCTION, or another file, as the proof.
+//!   the device file of FUNCTION (by its group, with `cdev:` before it by iommufd), or another file, as the
+//!   proof.
 //! - `keep PROGRAM ARGUMENTS...`: runs a program as a service manager does that keeps its files.
 //!
 //! What was found is printed as `key=value` lines. Exit status 1 with `error=...` says what failed.

@@ -13,13 +13,15 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType,
 };
 
+use crate::parse_uuid;
 use crate::sys::Device;
 
 /// Longest time for an answer of the helper.
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Sends OPEN for VF `member` (0: the helper finds it out) with the device file of the function
-/// `what`, or with the file of that name if it is a path. Says `opened=VF` or `refused=CODE` with the
+/// `what`, or with the file of that name if it is a path. With `cdev:` before it, the function is opened
+/// by its own file and iommufd instead of its group. Says `opened=VF` or `refused=CODE` with the
 /// helper's text.
 pub(crate) fn prove(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<()> {
     let device;
@@ -27,6 +29,9 @@ pub(crate) fn prove(path: &str, member: u16, what: &str, token: Option<&str>) ->
     let fd: BorrowedFd<'_> = if what.starts_with('/') {
         file = File::options().read(true).write(true).open(what)?;
         file.as_fd()
+    } else if let Some(address) = what.strip_prefix("cdev:") {
+        device = Device::open_cdev(address, token.map(parse_uuid).transpose()?)?;
+        device.as_fd()
     } else {
         device = Device::open(what, token)?;
         device.as_fd()

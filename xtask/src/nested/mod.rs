@@ -11,6 +11,7 @@ mod device;
 mod hotplug;
 mod image;
 mod intx;
+mod iommufd;
 mod l2;
 mod machine;
 mod peer;
@@ -105,7 +106,12 @@ fn all() -> impl Iterator<Item = &'static Scenario> {
         .chain(l2)
         .chain(restart::ALL)
         .chain(wrong::ALL)
-        .chain(peer::ALL)
+        .chain(newer())
+}
+
+/// Those that need modules built for the newer kernel.
+fn newer() -> impl Iterator<Item = &'static Scenario> {
+    iommufd::ALL.iter().chain(peer::ALL)
 }
 
 /// Runs the named scenarios, or all.
@@ -123,17 +129,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     if (options.keep && names.len() != 1) || (options.interactive && names.len() > 1) {
         bail!("--keep needs, and --interactive takes, one --scenario");
     }
-    // The older kernel has no driver for the PF's admin queue.
+    // The older kernel has no driver for the PF's admin queue, and does not take a token with iommufd.
     let older = options.l1 == Release::Stable;
-    if let Some(peer) = peer::ALL
-        .iter()
-        .find(|peer| older && names.iter().any(|n| n == peer.name))
-    {
-        bail!("{} needs --l1 new", peer.name);
+    if let Some(found) = newer().find(|one| older && names.iter().any(|n| n == one.name)) {
+        bail!("{} needs --l1 new", found.name);
     }
     let wanted = |scenario: &Scenario| {
         let named = names.iter().any(|name| name == scenario.name);
-        let runs = !older || peer::ALL.iter().all(|peer| peer.name != scenario.name);
+        let runs = !older || newer().all(|one| one.name != scenario.name);
         (names.is_empty() || named) && runs
     };
     let steps = &mut Steps::new(project, "nested")?;
@@ -141,7 +144,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         process::keep_all();
     }
     let mut workbench = Workbench::prepare(project, steps, "nested", options.l1)?;
-    if peer::ALL.iter().any(wanted) {
+    if newer().any(wanted) {
         peer::equip(project, steps, &mut workbench)?;
     }
     if options.interactive {

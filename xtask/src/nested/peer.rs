@@ -30,6 +30,8 @@ const NET: Card = Card {
     // does as the specification says refuses that, and is without legacy support on Linux.
     options: &["--lenient", "list"],
 };
+/// What the built VFIO needs of Debian's modules.
+const IRQBYPASS: &str = "irqbypass";
 /// Doorbells in the script for [`counts`], as a test verifies.
 const BELLS_RUNG: u64 = 220;
 /// A read of a control register goes through a process more than with Linux's driver; it must not
@@ -76,22 +78,33 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// Adds what they need to the machine's file system: the module for its kernel, the bare-metal guest
-/// and its scripts.
+/// Adds what is built for the machine's kernel to its file system: modules, the bare-metal guest and its
+/// scripts.
 ///
 /// # Errors
 /// When something cannot be built.
 pub(super) fn equip(project: &Project, steps: &mut Steps, workbench: &mut Workbench) -> Result<()> {
-    let module = module::ensure(project, steps)?;
+    let modules = module::ensure(project, steps)?;
     steps.run("build the bare-metal guest", |step| {
         let dir = workbench.bench.run.path().to_owned();
         let mut addition = Addition::default();
         let mut add = |name: String, path| addition.files.push((name, path, false));
-        add("lib/modules/peer/virtio_vfio_pci.ko".to_owned(), module);
+        add(
+            "lib/modules/peer/virtio_vfio_pci.ko".to_owned(),
+            modules.virtio(),
+        );
         add("l2/tiny.elf".to_owned(), tiny::build(project, step, &dir)?);
+        let mut order = format!("{IRQBYPASS}\n");
+        for (name, path) in modules.iommufd() {
+            order += &format!("{name}\n");
+            add(format!("lib/modules/iommufd/{name}.ko"), path);
+        }
         for (name, path) in tiny::scripts(project)? {
             add(format!("l2/{name}.script"), path);
         }
+        // The order of all of them takes the place of that of the one that Debian has.
+        addition.modules.push(("iommufd", &[IRQBYPASS]));
+        addition.texts.push(("lib/modules/iommufd/order", order));
         let initrd = dir.join("peer.cpio");
         guest::extend(&workbench.image, &initrd, &addition)?;
         workbench.image.initrd = initrd;

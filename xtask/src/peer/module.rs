@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `virtio-vfio-pci.ko` for the nested machine's kernel.
+//! Modules for the nested machine's kernel: `virtio-vfio-pci`, and VFIO with iommufd.
 //!
-//! Debian leaves the driver out of its kernels, but has its source in `linux-source-*`. It is built out of
+//! Debian leaves both out of its kernels, but has their source in `linux-source-*`. They are built out of
 //! tree with the headers and the compiler of that very kernel, which want newer libraries than this
-//! machine has; so they are unpacked, with everything they need, into a directory that serves as root.
+//! machine has; so those are unpacked, with everything they need, into a directory that serves as root.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -37,14 +37,59 @@ const TOOLS: [&str; 14] = [
 ];
 /// Names that packages' scripts would have made: no script runs here.
 const LINKS: [(&str, &str); 2] = [("sh", "bash"), ("awk", "gawk")];
-/// The driver's sources in the kernel's tree.
-const SOURCES: &str = "drivers/vfio/pci/virtio";
-/// How the driver is put together when its legacy support is on, which is what this is about.
-const KBUILD: &str = "obj-m += virtio-vfio-pci.o\n\
-    virtio-vfio-pci-y := main.o migrate.o legacy_io.o\n\
-    ccflags-y += -DCONFIG_VIRTIO_VFIO_PCI_ADMIN_LEGACY=1\n";
+/// Modules that are built together.
+struct Set {
+    /// Directory for its work, and name of its result.
+    name: &'static str,
+    /// Files and directories in the kernel's tree, and where they go.
+    sources: &'static [(&'static str, &'static str)],
+    kbuild: &'static str,
+    /// What comes of it.
+    modules: &'static [&'static str],
+}
+
+/// Linux's own legacy support for VFs, with which it is worth anything.
+const VIRTIO: Set = Set {
+    name: "virtio",
+    sources: &[("drivers/vfio/pci/virtio", ".")],
+    kbuild: "obj-m += virtio-vfio-pci.o\n\
+        virtio-vfio-pci-y := main.o migrate.o legacy_io.o\n\
+        ccflags-y += -DCONFIG_VIRTIO_VFIO_PCI_ADMIN_LEGACY=1\n",
+    modules: &["virtio-vfio-pci"],
+};
+
+/// VFIO with a device file for each function, and iommufd. `span` are functions that the kernel has only
+/// together with iommufd; the others in that file it has and exports.
+const IOMMUFD: Set = Set {
+    name: "iommufd",
+    sources: &[
+        ("drivers/iommu/iommufd", "iommufd"),
+        ("drivers/vfio", "vfio"),
+        ("drivers/iommu/iommu-priv.h", "iommu-priv.h"),
+        ("lib/interval_tree.c", "iommufd/span.c"),
+    ],
+    kbuild: "obj-m += iommufd.o vfio.o vfio_iommu_type1.o vfio-pci-core.o vfio-pci.o\n\
+        iommufd-y := $(addprefix iommufd/, device.o driver.o eventq.o hw_pagetable.o io_pagetable.o \\\n\
+        ioas.o main.o pages.o span.o vfio_compat.o viommu.o)\n\
+        vfio-y := $(addprefix vfio/, vfio_main.o device_cdev.o group.o iommufd.o container.o virqfd.o)\n\
+        vfio_iommu_type1-y := vfio/vfio_iommu_type1.o\n\
+        vfio-pci-core-y := $(addprefix vfio/pci/, vfio_pci_core.o vfio_pci_intrs.o vfio_pci_rdwr.o \\\n\
+        vfio_pci_config.o vfio_pci_dmabuf.o)\n\
+        vfio-pci-y := vfio/pci/vfio_pci.o vfio/pci/vfio_pci_igd.o\n\
+        ccflags-y += -DCONFIG_IOMMUFD=1 -DCONFIG_IOMMUFD_DRIVER_CORE=1 -DCONFIG_VFIO_DEVICE_CDEV=1\n\
+        ccflags-y += -DCONFIG_INTERVAL_TREE_SPAN_ITER=1\n\
+        CFLAGS_iommufd/span.o := -D__DISABLE_EXPORTS\n",
+    modules: &[
+        "iommufd",
+        "vfio",
+        "vfio_iommu_type1",
+        "vfio-pci-core",
+        "vfio-pci",
+    ],
+};
+const SETS: [&Set; 2] = [&VIRTIO, &IOMMUFD];
 /// To be raised when the way of building changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// Runs make in the root, which gets the few device files that a compiler asks for. The mounts are
 /// this process's own, so nothing of them is left whatever happens.
 const BUILD: &str = r#"set -e
@@ -88,27 +133,52 @@ impl Names {
     }
 }
 
-/// Gives the module for the newer of Debian's kernels, from the cache if it was built before.
+/// The built modules.
+#[derive(Debug, Clone)]
+pub(crate) struct Modules {
+    /// `virtio-vfio-pci.ko` and the others are in it.
+    pub(crate) dir: PathBuf,
+}
+
+impl Modules {
+    /// Linux's own legacy support for VFs.
+    pub(crate) fn virtio(&self) -> PathBuf {
+        self.dir.join("virtio-vfio-pci.ko")
+    }
+
+    /// VFIO with iommufd, in the order in which they are loaded: (name in `/sys/module`, file).
+    pub(crate) fn iommufd(&self) -> Vec<(String, PathBuf)> {
+        let modules = IOMMUFD.modules.iter();
+        modules
+            .map(|name| (name.replace('-', "_"), self.dir.join(format!("{name}.ko"))))
+            .collect()
+    }
+}
+
+/// Gives the modules for the newer of Debian's kernels, from the cache if they were built before.
 ///
 /// # Errors
-/// When packages cannot be had, or the module does not build.
-pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
+/// When packages cannot be had, or a module does not build.
+pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<Modules> {
     let kernel = Debs::newer_kernel(project, steps)?;
     let names = Names::of(&kernel)?;
     let dir = project.cache_dir("peer")?;
     let mut digest = Digest::new();
     digest
         .field("recipe", RECIPE)
-        .field("kbuild", KBUILD)
         .field("version", &names.version);
-    let module = dir.join(format!(
-        "virtio-vfio-pci-{}-{}.ko",
-        names.release,
-        digest.short()
-    ));
+    for set in SETS {
+        digest.field("kbuild", set.kbuild);
+        for (source, place) in set.sources {
+            digest.field(source, place);
+        }
+    }
+    let modules = Modules {
+        dir: dir.join(format!("{}-{}", names.release, digest.short())),
+    };
     let _lock = Lock::acquire(&dir.join("lock"))?;
-    if module.exists() {
-        return Ok(module);
+    if modules.dir.exists() {
+        return Ok(modules);
     }
     let versioned = format!("{}={}", names.source, names.version);
     let headers = format!("linux-headers-{}={}", names.release, names.version);
@@ -124,8 +194,8 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
             dependencies: true,
         },
     )?;
-    let built = steps.run("build virtio-vfio-pci", |step| {
-        build(step, &names, &debs.root, &module)
+    let built = steps.run("build virtio-vfio-pci, VFIO and iommufd", |step| {
+        build(step, &names, &debs.root, &modules.dir)
     });
     // Half a gigabyte that is got again within a minute is not worth to be kept, and after a failure
     // its files may be what is wrong.
@@ -133,32 +203,77 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
         let _ = fs::remove_dir_all(dir);
     }
     built?;
-    Ok(module)
+    Ok(modules)
 }
 
-fn build(step: &Step, names: &Names, root: &Path, module: &Path) -> Result<()> {
+/// Builds all modules and puts them into `out`, which is there only if all went well.
+fn build(step: &Step, names: &Names, root: &Path, out: &Path) -> Result<()> {
     let archive = root.join(format!("usr/src/{}.tar.xz", names.source));
     let place = root.join("src");
     let unpacked = place.join("unpacked");
     // A run that was killed may have left something.
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&unpacked)?;
+    let sources = SETS.iter().flat_map(|set| set.sources);
     Cmd::new("tar")
         .args(["--extract", "--xz", "--directory"])
         .arg(&unpacked)
         .arg("--file")
         .arg(&archive)
-        .arg(format!("{}/{SOURCES}", names.source))
+        .args(sources.map(|(source, _)| format!("{}/{source}", names.source)))
         .run(step)?;
-    // A directory of its own: `make` may write into it.
-    let sources = unpacked.join(&names.source).join(SOURCES);
-    let work = place.join("module");
-    fs::rename(&sources, &work).with_context(|| format!("no {SOURCES} in the kernel's source"))?;
+    make_root(root)?;
+    let temporary = out.with_file_name("new");
+    let _ = fs::remove_dir_all(&temporary);
+    fs::create_dir_all(&temporary)?;
+    for set in SETS {
+        let work = place.join(set.name);
+        arrange(set, &unpacked.join(&names.source), &work)?;
+        make(step, names, root, set)?;
+        for name in set.modules {
+            let file = format!("{name}.ko");
+            let stripped = temporary.join(&file);
+            Cmd::new("strip")
+                .args(["--strip-debug", "-o"])
+                .arg(&stripped)
+                .arg(work.join(&file))
+                .hint("install the package binutils")
+                .run(step)?;
+            let text = fs::read(&stripped).with_context(|| format!("the build gave no {file}"))?;
+            let magic = format!("vermagic={} ", names.release);
+            ensure!(
+                text.windows(magic.len())
+                    .any(|part| part == magic.as_bytes()),
+                "{file} is not for Linux {}",
+                names.release
+            );
+        }
+    }
+    fs::rename(&temporary, out)?;
+    Ok(())
+}
+
+/// Puts a set's sources into a directory of its own: `make` writes into it.
+fn arrange(set: &Set, tree: &Path, work: &Path) -> Result<()> {
+    for (source, place) in set.sources {
+        let to = match *place {
+            "." => work.to_owned(),
+            place => work.join(place),
+        };
+        if let Some(above) = to.parent() {
+            fs::create_dir_all(above)?;
+        }
+        fs::rename(&tree.join(source), &to)
+            .with_context(|| format!("no {source} in the kernel's source"))?;
+    }
     for file in ["Makefile", "Kconfig"] {
         let _ = fs::remove_file(work.join(file));
     }
-    fs::write(work.join("Kbuild"), KBUILD)?;
-    make_root(root)?;
+    fs::write(work.join("Kbuild"), set.kbuild)?;
+    Ok(())
+}
+
+fn make(step: &Step, names: &Names, root: &Path, set: &Set) -> Result<()> {
     let mut command = Cmd::new("unshare").args(["--mount"]);
     if !rustix::process::geteuid().is_root() {
         command = command.arg("--map-root-user");
@@ -175,22 +290,9 @@ fn build(step: &Step, names: &Names, root: &Path, module: &Path) -> Result<()> {
     command
         .args(["--", "sh", "-c", BUILD, "sh"])
         .arg(root)
-        .args([headers.as_str(), "/src/module"])
+        .args([headers, format!("/src/{}", set.name)])
         .hint("as somebody else than root this needs user namespaces (sysctl kernel.unprivileged_userns_clone)")
-        .run(step)?;
-    let built = work.join("virtio-vfio-pci.ko");
-    let text = fs::read(&built).context("the build gave no virtio-vfio-pci.ko")?;
-    let magic = format!("vermagic={} ", names.release);
-    ensure!(
-        text.windows(magic.len())
-            .any(|part| part == magic.as_bytes()),
-        "the module is not for Linux {}",
-        names.release
-    );
-    let temporary = module.with_extension("new");
-    fs::write(&temporary, text)?;
-    fs::rename(&temporary, module)?;
-    Ok(())
+        .run(step)
 }
 
 /// What maintainer scripts would have done, as far as it is needed, and places for the mounts.

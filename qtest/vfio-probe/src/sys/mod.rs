@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The few calls of the kernel's VFIO (group and container) that the probe needs.
+//! The few calls of the kernel's VFIO (group and container, or device file and iommufd) that the probe
+//! needs.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::fs::{read_link, File, OpenOptions};
+use std::fs::{read_dir, read_link, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt as _;
@@ -19,10 +20,12 @@ mod request {
     pub(super) const DEVICE_SET_IRQS: u64 = BASE + 10;
     pub(super) const DEVICE_RESET: u64 = BASE + 11;
     pub(super) const DEVICE_FEATURE: u64 = BASE + 17;
+    pub(super) const DEVICE_BIND_IOMMUFD: u64 = BASE + 18;
 }
 
 const TYPE1V2_IOMMU: u64 = 3;
 const GROUP_VIABLE: u32 = 1;
+const BIND_TOKEN: u32 = 1;
 const FEATURE_SET: u32 = 1 << 17;
 const IRQ_DATA_EVENTFD: u32 = 1 << 2;
 const IRQ_DATA_NONE: u32 = 1;
@@ -55,6 +58,15 @@ struct VfToken {
 }
 
 #[repr(C)]
+struct BindIommufd {
+    argsz: u32,
+    flags: u32,
+    iommufd: i32,
+    out_devid: u32,
+    token: u64,
+}
+
+#[repr(C)]
 struct SetIrqs {
     argsz: u32,
     flags: u32,
@@ -64,11 +76,10 @@ struct SetIrqs {
     fds: [i32; 2],
 }
 
-/// An open function, with the group and the container that keep it usable.
+/// An open function, with the files that keep it usable.
 pub(crate) struct Device {
     file: File,
-    _group: File,
-    _container: File,
+    _others: Vec<File>,
 }
 
 fn check(result: i32) -> io::Result<i32> {
@@ -152,8 +163,33 @@ impl Device {
         let file = unsafe { File::from_raw_fd(fd) };
         Ok(Self {
             file,
-            _group: group,
-            _container: container,
+            _others: vec![group, container],
+        })
+    }
+
+    /// Opens the function at `address` by its own file, and binds it to an iommufd. `token` is the VF
+    /// token to show, if any.
+    pub(crate) fn open_cdev(address: &str, token: Option<[u8; 16]>) -> io::Result<Self> {
+        let dir = format!("/sys/bus/pci/devices/{address}/vfio-dev");
+        let entry = named(&dir, read_dir(&dir))?.next();
+        let name = entry.ok_or(io::ErrorKind::NotFound)??.file_name();
+        let file = open(&format!("/dev/vfio/devices/{}", name.to_string_lossy()))?;
+        let iommufd = open("/dev/iommu")?;
+        let mut bind = BindIommufd {
+            argsz: size::<BindIommufd>(),
+            flags: token.map_or(0, |_| BIND_TOKEN),
+            iommufd: iommufd.as_raw_fd(),
+            out_devid: 0,
+            // Read during the call, which `token` outlives.
+            token: token.as_ref().map_or(0, |uuid| uuid.as_ptr() as u64),
+        };
+        named(
+            "bind",
+            call(&file, request::DEVICE_BIND_IOMMUFD, &raw mut bind),
+        )?;
+        Ok(Self {
+            file,
+            _others: vec![iommufd],
         })
     }
 
