@@ -263,7 +263,7 @@ fn arrange(set: &Set, tree: &Path, work: &Path) -> Result<()> {
         if let Some(above) = to.parent() {
             fs::create_dir_all(above)?;
         }
-        fs::rename(&tree.join(source), &to)
+        fs::rename(tree.join(source), &to)
             .with_context(|| format!("no {source} in the kernel's source"))?;
     }
     for file in ["Makefile", "Kconfig"] {
