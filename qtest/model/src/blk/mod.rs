@@ -7,6 +7,8 @@
 
 pub mod backend;
 pub mod config;
+#[cfg(test)]
+pub(crate) mod probe;
 pub mod request;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The block device behind the model: a legacy driver of VF 1.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -10,58 +9,13 @@ use virtio_pci_spec::features::bit;
 
 use super::*;
 use crate::blk::backend::RamDisk;
+use crate::blk::probe::Probe;
 use crate::testing::{AdminClient, Buffer, Driver, DriverRing, LegacyVf, TestMemory};
 
 const SECTORS: u64 = 256;
 const OK: u8 = request::STATUS_OK;
 const IOERR: u8 = request::STATUS_IOERR;
 const UNSUPP: u8 = request::STATUS_UNSUPP;
-
-/// A disk that counts flushes and can be made to fail.
-struct Probe {
-    disk: RamDisk,
-    flushes: Arc<AtomicU64>,
-    /// Reads and writes that touch this sector fail.
-    bad: Option<u64>,
-}
-
-impl Probe {
-    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
-        match self.bad {
-            Some(bad) if offset / SECTOR <= bad && bad * SECTOR < offset + len as u64 => {
-                Err(io::Error::other("bad sector"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Backend for Probe {
-    fn len(&self) -> u64 {
-        self.disk.len()
-    }
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len())?;
-        self.disk.read(offset, buf)
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check(offset, data.len())?;
-        self.disk.write(offset, data)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.flushes.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.discard(offset, len)
-    }
-    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.zero(offset, len)
-    }
-    fn resize(&mut self, len: u64) -> io::Result<()> {
-        self.disk.resize(len)
-    }
-}
 
 fn features(bits: &[u32]) -> u32 {
     bits.iter().fold(0, |all, n| all | bit(*n) as u32)

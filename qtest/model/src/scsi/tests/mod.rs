@@ -4,7 +4,6 @@
 mod commands;
 mod control;
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -14,55 +13,11 @@ use super::request::{encode_lun, response};
 use super::sense::{CHECK_CONDITION, GOOD};
 use super::*;
 use crate::blk::backend::RamDisk;
+use crate::blk::probe::Probe;
 use crate::testing::{DriverRing, LegacyVf};
 
 const SECTORS: u64 = 256;
 const LUN0: [u8; 8] = [1, 0, 0x40, 0, 0, 0, 0, 0];
-
-/// A store that counts flushes and has a bad sector.
-struct Probe {
-    disk: RamDisk,
-    flushes: Arc<AtomicU64>,
-    bad: Option<u64>,
-}
-
-impl Probe {
-    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
-        match self.bad {
-            Some(bad) if offset / SECTOR <= bad && bad * SECTOR < offset + len as u64 => {
-                Err(io::Error::other("bad sector"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Backend for Probe {
-    fn len(&self) -> u64 {
-        self.disk.len()
-    }
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len())?;
-        self.disk.read(offset, buf)
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check(offset, data.len())?;
-        self.disk.write(offset, data)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.flushes.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.discard(offset, len)
-    }
-    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.zero(offset, len)
-    }
-    fn resize(&mut self, len: u64) -> io::Result<()> {
-        self.disk.resize(len)
-    }
-}
 
 /// What came back for a request.
 #[derive(Debug, PartialEq, Eq)]
