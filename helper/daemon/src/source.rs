@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Where the PF is, and how it becomes a backend.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -85,15 +86,20 @@ pub(crate) fn make_run_dir(socket: &Path) -> anyhow::Result<()> {
     if socket.parent() != Some(Path::new(RUN_DIR)) || Path::new(RUN_DIR).is_dir() {
         return Ok(());
     }
-    std::fs::DirBuilder::new()
-        .mode(0o755)
-        .create(RUN_DIR)
-        .with_context(|| {
+    let made = std::fs::create_dir(RUN_DIR).and_then(|()| {
+        // Whatever the mask: QEMU must reach the socket.
+        std::fs::set_permissions(RUN_DIR, std::fs::Permissions::from_mode(0o755))
+    });
+    match made {
+        // By the helper of another PF, just now.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.with_context(|| {
             format!(
                 "Cannot make the directory {RUN_DIR}; as root: mkdir -m 0755 {RUN_DIR}, or give \
                  another place with --socket"
             )
-        })
+        }),
+    }
 }
 
 /// A number that tells this session with the PF from earlier ones.

@@ -79,6 +79,12 @@ fn it_may_reach_vfio_and_write_to_sysfs_and_little_else() {
     assert_eq!(value("NoNewPrivileges"), "yes");
     let kept: usize = value("FileDescriptorStoreMax").parse().unwrap();
     assert!(kept >= 4, "device, container, group, memory");
+    // A stale socket that --socket-owner and --socket-group gave away can be asked, and replaced.
+    let capabilities: Vec<&str> = value("CapabilityBoundingSet").split(' ').collect();
+    assert_eq!(
+        capabilities,
+        ["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]
+    );
     // It would make sysfs read-only.
     assert!(!UNIT.contains("ProtectKernelTunables=yes"));
 }

@@ -4,18 +4,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{flock, FlockOperation, Mode, OFlags};
+use rustix::fs::{chownat, flock, AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{
     bind, connect, listen, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use crate::peer::Peer;
+use crate::received;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -105,6 +106,10 @@ fn holder(address: &SocketAddrUnix) -> Option<String> {
         // The kernel gives the credentials of who called listen().
         Ok(()) => Some(Peer::of(&socket).map_or_else(|_| "a process".into(), |p| p.to_string())),
         Err(Errno::CONNREFUSED | Errno::NOENT) => None,
+        Err(Errno::ACCESS) => Some(
+            "somebody whom this process may not ask (if nobody serves there, remove the file)"
+                .into(),
+        ),
         Err(Errno::PROTOTYPE) => Some("a process that serves something else".into()),
         Err(_) => Some("a process".into()),
     }
@@ -118,7 +123,7 @@ fn lock(path: &Path, lock_path: &Path, address: &SocketAddrUnix) -> Result<File,
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits() as i32)
             .open(lock_path)
             .map_err(|source| ListenError::Io {
                 what: "Cannot open",
@@ -245,13 +250,26 @@ impl Listener {
                 source,
             }
         };
-        if options.owner.is_some() || options.group.is_some() {
-            std::os::unix::fs::chown(path, options.owner, options.group)
-                .map_err(fail("Cannot set owner and group of"))?;
+        // Whoever may write to the directory can put another file there meanwhile: what is changed
+        // is the file that was looked at, and a socket.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32)
+            .open(path)
+            .map_err(fail("Cannot look at"))?;
+        let meta = file.metadata().map_err(fail("Cannot look at"))?;
+        if !meta.file_type().is_socket() {
+            return Err(ListenError::NotASocket(shown(path)));
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(options.mode))
+        if options.owner.is_some() || options.group.is_some() {
+            let owner = options.owner.map(Uid::from_raw);
+            let group = options.group.map(Gid::from_raw);
+            chownat(&file, "", owner, group, AtFlags::EMPTY_PATH)
+                .map_err(|e| fail("Cannot set owner and group of")(e.into()))?;
+        }
+        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(same, fs::Permissions::from_mode(options.mode))
             .map_err(fail("Cannot set the mode of"))?;
-        let meta = fs::symlink_metadata(path).map_err(fail("Cannot look at"))?;
         Ok((meta.dev(), meta.ino()))
     }
 
@@ -275,6 +293,11 @@ impl Drop for Listener {
             let _gone = fs::remove_file(&self.path);
         }
         let _gone = fs::remove_file(&self.lock_path);
+        // Closing it would discard, and wait for, files that are in connections not yet accepted.
+        let _shut = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        while let Ok(waiting) = rustix::net::accept(&self.socket) {
+            received::hang_up(waiting);
+        }
     }
 }
 
@@ -358,6 +381,29 @@ mod tests {
         drop(l);
         assert!(o.path.exists());
         drop(other);
+    }
+
+    #[test]
+    fn links_and_pipes_in_the_way_are_not_followed_or_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let o = options(&dir);
+        // Where somebody else may write, the socket can be exchanged before its mode is set.
+        let other = dir.path().join("other");
+        fs::write(&other, "").unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&other, &o.path).unwrap();
+        assert!(matches!(
+            Listener::restrict(&o),
+            Err(ListenError::NotASocket(_))
+        ));
+        assert_eq!(fs::metadata(&other).unwrap().mode() & 0o777, 0o600);
+        fs::remove_file(&o.path).unwrap();
+        // The lock's place, with nobody at the other end.
+        let lock = dir.path().join("pf.sock.lock");
+        let (fifo, mode) = (rustix::fs::FileType::Fifo, Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, fifo, mode, 0).unwrap();
+        let text = Listener::bind(&o).unwrap_err().to_string();
+        assert!(text.starts_with("Cannot open"), "{text}");
     }
 
     #[test]

@@ -173,7 +173,9 @@ impl<B: AccessBackend> Reactor<B> {
             }
         };
         self.listener = None;
-        self.clients.clear();
+        for client in self.clients.drain(..).flatten() {
+            received::hang_up(client.socket);
+        }
         let ended = match (self.hub.backend_mut().shutdown(), ended) {
             (Err(e), Ended::Stopped | Ended::Returned) => {
                 Ended::PfFailed(format!("not reset at the end: {e}"))
@@ -385,16 +387,17 @@ impl<B: AccessBackend> Reactor<B> {
                 if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
                     tracing::warn!(suppressed, "Client without credentials refused: {e}");
                 }
-                return;
+                return received::hang_up(socket);
             }
         };
         let Ok(id) = self.hub.connect(peer, now) else {
-            return;
+            return received::hang_up(socket);
         };
         if let Err(e) = add(&self.epoll, &socket, id.to_u64()) {
             if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
                 tracing::error!(suppressed, "epoll: {e}");
             }
+            received::hang_up(socket);
             return self.hub.disconnect(id, now);
         }
         if let Some(suppressed) = self.hub.limits().allow(Kind::Connect, now) {
@@ -422,9 +425,10 @@ impl<B: AccessBackend> Reactor<B> {
 
     fn remove(&mut self, id: SessionId, now: Instant) {
         if let Some(place) = self.clients.get_mut(id.slot as usize) {
-            if place.as_ref().is_some_and(|c| c.id == id) {
-                // Closing it takes it out of epoll: nothing else has this file open.
-                *place = None;
+            if let Some(client) = place.take_if(|c| c.id == id) {
+                // It may be closed much later only.
+                let _gone = epoll::delete(&self.epoll, &client.socket);
+                received::hang_up(client.socket);
             }
         }
         self.hub.disconnect(id, now);
@@ -446,8 +450,6 @@ impl<B: AccessBackend> Reactor<B> {
     fn read(&mut self, id: SessionId, now: Instant) {
         for _ in 0..MAX_READ {
             let wants = self.hub.session(id).is_some_and(|s| s.wants_input());
-            let files =
-                self.hub.session(id).is_some_and(|s| s.member().is_none()) && received::has_room();
             let Some(client) = self
                 .clients
                 .get(id.slot as usize)
@@ -456,7 +458,7 @@ impl<B: AccessBackend> Reactor<B> {
             else {
                 return;
             };
-            match wire::receive(&client.socket, &mut self.buf, files) {
+            match wire::receive(&client.socket, &mut self.buf, received::has_room()) {
                 Received::Message(len, files) => {
                     let bytes = self.buf.get(..len).unwrap_or(&[]);
                     let more = bytes.get(2).is_some_and(|flags| flags & 4 != 0);
@@ -467,6 +469,15 @@ impl<B: AccessBackend> Reactor<B> {
                 }
                 Received::Nothing => return,
                 Received::End => return self.remove(id, now),
+                Received::Unwanted => {
+                    if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
+                        tracing::warn!(
+                            suppressed,
+                            "Client disconnected: it sent files while others do not get closed"
+                        );
+                    }
+                    return self.remove(id, now);
+                }
                 Received::Failed(e) => {
                     if let Some(suppressed) = self.hub.limits().allow(Kind::Socket, now) {
                         tracing::warn!(suppressed, "Client's socket: {e}");

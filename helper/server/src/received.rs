@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Files that clients sent. Closing one can take long: the last user of a VFIO device file resets
-//! the device, a socket may linger, and a file system that the client itself serves may never answer.
-//! So a thread of its own closes them.
+//! Files that clients sent, and the clients' connections, which may hold more of them. Closing one
+//! can take long: the last user of a VFIO device file resets the device, a socket may linger, and a
+//! file system that the client itself serves may never answer. So a thread of its own closes them.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{sync_channel, SyncSender, TrySendError};
 use std::sync::OnceLock;
 
-/// Files that may wait to be closed.
-const MAX_WAITING: usize = 64;
+use crate::wire;
 
-static CLOSER: OnceLock<Option<SyncSender<File>>> = OnceLock::new();
+/// Files that may wait to be closed.
+const MAX_WAITING: usize = 4096;
+
+/// What is to be closed.
+enum Closing {
+    File(OwnedFd),
+    /// A client's connection, with what was not read.
+    Connection(OwnedFd),
+}
+
+static CLOSER: OnceLock<Option<SyncSender<Closing>>> = OnceLock::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// A file that a client sent; dropping it never waits.
@@ -34,18 +44,24 @@ impl ReceivedFile {
     }
 }
 
-/// Whether another message with files can be taken. If not, some client's files do not get closed,
-/// and the kernel can discard those of new messages: that does not wait.
+/// Whether another message with files can be taken. If not, some client's files do not get closed.
 pub(crate) fn has_room() -> bool {
     WAITING.load(Ordering::Relaxed) < MAX_WAITING / 2
 }
 
-fn closer() -> Option<&'static SyncSender<File>> {
+fn closer() -> Option<&'static SyncSender<Closing>> {
     let make = || {
-        let (sender, receiver) = sync_channel::<File>(MAX_WAITING);
+        let (sender, receiver) = sync_channel::<Closing>(MAX_WAITING);
         let closing = move || {
-            for file in receiver {
-                drop(file);
+            for what in receiver {
+                match what {
+                    Closing::File(file) => close_now(file),
+                    Closing::Connection(socket) => {
+                        while let Some(files) = wire::discard(&socket) {
+                            files.into_iter().for_each(close_now);
+                        }
+                    }
+                }
                 WAITING.fetch_sub(1, Ordering::Relaxed);
             }
         };
@@ -57,17 +73,33 @@ fn closer() -> Option<&'static SyncSender<File>> {
     CLOSER.get_or_init(make).as_ref()
 }
 
+/// Closes a file. A socket of the client does not linger; a file system of its own still may.
+fn close_now(file: OwnedFd) {
+    let _no_socket = rustix::net::sockopt::set_socket_linger(&file, None);
+}
+
+fn hand_over(what: Closing) {
+    let Some(closer) = closer() else { return };
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    if let Err(TrySendError::Full(what) | TrySendError::Disconnected(what)) = closer.try_send(what)
+    {
+        // More than [`has_room`] lets in. Better one file kept than everybody kept waiting.
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        std::mem::forget(what);
+    }
+}
+
+/// Ends a connection: the client sees it at once. The kernel's work with what the client had sent and
+/// nobody had read is not waited for.
+pub(crate) fn hang_up(socket: OwnedFd) {
+    let _gone = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+    hand_over(Closing::Connection(socket));
+}
+
 impl Drop for ReceivedFile {
     fn drop(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        let Some(closer) = closer() else { return };
-        WAITING.fetch_add(1, Ordering::Relaxed);
-        if let Err(TrySendError::Full(file) | TrySendError::Disconnected(file)) =
-            closer.try_send(file)
-        {
-            // More than [`has_room`] lets in, which only several messages at once can do. Better
-            // one file kept than everybody kept waiting.
-            std::mem::forget(file);
+        if let Some(file) = self.file.take() {
+            hand_over(Closing::File(file.into()));
         }
     }
 }
@@ -76,7 +108,6 @@ impl Drop for ReceivedFile {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     #[test]

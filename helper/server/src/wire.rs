@@ -10,14 +10,17 @@ use legacy_vf_proto::MAX_MESSAGE;
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{
-    recv, recvmsg, send, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    recvmsg, send, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendFlags,
 };
 
 use crate::received::ReceivedFile;
 
-/// Files that one message can bring; the kernel drops those above.
+/// Files of one message that are looked at.
 const MAX_FILES: usize = 4;
+/// Files that one message can bring (SCM_MAX_FD). There is room for all of them: those without are
+/// closed by the kernel within the receive, which can take as long as their owner likes.
+const MOST_FILES: usize = 253;
 
 /// One byte more than a message, so that a longer one is seen to be too long.
 pub(crate) type Buffer = [u8; MAX_MESSAGE + 1];
@@ -30,6 +33,8 @@ pub(crate) enum Received {
     Nothing,
     /// The client is gone (or sent an empty message, which is none of this protocol).
     End,
+    /// A message with files, which are not wanted now. It was left where it is.
+    Unwanted,
     /// The socket is broken.
     Failed(Errno),
 }
@@ -42,32 +47,59 @@ fn outcome(e: Errno) -> Received {
     }
 }
 
-/// Receives a message. Unless `files` are wanted, the kernel discards them.
+/// Receives a message; if it has files, only if `files` are wanted.
 pub(crate) fn receive(socket: impl AsFd, buf: &mut Buffer, files: bool) -> Received {
     if !files {
-        return match recv(socket, &mut buf[..], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => Received::End,
-            Ok((_, len)) => Received::Message(len, Vec::new()),
-            Err(e) => outcome(e),
-        };
-    }
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FILES))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = match recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags) {
-        Ok(got) => got,
-        Err(e) => return outcome(e),
-    };
-    let mut files: Vec<ReceivedFile> = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            files.extend(fds.map(|fd: OwnedFd| ReceivedFile::from(File::from(fd))));
+        // Only a look, which closes nothing.
+        let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let mut none = RecvAncillaryBuffer::default();
+        match recvmsg(&socket, &mut [IoSliceMut::new(buf)], &mut none, look) {
+            Ok(seen) if seen.flags.contains(ReturnFlags::CTRUNC) => return Received::Unwanted,
+            Ok(_) => {}
+            Err(e) => return outcome(e),
         }
     }
+    let (got, mut files) = match take(&socket, buf) {
+        Ok(taken) => taken,
+        Err(e) => return outcome(e),
+    };
+    let rest = files.split_off(files.len().min(MAX_FILES));
+    let files: Vec<ReceivedFile> = files.into_iter().map(into_received).collect();
+    // Each is closed elsewhere.
+    rest.into_iter().map(into_received).for_each(drop);
     match got.bytes {
         0 => Received::End,
         _ if got.flags.contains(ReturnFlags::TRUNC) => Received::Message(MAX_MESSAGE + 1, files),
         len => Received::Message(len, files),
+    }
+}
+
+fn into_received(fd: OwnedFd) -> ReceivedFile {
+    ReceivedFile::from(File::from(fd))
+}
+
+/// Receives a message with all of its files.
+fn take(socket: impl AsFd, buf: &mut [u8]) -> Result<(RecvMsg, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            files.extend(fds);
+        }
+    }
+    Ok((got, files))
+}
+
+/// Takes the next message of a connection that has ended, and gives its files; `None` if there is
+/// none.
+pub(crate) fn discard(socket: impl AsFd) -> Option<Vec<OwnedFd>> {
+    // An empty message cannot be told from the end; what is behind it the kernel discards.
+    match take(socket, &mut [0; 1]) {
+        Ok((got, files)) if got.bytes > 0 => Some(files),
+        _ => None,
     }
 }
 

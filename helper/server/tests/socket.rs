@@ -5,6 +5,10 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::{hello, open, query, read, write, Answer, TestClient, TestServer};
@@ -268,5 +272,52 @@ fn connecting_and_leaving_a_thousand_times_leaks_nothing() {
         }
         assert!(Instant::now() < end, "{v}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A TCP connection that is closed only after `linger`: its peer does not read what was sent.
+fn lingering(listener: &TcpListener, linger: Duration) -> (TcpStream, TcpStream) {
+    let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (there, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&here, Some(linger)).unwrap();
+    here.set_nonblocking(true).unwrap();
+    while (&here).write(&[0; 65536]).is_ok() {}
+    (here, there)
+}
+
+#[test]
+fn files_that_take_long_to_close_keep_nobody_waiting() {
+    let server = TestServer::start(2, HubConfig::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let mut owner = TestClient::opened(&server.path, 1);
+    // More files than are looked at; to a connection that is bound; in a message that nobody reads.
+    for case in 0..3 {
+        let (slow, _peer) = lingering(&listener, Duration::from_secs(20));
+        let mut client = match case {
+            1 => TestClient::opened(&server.path, 2),
+            _ => TestClient::connect(&server.path),
+        };
+        if case == 2 {
+            // Ends the connection, before the next message is looked at.
+            client.send_bytes(b"xx").unwrap();
+        } else if case == 0 {
+            client.ask(&hello());
+        }
+        let mut fds = vec![null.as_fd(); 6];
+        fds.push(slow.as_fd());
+        let sent = client.send_files(&common::encode(&open(2), 99), &fds);
+        if sent.is_err() {
+            // The helper was faster than this thread: then it is this one that would wait.
+            assert_eq!(case, 2, "{sent:?}");
+            rustix::net::sockopt::set_socket_linger(&slow, None).unwrap();
+        }
+        drop(slow);
+        drop(client);
+        let begun = Instant::now();
+        assert!(matches!(owner.ask(&read(8, 4)), Answer::Read(_)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(matches!(owner.ask(&read(8, 4)), Answer::Read(_)));
+        assert!(begun.elapsed() < Duration::from_secs(2), "case {case}");
     }
 }

@@ -3,7 +3,9 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -17,10 +19,11 @@ use legacy_vf_proto::{
     decode_incoming, ErrorCode, Event, Hello, Incoming, Name, Open, OpenReply, Proof, QueryKind,
     Reply, Request, MAX_MESSAGE, VERSION,
 };
+use rustix::cmsg_space;
 use rustix::net::sockopt::{set_socket_timeout, Timeout};
 use rustix::net::{
-    recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
+    recv, send, sendmsg, socket_with, AddressFamily, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// A reply without borrowed parts.
@@ -230,6 +233,14 @@ impl TestClient {
 
     pub fn send_bytes(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
         send(&self.socket, bytes, SendFlags::NOSIGNAL)
+    }
+
+    pub fn send_files(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(16))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+        let bytes = &[IoSlice::new(bytes)];
+        sendmsg(&self.socket, bytes, &mut control, SendFlags::NOSIGNAL)
     }
 
     pub fn send(&mut self, request: &Request) -> u32 {

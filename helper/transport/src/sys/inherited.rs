@@ -11,10 +11,18 @@ const FIRST: RawFd = 3;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes descriptors 3 to 3 + `n` - 1, once in the life of the process; the caller knows from its
-/// environment that they were passed to it. Empty the second time, and where one of them is not
-/// open.
+/// Whether a variable of the environment, which the service manager sets, is this number.
+fn is(variable: &str, number: usize) -> bool {
+    std::env::var(variable).is_ok_and(|value| value.parse() == Ok(number))
+}
+
+/// Takes descriptors 3 to 3 + `n` - 1, once in the life of the process. Empty the second time, where
+/// the environment does not say that so many were passed to this process, and where one of them is
+/// not open.
 pub(crate) fn take(n: usize) -> Vec<OwnedFd> {
+    if !is("LISTEN_PID", std::process::id() as usize) || !is("LISTEN_FDS", n) {
+        return Vec::new();
+    }
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Vec::new();
     }
@@ -28,8 +36,20 @@ pub(crate) fn take(n: usize) -> Vec<OwnedFd> {
         return Vec::new();
     }
     (FIRST..end)
-        // SAFETY: the descriptors are open and were passed to this process for its own use; they
-        // are taken but once, and everything that this process opens by itself has other numbers.
+        // SAFETY: the descriptors are open and were passed to this process for its own use, as its
+        // environment says; they are taken but once, and everything that this process opens by itself has other numbers.
         .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn without_a_service_manager_nothing_is_taken() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for n in [0, 1, 8] {
+            assert!(super::take(n).is_empty());
+        }
+        assert!(file.metadata().is_ok(), "still open");
+    }
 }

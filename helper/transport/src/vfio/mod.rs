@@ -46,8 +46,8 @@ impl Default for Deadlines {
     }
 }
 
-/// Descriptors 3 and up that a service manager passed to this process, which knows so from its
-/// environment (sd_listen_fds(3)). Can be taken once only.
+/// Descriptors 3 and up, if a service manager passed `n` of them to this process, as its environment
+/// says then (sd_listen_fds(3)). Can be taken once only.
 pub fn take_inherited(n: usize) -> Vec<OwnedFd> {
     crate::sys::inherited::take(n)
 }
