@@ -449,3 +449,40 @@ fn a_vf_that_lost_its_state_with_the_helper_is_told() -> Result<()> {
     assert_eq!(lost(&mut qemu)?, false);
     Ok(())
 }
+
+/// A helper that goes away whenever a vector is written, also in the reconnection that makes up for
+/// what the last one did not do: the device looks for the next one.
+// Covers: IRQ-06
+#[test]
+fn a_helper_that_is_lost_again_while_it_comes_back() -> Result<()> {
+    const QUEUE_VECTOR: u8 = 22;
+    let dir = tempfile::tempdir()?;
+    let sim = vf(&dir)?;
+    let bad = Arc::new(AtomicBool::new(true));
+    let tries = Arc::new(AtomicU32::new(0));
+    let (is_bad, tried) = (bad.clone(), tries.clone());
+    let helper = FakeHelper::start(&dir.path().join("fake.sock"), move |h, r| match r {
+        Request::Write {
+            offset: QUEUE_VECTOR,
+            ..
+        } if is_bad.load(Ordering::Relaxed) => {
+            tried.fetch_add(1, Ordering::Relaxed);
+            Answer::Close
+        }
+        _ => good(h, r),
+    })?;
+    let (mut qemu, d) = guest(&sim, &helper, &dir)?;
+    d.set_status(&qemu.qtest, 0)?;
+    d.write(&qemu.qtest, 14, 2, 0)?;
+    d.write(&qemu.qtest, 8, 4, 0x1000)?;
+    wait_for("attempts", PATIENCE, || {
+        Ok((tries.load(Ordering::Relaxed) >= 4).then_some(()))
+    })?;
+    bad.store(false, Ordering::Relaxed);
+    wait_for("a connection that stays", PATIENCE, || {
+        Ok((d.status(&qemu.qtest)? == 0).then_some(()))
+    })?;
+    wait_link(&mut qemu.qmp, "connected", PATIENCE)?;
+    assert!(qemu.process.is_running()?, "{}", qemu.process.log());
+    Ok(())
+}

@@ -241,6 +241,36 @@ fn resets_lower_the_line_and_let_go_of_the_vectors() -> Result<()> {
     Ok(())
 }
 
+/// After a function level reset under MSI-X nobody drives the device, whatever the guest does with
+/// MSI-X before it touches a register: the VF's vectors stay as the reset left them.
+// Covers: IRQ-03
+#[test]
+fn a_driver_does_not_outlive_a_function_level_reset() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Net, 1)?;
+    let mut g = Guest::start(&stack, Machine::Q35)?;
+    let table = msix(&mut g)?;
+    switch(&mut g, &table, true)?;
+    net(&mut g)?;
+    let q = &g.qemu.qtest;
+    let caps = g.device.capabilities(q)?;
+    let express = caps.iter().find(|c| c.0 == 0x10).context("Express")?.1;
+    let control = g.device.read(q, express + 8, 2)?;
+    g.device.write(q, express + 8, 2, control | 0x8000)?;
+    let commands = counter(&mut g.qemu.qmp, "commands")?;
+    for on in [true, false] {
+        switch(&mut g, &table, on)?;
+        assert_eq!(counter(&mut g.qemu.qmp, "intx-vectors")?, 0);
+    }
+    assert_eq!(counter(&mut g.qemu.qmp, "commands")?, commands);
+    // A driver that starts from there has its interrupts.
+    g.device.map(&g.qemu.qtest)?;
+    let mut tx = net(&mut g)?;
+    send(&mut g, &mut tx)?;
+    g.wait_level(true)?;
+    assert_eq!(g.isr()? & 1, 1);
+    sent(&mut g, &mut tx)
+}
+
 #[test]
 fn unplugging_lowers_the_line() -> Result<()> {
     let stack = Stack::start(DeviceKind::Block, 1)?;

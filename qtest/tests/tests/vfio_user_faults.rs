@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Faults of QEMU's own vfio-user client that the patch series repairs, shown with the stock device.
 
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
@@ -107,6 +112,62 @@ fn posted_writes_are_bounded() -> Result<()> {
         ensure!(posted < 20_000, "no write waited for the server");
     }
     ensure!(posted > 100, "writes are not posted: only {posted}");
+    ensure!(qemu.process.is_running()?, "{}", qemu.process.log());
+    Ok(())
+}
+
+/// Bytes of a message's header.
+const HEADER: usize = 16;
+
+/// Passes messages on between the client that connects to `path` and the server at `server`, without
+/// files; once `stall` is set, only the first two bytes behind the header of a region read's reply,
+/// and nothing more from the server.
+fn stalling_server(path: &Path, server: &Path, stall: &Arc<AtomicBool>) -> Result<()> {
+    const REGION_READ: [u8; 2] = [9, 0];
+    let listener = UnixListener::bind(path)?;
+    let (server, stall) = (UnixStream::connect(server)?, stall.clone());
+    std::thread::spawn(move || -> Result<()> {
+        let (client, _) = listener.accept()?;
+        let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut from, mut to) = (server, client);
+        loop {
+            let mut message = vec![0; HEADER];
+            from.read_exact(&mut message)?;
+            let size = u32::from_le_bytes([message[4], message[5], message[6], message[7]]);
+            message.resize(size as usize, 0);
+            from.read_exact(&mut message[HEADER..])?;
+            if message[2..4] == REGION_READ && stall.load(Ordering::Relaxed) {
+                to.write_all(&message[..HEADER + 2])?;
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            to.write_all(&message)?;
+        }
+    });
+    Ok(())
+}
+
+/// A reply that begins and does not end costs the connection, not the machine.
+#[test]
+fn a_server_that_stalls_inside_a_reply() -> Result<()> {
+    let timeout = Duration::from_millis(400);
+    let stack = Stack::start(DeviceKind::Net, 1)?;
+    let path = stack.dir().join("stall.sock");
+    let stall = Arc::new(AtomicBool::new(false));
+    stalling_server(&path, &stack.sim.vf_socket(1), &stall)?;
+    let mut device = stock(&stack.sim, timeout);
+    device["socket"]["path"] = json!(path);
+    let mut qemu = stack.qemu_with(Machine::Pc, &device)?;
+    let mut function = PciDevice::find(&qemu.qtest, SLOT)?;
+    function.map(&qemu.qtest)?;
+    let register = u64::from(function.bar(2)?.base) + STATUS;
+    assert_eq!(qemu.qtest.read(register, 1)?, 0);
+    stall.store(true, Ordering::Relaxed);
+    for waits in [true, false] {
+        let began = Instant::now();
+        assert_eq!(qemu.qtest.read(register, 1)?, 0xff);
+        assert_eq!(began.elapsed() >= timeout / 2, waits);
+    }
     ensure!(qemu.process.is_running()?, "{}", qemu.process.log());
     Ok(())
 }

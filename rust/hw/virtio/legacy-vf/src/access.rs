@@ -79,9 +79,7 @@ impl Link {
     pub fn access(&self, device: &VfioPciBase, access: Access) -> Completion {
         self.stats.accesses.add();
         let mut inner = self.lock();
-        if self.was_reset.swap(false, Ordering::AcqRel) {
-            inner.window.device_reset();
-        }
+        self.catch_up(&mut inner);
         if self.msix_switched.swap(false, Ordering::AcqRel) {
             inner.window.msix_switched();
         }

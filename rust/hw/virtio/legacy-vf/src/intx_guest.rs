@@ -190,7 +190,9 @@ pub fn msix_switched<D: LegacyVf>(dev: &D, link: &Link, vectors: &[u16]) {
 /// big QEMU lock.
 pub fn update<D: LegacyVf>(dev: &D, link: &Link) {
     let Some(intx) = &link.intx else { return };
+    // An access that was under way may have noted a driver that a reset has ended since.
     let wanted = intx.driven.load(Ordering::Acquire)
+        && !link.was_reset.load(Ordering::Acquire)
         && !pci(dev).msix_enabled()
         && !intx.failed.load(Ordering::Acquire);
     match (intx.held.load(Ordering::Acquire), wanted) {

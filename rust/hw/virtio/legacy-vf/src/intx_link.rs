@@ -39,6 +39,7 @@ impl Link {
     /// The same for who has the lock.
     pub fn settle_locked(&self, inner: &mut Inner, deadline: Instant) {
         let Some(intx) = &self.intx else { return };
+        self.catch_up(inner);
         // After a reset the vectors are still held for a moment.
         let own = intx.own().filter(|_| inner.window.driven());
         inner.window.serve_vectors(own);

@@ -15,7 +15,7 @@ use system::MemoryRegion;
 use vfio::{doorbell::KernelDoorbell, VfioPciBase};
 use virtio_pci_spec::legacy::{field_of, Register};
 
-use crate::link::lock;
+use crate::{link::lock, ratelimit::RateLimit};
 
 /// Each takes an eventfd of the process, of which a guest must not use up all; VFIO stops at 1000
 /// per device. Queues beyond it are notified by QEMU.
@@ -47,14 +47,14 @@ impl KernelDoorbells {
     }
 
     /// Makes the kernel notify these queues at this address, and no others. Needs the big QEMU
-    /// lock; `of` is the device in messages.
+    /// lock; `log` and `of`, the device, are for messages.
     pub fn update(
         &self,
         vfio: &VfioPciBase,
         bar0: &MemoryRegion,
         address: Option<Address>,
         queues: &[u16],
-        of: &str,
+        (log, of): (&RateLimit, &str),
     ) {
         let mut armed = lock(&self.armed);
         let target = address.filter(|_| !armed.refused && vfio.kernel_doorbells_allowed());
@@ -82,10 +82,13 @@ impl KernelDoorbells {
                     Ok(doorbell) => armed.doorbells.push(doorbell),
                     Err(e) => {
                         armed.refused = !is_shortage(&e);
-                        report::info_report(&format!(
-                            "{of}: the kernel does not notify queue {queue} by itself ({e}); QEMU \
-                             does it, with an exit of the guest each time"
-                        ));
+                        // The guest causes another attempt with each queue that it sets up.
+                        log.report(report::info_report, || {
+                            format!(
+                                "{of}: the kernel does not notify queue {queue} by itself ({e}); \
+                                 QEMU does it, with an exit of the guest each time"
+                            )
+                        });
                         break;
                     }
                 }

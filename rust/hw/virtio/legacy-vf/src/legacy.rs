@@ -37,6 +37,7 @@ use crate::{
     messages,
     notify::Bars,
     place::{self, Place},
+    ratelimit::RateLimit,
     runtime::update_doorbells,
     stats::{LinkState, Stats},
 };
@@ -385,7 +386,9 @@ fn detach<D: LegacyVf>(dev: &D) {
         .write()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
-    state.doorbells.update(vfio(dev), dev.bar0(), None, &[], "");
+    let log = (&RateLimit::default(), "");
+    let (vfio, bar0) = (vfio(dev), dev.bar0());
+    state.doorbells.update(vfio, bar0, None, &[], log);
     if let Some(link) = link {
         // From here on nothing touches the VF's mapped registers.
         link.set_asleep(|| true);
@@ -397,7 +400,7 @@ fn detach<D: LegacyVf>(dev: &D) {
     let covered =
         std::mem::take(&mut *state.covered.lock().unwrap_or_else(PoisonError::into_inner));
     for (range, cover) in covered.iter().zip(dev.covers()) {
-        vfio(dev).uncover_bar(range.bar, cover);
+        vfio.uncover_bar(range.bar, cover);
     }
     state.blocker.remove();
 }

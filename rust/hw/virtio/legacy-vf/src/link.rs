@@ -258,6 +258,13 @@ impl Link {
         written
     }
 
+    /// What the window remembers does not outlive a reset that happened without it.
+    pub fn catch_up(&self, inner: &mut Inner) {
+        if self.was_reset.swap(false, Ordering::AcqRel) {
+            inner.window.device_reset();
+        }
+    }
+
     /// The VF is reset: what its driver has set up does not count any more.
     pub fn forget_driver(&self) {
         self.notified.clear();

@@ -237,7 +237,12 @@ impl Link {
             self.stats.notify_failures.add();
             events::trace_virtio_legacy_vf_notify_failed(&self.name, queue.into());
             self.log.report(report::warn_report, || {
-                format!("{}: notification of queue {queue} failed: {e}", self.label)
+                format!(
+                    "{}: notification of queue {queue} failed: {e}; see whether the VF, or the \
+                     process that emulates it, is alive and awake; the guest's buffers wait until \
+                     it notifies again",
+                    self.label
+                )
             });
         }
     }

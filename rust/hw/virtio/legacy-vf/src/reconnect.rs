@@ -114,6 +114,10 @@ impl Link {
         inner.connection = Some(connection);
         inner.window.restored();
         self.settle_locked(&mut inner, Instant::now() + self.deadline);
+        if inner.connection.is_none() {
+            // Lost again on the way; without this nobody would look for another one.
+            return Err(LinkError::Closed);
+        }
         *lock(&self.sender) = Some(socket.clone());
         self.stats.link.set(LinkState::Connected);
         self.stats.reconnects.add();

@@ -58,7 +58,8 @@ pub fn update_doorbells<D: LegacyVf>(dev: &D, link: &Link) {
         Vec::new()
     };
     let doorbells = &dev.state().doorbells;
-    doorbells.update(vfio(dev), dev.bar0(), address, &queues, &link.label);
+    let log = (&link.log_rare, link.label.as_str());
+    doorbells.update(vfio(dev), dev.bar0(), address, &queues, log);
 }
 
 /// The guest reads configuration space.
@@ -80,18 +81,37 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
         for i in 0..len {
             let at = address.saturating_add(i.into());
             if !hide::is_hidden(&identity.caps, at) {
-                dev.parent_config_write(at, value >> (8 * u32::from(i)) & 0xff, 1);
+                write_shown(
+                    dev,
+                    &link,
+                    identity,
+                    at,
+                    value >> (8 * u32::from(i)) & 0xff,
+                    1,
+                );
             }
         }
         return;
     }
+    write_shown(dev, &link, identity, address, value, len);
+}
+
+/// The same for what the guest may reach.
+fn write_shown<D: LegacyVf>(
+    dev: &D,
+    link: &Arc<Link>,
+    identity: &Identity,
+    address: u32,
+    value: u32,
+    len: u8,
+) {
     let had_msix = pci(dev).msix_enabled();
     let flr = identity
         .express
         .is_some_and(|cap| starts_flr(cap, address, value, len));
-    let vectors = intx_guest::before_config_write(dev, &link, address, value, len);
+    let vectors = intx_guest::before_config_write(dev, link, address, value, len);
     if flr {
-        intx_guest::reset(dev, &link);
+        intx_guest::reset(dev, link);
         quiesce(dev, identity);
     }
     let power = identity
@@ -106,19 +126,20 @@ pub fn config_write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
     } else {
         dev.parent_config_write(address, value, len);
     }
-    let has_msix = pci(dev).msix_enabled();
-    if had_msix != has_msix {
-        intx_guest::msix_switched(dev, &link, &vectors);
-        link.msix_switched.store(true, Ordering::Release);
-        events::trace_virtio_legacy_vf_msix(&link.name, has_msix);
-    }
     if flr {
+        // Before vectors are looked at: the window must not write those of the driver of before.
         link.stats.resets.add();
         link.forget_driver();
         link.was_reset.store(true, Ordering::Release);
         link.touched.store(false, Ordering::Relaxed);
-        update_doorbells(dev, &link);
+        update_doorbells(dev, link);
         events::trace_virtio_legacy_vf_flr(&link.name);
+    }
+    let has_msix = pci(dev).msix_enabled();
+    if had_msix != has_msix {
+        intx_guest::msix_switched(dev, link, &vectors);
+        link.msix_switched.store(true, Ordering::Release);
+        events::trace_virtio_legacy_vf_msix(&link.name, has_msix);
     }
 }
 
