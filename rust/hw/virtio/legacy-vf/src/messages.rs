@@ -12,6 +12,10 @@ use crate::{handshake::LinkError, host::HostVf, place::Place, seqpacket::effecti
 pub fn connect_failed(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
     let path = place.helper.display();
     match error {
+        LinkError::Connect(e) | LinkError::Socket(e) if no_files_left(e) => format!(
+            "QEMU can open no more files ({e}); raise the limit (ulimit -n, or LimitNOFILE= of the \
+             service)"
+        ),
         LinkError::Connect(e) => cannot_connect(place, e),
         LinkError::Deadline => format!(
             "the helper at {path} did not answer within {deadline_ms} ms; see whether it is \
@@ -96,6 +100,11 @@ pub fn vfio_failed(place: &Place, text: &str, fetched: bool) -> String {
         return String::new();
     };
     format!("; {advice}")
+}
+
+/// Whether it is this process, or the machine, that has too many files open.
+fn no_files_left(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// How the C library words an error.
