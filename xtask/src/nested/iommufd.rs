@@ -130,7 +130,11 @@ fn refusals(nested: &mut Nested, used: &str, cdev: &str) -> Result<u32> {
             format!("host={free},vf-token={WRONG_TOKEN}"),
             "vf-token= is not the token of PF",
         ),
-        ("virtio-legacy-vf", format!("host={used}"), used),
+        (
+            "virtio-legacy-vf",
+            format!("host={used}"),
+            "another process uses",
+        ),
     ] {
         let answer = nested.refused(&device(driver, &more))?;
         ensure!(

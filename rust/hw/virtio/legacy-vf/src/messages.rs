@@ -83,6 +83,12 @@ pub fn vfio_failed(place: &Place, text: &str, fetched: bool) -> String {
             vf.address,
             group_file(vf)
         )
+    } else if says(libc::EINVAL) && text.contains("error bind device") {
+        // A function that is bound to an iommufd cannot be bound to another.
+        format!(
+            "another process uses {}; `fuser -v /dev/vfio/devices/*` names it",
+            vf.address
+        )
     } else if text.contains("not viable") {
         format!(
             "every function in IOMMU group {} must be bound to vfio-pci or to no driver; see \
