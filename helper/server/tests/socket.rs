@@ -306,6 +306,8 @@ fn files_that_take_long_to_close_keep_nobody_waiting() {
         }
         let mut fds = vec![null.as_fd(); 6];
         fds.push(slow.as_fd());
+        // Whoever closes it last would wait: the helper, or this thread.
+        let begun = Instant::now();
         let sent = client.send_files(&common::encode(&open(2), 99), &fds);
         if sent.is_err() {
             // The helper was faster than this thread: then it is this one that would wait.
@@ -314,7 +316,6 @@ fn files_that_take_long_to_close_keep_nobody_waiting() {
         }
         drop(slow);
         drop(client);
-        let begun = Instant::now();
         assert!(matches!(owner.ask(&read(8, 4)), Answer::Read(_)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(matches!(owner.ask(&read(8, 4)), Answer::Read(_)));
