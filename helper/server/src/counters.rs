@@ -93,6 +93,8 @@ pub struct Counters {
     pub surplus: u64,
     /// Connections closed because the client did not read, or said nothing.
     pub slow: u64,
+    /// Connections ended because another process has shown the VF's device file.
+    pub evicted: u64,
     /// Messages that are not requests.
     pub bad_messages: u64,
     /// OPEN requests that succeeded.

@@ -451,7 +451,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     /// Makes a session finished at once; what is queued for its client is lost.
-    fn drop_session(&mut self, id: SessionId) {
+    pub(super) fn drop_session(&mut self, id: SessionId) {
         if let Some(mut session) = self.take(id) {
             session.abort();
             self.put(session);

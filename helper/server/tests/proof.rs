@@ -138,11 +138,25 @@ fn who_holds_the_device_file_of_a_vf_may_open_it() {
     };
     assert_eq!(o.member, 3);
     assert!(matches!(c.ask(&read(0, 4)), Answer::Read(_)));
-    // It is taken now, for those who hold its file as well.
+    // Whoever shows the file later has the VF; the connection from before reaches it no more.
     let mut other = TestClient::connect(&server.path);
     other.ask(&hello());
     let answer = ask_with(&mut other, &proven(3), &[file.as_fd()]);
-    assert_eq!(answer.code(), ErrorCode::BUSY);
+    assert!(matches!(answer, Answer::Open(o) if o.member == 3));
+    assert!(matches!(other.ask(&read(0, 4)), Answer::Read(_)));
+    assert!(
+        c.next().is_none(),
+        "the former owner's connection is closed"
+    );
+    let mut last = TestClient::connect(&server.path);
+    last.ask(&hello());
+    let answer = ask_with(&mut last, &proven(3), &[]);
+    assert_eq!(
+        answer.code(),
+        ErrorCode::BAD_PROOF,
+        "without file nothing changes"
+    );
+    assert!(matches!(other.ask(&read(0, 4)), Answer::Read(_)));
 }
 
 #[test]

@@ -225,7 +225,12 @@ impl<B: AccessBackend> Hub<B> {
             name: session.name(),
             since: now,
         };
-        match self.registry.claim(member, owner) {
+        let mut claimed = self.registry.claim(member, owner);
+        if let (Err(ClaimError::Busy(holder)), Proof::VFIO_FD) = (claimed, open.proof) {
+            self.evict(member, &holder, now);
+            claimed = self.registry.claim(member, owner);
+        }
+        match claimed {
             Ok(()) => Ok(reply),
             Err(ClaimError::NoSuchVf) => {
                 refuse(ErrorCode::NO_SUCH_VF, format!("There is no VF {member}"))
@@ -240,6 +245,18 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             ),
         }
+    }
+
+    /// Ends the connection of a VF's owner. The kernel lets one user at a time have a VF: whoever
+    /// shows its device file has it now, and a connection from before must not reach its registers.
+    fn evict(&mut self, member: u16, holder: &Owner, now: Instant) {
+        self.counters.evicted += 1;
+        if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
+            tracing::warn!(member, peer = %holder.peer, name = %holder.name, suppressed,
+                "Another process holds the VF's device file now; disconnecting its former owner");
+        }
+        self.registry.release(member, holder.session);
+        self.drop_session(holder.session);
     }
 
     /// The VF that the client may open: the one it names, or the one it shows to hold.
