@@ -27,12 +27,6 @@ pub(super) const ALL: &[Scenario] = &[
         violations: &[],
         run: resets,
     },
-    Scenario {
-        name: "l2-intx",
-        setup: &HELPERS,
-        violations: &[],
-        run: intx,
-    },
 ];
 
 /// Ways of doorbells, and the properties that leave no other.
@@ -242,33 +236,4 @@ fn hangs(nested: &mut Nested, other: &str) -> Result<()> {
     let error = refused.map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(error.contains("did not answer within 500 ms"), "{error}");
     traffic(nested, 3)
-}
-
-/// L2 without MSI: both cards by the interrupt pin, which the device makes of the VF's MSI-X vectors.
-fn intx(nested: &mut Nested) -> Result<String> {
-    let mut arguments = vec!["-machine".to_owned(), "pc".to_owned()];
-    for (kind, id) in [("net", ID), ("blk", "blk")] {
-        let host = vf_address(nested, kind, 1)?;
-        arguments.push("-device".to_owned());
-        arguments.push(format!("virtio-legacy-vf,host={host},id={id}"));
-    }
-    let words: Vec<&str> = LEGACY.iter().copied().chain(["pci=nomsi"]).collect();
-    nested.start_l2(&words, &arguments)?;
-    traffic(nested, 50)?;
-    let disk = nested.l2("disk 4", SHORT)?;
-    ensure!(
-        disk.get("disk_written_sha256")? == disk.get("disk_read_sha256")?,
-        "{}",
-        disk.text()
-    );
-    let interrupts = nested.l2("interrupts", SHORT)?.text();
-    ensure!(
-        interrupts.matches("IO-APIC").count() == 2 && !interrupts.contains("MSI"),
-        "{interrupts}"
-    );
-    nested.l2("rebind net 3", SHORT)?;
-    traffic(nested, 20)?;
-    wait_state(nested, &["connected", "by kernel"])?;
-    nested.stop_l2()?;
-    Ok("pings 70, disk 4 MiB, 3 rebinds, by two pins".to_owned())
 }
