@@ -21,10 +21,6 @@ const MEMORY_MIB: u32 = 2048;
 const START: Duration = Duration::from_secs(30);
 /// Longest time for one command of a scenario, on a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
-/// Longest time from the start of L2's QEMU until L2 takes commands.
-const L2_BOOT: Duration = Duration::from_secs(120);
-/// How often it is looked whether its QEMU still runs.
-const L2_LOOK: Duration = Duration::from_secs(10);
 /// Serial ports of L1 that are L2's command port and its QEMU's machine protocol.
 const L2_PORT: &str = "l2port";
 const L2_QMP: &str = "l2qmp";
@@ -70,6 +66,10 @@ pub(crate) struct Nested {
     port: Port,
     qmp: Option<Qmp>,
     qemu_log: PathBuf,
+    /// Of its logs.
+    pub(super) name: &'static str,
+    /// What there is to tell of boots that needed one.
+    pub(super) second_tries: Vec<String>,
 }
 
 impl Nested {
@@ -124,6 +124,8 @@ impl Nested {
             port,
             qmp: None,
             qemu_log: bench.logs.join(format!("{}-qemu.log", plan.name)),
+            name: plan.name,
+            second_tries: Vec::new(),
         })
     }
 
@@ -164,57 +166,36 @@ impl Nested {
     /// When QEMU does not start, or L2 does not boot.
     pub(crate) fn start_l2(&mut self, words: &[&str], arguments: &[String]) -> Result<()> {
         let command = l2_command(words, arguments);
-        self.port.drain();
+        self.drain_l2();
         self.step(&command).context("start QEMU in L1")?;
         self.wait_l2().context("boot L2")
     }
 
-    /// Waits until L2 takes commands, also after a reboot.
+    /// Waits until L2 says that it takes commands.
     ///
     /// # Errors
-    /// When it does not, or its QEMU has ended; with what that said.
-    pub(crate) fn wait_l2(&mut self) -> Result<()> {
-        let until = Instant::now() + L2_BOOT;
-        loop {
-            let (port, machine) = (&mut self.port, &mut self.machine);
-            let done = port.wait_ready(L2_LOOK, &mut || machine.alive());
-            if done.is_ok() || machine.alive().is_err() {
-                return self.explained(done);
-            }
-            self.step("l2_running")?;
-            if Instant::now() > until {
-                let state = self.l2_state();
-                let done = done.map_err(|_| anyhow!("not within {L2_BOOT:?}{state}"));
-                return self.explained(done);
-            }
-        }
+    /// When it does not, or L1 has ended.
+    pub(super) fn l2_ready(&mut self, within: Duration) -> Result<()> {
+        let (port, machine) = (&mut self.port, &mut self.machine);
+        port.wait_ready(within, &mut || machine.alive())
     }
 
-    /// What L2's QEMU does, as far as it can be found out, for an error.
-    fn l2_state(&mut self) -> String {
-        let mut text = String::new();
-        if let Ok(answer) = self.attempt("l2_state") {
-            for line in answer.all("text") {
-                text += "\n    ";
-                text += line;
-            }
-        }
-        // Where the processor is, and whether it moves.
-        for _ in 0..3 {
-            let command = json!({ "command-line": "info registers" });
-            let registers = self
-                .l2_qmp()
-                .and_then(|qmp| qmp.execute("human-monitor-command", &command));
-            match registers {
-                Ok(found) => {
-                    let found = found.as_str().unwrap_or_default();
-                    let place = found.lines().find(|line| line.contains("IP="));
-                    text += &format!("\n    L2: {}", place.unwrap_or("no registers").trim());
-                }
-                Err(error) => text += &format!("\n    L2's QEMU: {error:#}"),
-            }
-        }
-        text
+    /// Forgets what L2 said before it starts anew.
+    pub(super) fn drain_l2(&mut self) {
+        self.port.drain();
+    }
+
+    /// Where everything L2 said is.
+    pub(super) fn l2_port_log(&self) -> &Path {
+        self.port.log()
+    }
+
+    /// Whether L1 still runs.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn l1_alive(&mut self) -> Result<()> {
+        self.machine.alive()
     }
 
     /// Has L2 run one command, which must succeed.
@@ -277,7 +258,7 @@ impl Nested {
     }
 
     /// Adds the end of L1's logs, which have L2's too, to an error.
-    fn explained<T>(&self, result: Result<T>) -> Result<T> {
+    pub(super) fn explained<T>(&self, result: Result<T>) -> Result<T> {
         self.machine.explained(result)
     }
 

@@ -7,6 +7,7 @@
 //! `x-vfio-user-sriov-vf` put them on the bus. What L1 can be asked to do is in `guest/nested` and
 //! `guest/l2`, what L2 can in `guest/scenarios`.
 
+mod boot;
 mod device;
 mod hotplug;
 mod image;
@@ -164,8 +165,12 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
                 Some(nested) => nested,
                 None => nested.insert(fresh(setup, &workbench, false)?),
             };
-            let figures = (scenario.run)(nested)?;
+            nested.second_tries.clear();
+            let mut figures = (scenario.run)(nested)?;
             nested.check(scenario.violations)?;
+            for told in &nested.second_tries {
+                figures += &format!("; {told}");
+            }
             Ok(figures)
         });
         let time = seconds(began.elapsed());
