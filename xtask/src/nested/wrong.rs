@@ -145,7 +145,10 @@ fn helpers(refusals: &mut Refusals<'_>) -> Result<()> {
     refusals.expect(
         "a second helper of the PF",
         "helper_try net root --bind --vfs 2",
-        &["/run/qemu-virtio-admin/0000:01:00.0.sock"],
+        &[
+            "Another helper serves this PF",
+            "/run/qemu-virtio-admin/0000:01:00.0.sock",
+        ],
     )?;
     refusals.expect(
         "a second helper of the PF with a socket of its own",
@@ -242,12 +245,14 @@ fn proofs(refusals: &mut Refusals<'_>) -> Result<()> {
     refusals.proof(
         "the file of another VF as proof",
         &format!("{socket} 1 {free} {token}"),
-        &["VF 2"],
+        &["the file is that of VF 2, not of VF 1"],
     )?;
     refusals.proof(
         "the file of a VF of another PF as proof",
         &format!("{socket} 0 {other} {other_token}"),
-        &[&other],
+        &[&format!(
+            "the file is that of {other}, which is not a VF of 0000:01:00.0"
+        )],
     )?;
     refusals.proof(
         "a file that is no VFIO device as proof",
