@@ -17,9 +17,15 @@
 //! ISR. Every header command therefore carries exactly one whole field.
 //!
 //! The device configuration takes any width at any offset. An access is split at the borders of
-//! elements, ascending; a part of a scalar stays one command, arrays go byte by byte. Bytes behind
-//! the configuration read as zero and ignore writes. Nothing of the device configuration is ever
-//! remembered: legacy drivers re-read it until two reads agree.
+//! elements, ascending; a part of a scalar stays one command, arrays are written byte by byte. Bytes
+//! behind the configuration read as zero and ignore writes.
+//!
+//! Legacy drivers read the configuration one byte at a time. A read command takes the rest of the
+//! field along, as far as an aligned access of 2 or 4 bytes reaches, and the reads that follow in
+//! order, with no other access between, are answered from it, each byte once. Apart from that
+//! nothing of the device configuration is remembered: legacy drivers re-read it until two reads
+//! agree, and each pass asks the device. A device that refuses the longer read is asked for exactly
+//! the guest's bytes from then on.
 //!
 //! # What is remembered
 //!
@@ -72,6 +78,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod ahead;
 mod plan;
 mod saved;
 mod shadow;

@@ -24,6 +24,24 @@ pub(crate) enum PieceKind {
     Behind,
 }
 
+/// How long a read at `offset` may be so that it brings the rest of its field with it: the longest
+/// that the processor could make there (1, 2 or 4 bytes, aligned) inside the field and the first
+/// `config_len` bytes. 1 where the field is not known.
+pub(crate) fn stretch(device: DeviceType, config_len: u16, offset: u8) -> u8 {
+    let pos = u16::from(offset);
+    let Some(field) = field_at(device, pos) else {
+        return 1;
+    };
+    let left = (field.offset + field.len())
+        .min(config_len)
+        .min(REACH)
+        .saturating_sub(pos);
+    [4u8, 2]
+        .into_iter()
+        .find(|len| offset % *len == 0 && u16::from(*len) <= left)
+        .unwrap_or(1)
+}
+
 /// The first piece of an access to `want` (at least 1) bytes at `pos`.
 pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> Piece {
     let behind = Piece {
@@ -101,6 +119,31 @@ mod tests {
             [(254, 1, true), (255, 1, true), (256, 2, false)]
         );
         assert_eq!(cut(Net, 28, u32::MAX, 1), [(u32::MAX, 1, false)]);
+    }
+
+    #[test]
+    fn a_read_stretches_over_its_field_and_no_further() {
+        use DeviceType::{Block, Console, Net, P9};
+        let all = |device, len| {
+            (0..8)
+                .map(|at| stretch(device, len, at))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all(Net, 28), [4, 1, 2, 1, 2, 1, 2, 1]);
+        assert_eq!(
+            all(Net, 7),
+            [4, 1, 2, 1, 2, 1, 1, 1],
+            "a short configuration"
+        );
+        assert_eq!(all(Block, 96), [4, 1, 2, 1, 4, 1, 2, 1]);
+        assert_eq!(all(Console, 12), [2, 1, 2, 1, 4, 1, 2, 1]);
+        assert_eq!(
+            stretch(P9, 300, 252),
+            4,
+            "the last bytes a command can address"
+        );
+        assert_eq!(stretch(P9, 300, 254), 2);
+        assert_eq!(stretch(Net, 40, 28), 1, "no field there that is known");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use virtio_pci_spec::bytes::le_value;
 use virtio_pci_spec::legacy::{field_at, header_len, Field};
 use virtio_pci_spec::DeviceType;
 
+use crate::ahead::Ahead;
+use crate::plan::piece;
 use crate::saved::{RestoreError, SavedState};
 use crate::shadow::Shadow;
 use crate::step::{Command, Completion, Effects, FailKind, Outcome, Rejected, Step};
@@ -25,7 +27,7 @@ pub struct Counters {
     pub commands: u64,
     /// Notifications issued.
     pub notifies: u64,
-    /// Header reads answered from memory.
+    /// Reads answered from memory.
     pub remembered: u64,
     /// Accesses that were, at least in part, the guest's fault.
     pub rejected: u64,
@@ -40,12 +42,30 @@ pub struct Counters {
 enum Target {
     /// The header field at its offset.
     Header { field: Field, phase: Phase },
-    /// The device configuration: position of the piece in work, bytes done, bytes of the piece.
-    Config { pos: u32, done: u8, piece: u8 },
+    /// The device configuration: position of the piece in work, bytes done, bytes of the piece,
+    /// bytes of its command.
+    Config {
+        pos: u32,
+        done: u8,
+        piece: u8,
+        asked: u8,
+    },
     /// A notification.
     Notify,
     /// A vector that the guest knows nothing of.
     Vector { job: Job, phase: vectors::Phase },
+}
+
+impl Target {
+    /// The device configuration from `pos` on, after `done` bytes.
+    const fn at(pos: u32, done: u8) -> Self {
+        Target::Config {
+            pos,
+            done,
+            piece: 0,
+            asked: 0,
+        }
+    }
 }
 
 /// An access under way.
@@ -66,6 +86,9 @@ pub struct Window {
     device: DeviceType,
     config_len: u16,
     shadow: Shadow,
+    ahead: Ahead,
+    /// The device refuses reads that are longer than the guest's.
+    exact: bool,
     vectors: Vectors,
     lost: bool,
     msix: Option<bool>,
@@ -93,6 +116,8 @@ impl Window {
             device,
             config_len,
             shadow: Shadow::new(),
+            ahead: Ahead::none(),
+            exact: false,
             vectors: Vectors::new(false),
             lost: false,
             msix: None,
@@ -146,11 +171,13 @@ impl Window {
     pub fn lost(&mut self) {
         self.lost = true;
         self.fresh_reset = false;
+        self.ahead = Ahead::none();
     }
 
     /// The connection to the helper works (again); what was learnt before does not count.
     pub fn restored(&mut self) {
         self.lost = false;
+        self.exact = false;
         self.shadow.forget();
         self.vectors.retry();
     }
@@ -158,6 +185,7 @@ impl Window {
     /// The device was reset from outside: system reset or function level reset.
     pub fn device_reset(&mut self) {
         self.shadow = Shadow::new();
+        self.ahead = Ahead::none();
         self.vectors.reset();
         self.status = 0;
         self.fresh_reset = false;
@@ -194,6 +222,7 @@ impl Window {
     fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
         self.counters.accesses = self.counters.accesses.wrapping_add(1);
         self.vectors.next_access();
+        let ahead = core::mem::replace(&mut self.ahead, Ahead::none());
         if self.msix.replace(msix).is_some_and(|was| was != msix) {
             self.shadow.forget_vectors();
         }
@@ -211,11 +240,14 @@ impl Window {
         let header = u32::from(header_len(msix));
         if offset >= header {
             self.shadow.pristine &= write.is_none();
-            access.target = Target::Config {
-                pos: offset - header,
-                done: 0,
-                piece: 0,
-            };
+            let pos = offset - header;
+            let held = ahead.take(pos, size).filter(|_| write.is_none());
+            if let Some((bytes, left)) = held {
+                self.ahead = left;
+                self.counters.remembered = self.counters.remembered.wrapping_add(1);
+                return self.done_with(&access, le_value(&bytes));
+            }
+            access.target = Target::at(pos, 0);
             return self.config(access);
         }
         let field = u8::try_from(offset)
@@ -268,12 +300,26 @@ impl Window {
             {
                 self.header_data(access, field, phase, data)
             }
-            (Target::Config { pos, done, piece }, Some(_), Outcome::Written) => {
-                self.config(config_next(access, pos, done, piece))
-            }
-            (Target::Config { pos, done, piece }, None, Outcome::Data(data)) => {
+            (
+                Target::Config {
+                    pos, done, piece, ..
+                },
+                Some(_),
+                Outcome::Written,
+            ) => self.config(config_next(access, pos, done, piece)),
+            (
+                Target::Config {
+                    pos,
+                    done,
+                    piece,
+                    asked,
+                },
+                None,
+                Outcome::Data(data),
+            ) => {
                 let mut access = config_next(access, pos, done, piece);
                 put(&mut access.read, done, &data, piece);
+                self.ahead = Ahead::new(pos, &data, piece, asked);
                 self.config(access)
             }
             _ => self.command_failed(access, FailKind::Mismatch),
@@ -312,6 +358,22 @@ impl Window {
 
     fn command_failed(&mut self, mut access: Access, kind: FailKind) -> Step {
         self.counters.failed = self.counters.failed.wrapping_add(1);
+        if let Target::Config {
+            pos, done, asked, ..
+        } = access.target
+        {
+            let want = access.size.saturating_sub(done);
+            let element = piece(self.device, self.config_len, pos, want).len;
+            if kind == FailKind::Refused {
+                // The guest did not ask for the neighbours; it gets its own bytes without them.
+                // Where those are refused, too, it was not the length.
+                self.exact = asked > element;
+                if self.exact {
+                    access.target = Target::at(pos, done);
+                    return self.config(access);
+                }
+            }
+        }
         access.effects.failed.get_or_insert(kind);
         if kind == FailKind::Lost {
             self.lost();
@@ -324,7 +386,9 @@ impl Window {
                 self.shadow.forget_queues();
                 self.done_with(&access, ones(access.size))
             }
-            Target::Config { pos, done, piece } => {
+            Target::Config {
+                pos, done, piece, ..
+            } => {
                 put(&mut access.read, done, &[0xff; 8], piece);
                 access = config_next(access, pos, done, piece);
                 if kind == FailKind::Refused {

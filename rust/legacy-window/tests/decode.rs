@@ -88,6 +88,22 @@ fn element(table: Table, at: u16) -> (u16, u16, bool) {
     (at, 1, true)
 }
 
+/// End of the field that holds a byte: only the arrays of bytes have several elements in one field.
+fn field_end(table: Table, at: u16) -> u16 {
+    table
+        .iter()
+        .find(|(offset, elem, count, _)| {
+            *elem == 1 && (*offset..offset + u16::from(*count)).contains(&at)
+        })
+        .map_or_else(
+            || {
+                let (start, len, _) = element(table, at);
+                start + len
+            },
+            |(offset, _, count, _)| offset + u16::from(*count),
+        )
+}
+
 const FIELDS: [(u32, u8, bool); 10] = [
     (0, 4, false),
     (4, 4, true),
@@ -181,13 +197,21 @@ fn every_read_at_every_offset() {
                     let mut value = 0u64;
                     let mut i = 0u16;
                     while i < u16::from(width) && at + i < len {
-                        let (start, size, _) = element(table, at + i);
-                        let end = (start + size).min(len).min(at + u16::from(width));
-                        want.push((false, (at + i) as u8, (end - at - i) as u8, None));
-                        for b in at + i..end {
+                        let start = at + i;
+                        let (first, size, _) = element(table, start);
+                        let part = (first + size).min(len).min(at + u16::from(width)) - start;
+                        let left = field_end(table, start).min(len) - start;
+                        let aligned = match start % 4 {
+                            0 if left >= 4 => 4,
+                            0 | 2 if left >= 2 => 2,
+                            _ => 1,
+                        };
+                        let command = part.max(aligned);
+                        want.push((false, start as u8, command as u8, None));
+                        i = (i + command).min(width.into());
+                        for b in start..at + i {
                             value |= u64::from(m.device.config[usize::from(b)]) << (8 * (b - at));
                         }
-                        i = end - at;
                     }
                     assert_eq!(log, want, "{what}");
                     assert_eq!(done.value, value, "{what}");

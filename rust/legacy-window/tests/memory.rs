@@ -111,6 +111,7 @@ proptest! {
                     m.device.status |= 64;
                     plain.status |= 64;
                 }
+                // The first byte of a field: what becomes of the others is in `ahead.rs`.
                 Act::ConfigChange(v) => {
                     m.device.config[6] = v;
                     plain.config[6] = v;

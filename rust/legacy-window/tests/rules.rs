@@ -231,12 +231,12 @@ fn parts_that_fail_read_as_ones() {
     let c = config();
     let whole = u32::from_le_bytes([c[4], c[5], c[6], c[7]]);
     let done = fail_at(&mut m, 1, FailKind::Refused);
-    assert_eq!(done.value as u32, whole | 0xff00);
+    assert_eq!(done.value as u32, whole | 0xffff_0000, "the link state");
     assert_eq!(done.effects.failed, Some(FailKind::Refused));
     let done = fail_at(&mut m, 1, FailKind::TimedOut);
     assert_eq!(
         done.value as u32,
-        whole | 0xffff_ff00,
+        whole | 0xffff_0000,
         "no time for the rest"
     );
     assert_eq!(m.window.counters().failed, 2);

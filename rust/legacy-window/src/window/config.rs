@@ -4,7 +4,7 @@
 use virtio_pci_spec::bytes::{le_bytes, le_value};
 
 use super::{Access, Target, Window};
-use crate::plan::{piece, PieceKind};
+use crate::plan::{piece, stretch, PieceKind};
 use crate::step::{Command, CommandKind, Rejected, Space, Step};
 
 impl Window {
@@ -30,10 +30,16 @@ impl Window {
                     access.effects.rejected.get_or_insert(Rejected::ReadOnly);
                 }
                 (PieceKind::Element { offset, .. }, write) => {
+                    let asked = if write.is_some() || self.exact {
+                        next.len
+                    } else {
+                        next.len.max(stretch(self.device, self.config_len, offset))
+                    };
                     access.target = Target::Config {
                         pos,
                         done,
-                        piece: next.len,
+                        piece: asked.min(want),
+                        asked,
                     };
                     let kind = match write {
                         None => CommandKind::Read,
@@ -47,7 +53,7 @@ impl Window {
                         Command {
                             space: Space::Device,
                             offset,
-                            len: next.len,
+                            len: asked,
                             kind,
                         },
                     );
@@ -75,11 +81,7 @@ impl Window {
 
 /// The access moved on by `by` bytes.
 pub(super) fn config_next(mut access: Access, pos: u32, done: u8, by: u8) -> Access {
-    access.target = Target::Config {
-        pos: pos.saturating_add(u32::from(by)),
-        done: done.saturating_add(by),
-        piece: 0,
-    };
+    access.target = Target::at(pos.saturating_add(u32::from(by)), done.saturating_add(by));
     access
 }
 

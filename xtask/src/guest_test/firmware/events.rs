@@ -27,6 +27,8 @@ pub(super) struct Seen {
     /// How many legacy commands by (opcode, register offset); those that the device refused are
     /// in `refused` instead.
     commands: BTreeMap<(u16, u8), u64>,
+    /// Bytes of the device configuration that were read.
+    config: BTreeSet<u8>,
     /// Queue page frames written that were not 0.
     pub(super) queues: u64,
     pub(super) refused: u64,
@@ -115,6 +117,11 @@ impl Seen {
             return;
         }
         *self.commands.entry((opcode, offset)).or_default() += 1;
+        if opcode == opcode::LEGACY_DEV_CFG_READ {
+            let len = number("len").and_then(|n| u8::try_from(n).ok());
+            self.config
+                .extend(offset..offset.saturating_add(len.unwrap_or(1)));
+        }
         let queue = HEADER
             .iter()
             .any(|field| field.register == Register::QueueAddress && field.offset == offset);
@@ -172,7 +179,7 @@ impl Seen {
         );
         for offset in config {
             ensure!(
-                self.at(opcode::LEGACY_DEV_CFG_READ, *offset) > 0,
+                self.config.contains(offset),
                 "the device configuration was not read at offset {offset}; {self}"
             );
         }
