@@ -9,6 +9,7 @@ use crate::server::session::SessionOptions;
 use crate::uplink::pcap;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 use virtio_pf_model::{EventMask, FaultRule, Leniency, ModelConfig, NotifyLayout, SrIovCapability};
 
 /// Simulates a virtio PF with an administration virtqueue and its SR-IOV VFs, each as a vfio-user
@@ -111,6 +112,11 @@ pub struct RunArgs {
     /// state. Default: all with --event-log, else without doorbells and interrupts.
     #[arg(long, value_name = "LIST", value_parser = parse_events)]
     pub events: Option<EventMask>,
+    /// Look for work this many microseconds after the last before sleeping: a device does not have to
+    /// be woken by the operating system. Takes a processor meanwhile.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub busy_poll: u32,
     /// Map memory files that their owner could shrink. Such a client can then crash the
     /// simulator.
     #[arg(long)]
@@ -224,6 +230,7 @@ impl RunArgs {
             session: SessionOptions {
                 write_multiple: self.write_multiple,
             },
+            busy_poll: Duration::from_micros(self.busy_poll.into()),
             map_unsealed: self.map_unsealed,
             peer,
             boot_dir: net.boot_dir.clone(),
@@ -260,7 +267,7 @@ mod tests {
         let (device, front) = parse(
             "--dir /d --type net --vfs 4 --notify owner-first --lenient list --serial 0x12 \
              --knob vf-bar0 --vectors 3 --mac 52:54:00:00:00:10 --pcap f \
-             --fault {\"opcode\":2,\"do\":\"drop\"}",
+             --fault {\"opcode\":2,\"do\":\"drop\"} --busy-poll 50",
         )
         .unwrap();
         assert_eq!((device.model.total_vfs, device.model.serial), (4, 0x12));
@@ -273,6 +280,7 @@ mod tests {
             TypeOptions::Net { capture: true, .. }
         ));
         assert!(front.peer && front.pcap.is_some());
+        assert_eq!(front.busy_poll, Duration::from_micros(50));
         let (_, front) = parse("--dir /d --type blk").unwrap();
         assert!(!front.peer);
         let (_, front) = parse("--dir /d --type net --tap t0").unwrap();
@@ -294,6 +302,7 @@ mod tests {
             ("--dir /d --type net --knob nonsense", "known:"),
             ("--dir /d --type net --fault {}", "--fault"),
             ("--dir /d --type net --serial xyz", "hex"),
+            ("--dir /d --type net --busy-poll 1000001", "--busy-poll"),
             ("--dir /d --type net --mac 1:2", "MAC"),
             ("--dir /d --type blk --blk-ram lots", "size"),
         ] {

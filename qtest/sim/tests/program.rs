@@ -125,6 +125,32 @@ fn files_are_written_as_asked() {
     assert_eq!(std::fs::read(&pcap).unwrap().len(), 24);
 }
 
+/// Turns of the loop while nothing happens for a moment.
+fn idle_turns(args: &[&str]) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let mut child = start(dir.path(), &[&["--type", "rng"], args].concat());
+    let turns = || {
+        let out = run(&["ctl", "--dir", path, "counters"]);
+        let reply: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        reply.pointer("/front/turns").unwrap().as_u64().unwrap()
+    };
+    let before = turns();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let passed = turns() - before;
+    signal(&child, rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    passed
+}
+
+#[test]
+fn it_sleeps_when_idle_unless_it_is_to_stay_awake() {
+    let asleep = idle_turns(&[]);
+    let awake = idle_turns(&["--busy-poll", "1000000"]);
+    assert!(asleep < 20, "{asleep} turns while idle");
+    assert!(awake > 200, "{awake} turns while awake");
+}
+
 #[test]
 fn wrong_use_is_explained() {
     let dir = tempfile::tempdir().unwrap();

@@ -125,6 +125,9 @@ pub struct Simulator {
     hardware: Box<dyn Hardware>,
     epoll: OwnedFd,
     dir: PathBuf,
+    busy_poll: Duration,
+    /// Until then the loop does not sleep.
+    poll_until: Option<Instant>,
     session: SessionOptions,
     listeners: Vec<OwnedFd>,
     clients: Vec<Option<Connection>>,
@@ -163,6 +166,9 @@ impl Simulator {
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(e),
             };
+            if !ready.is_empty() && !self.busy_poll.is_zero() {
+                self.poll_until = Instant::now().checked_add(self.busy_poll);
+            }
             self.counters.turns += 1;
             self.tick();
             for event in ready.iter() {
@@ -196,6 +202,10 @@ impl Simulator {
             return Some(Timespec::default());
         }
         let now = Instant::now();
+        if self.poll_until.is_some_and(|until| now < until) {
+            return Some(Timespec::default());
+        }
+        self.poll_until = None;
         let mut wait: Option<Duration> = None;
         let mut at_most = |d: Duration| wait = Some(wait.map_or(d, |w| w.min(d)));
         if let Some(at) = self.hardware.next_deadline_ns() {

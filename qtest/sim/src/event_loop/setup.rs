@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How the front end behaves.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Conversations with clients.
     pub session: SessionOptions,
+    /// How long to look for work after the last before sleeping.
+    pub busy_poll: Duration,
     /// Map memory files that their owner can shrink.
     pub map_unsealed: bool,
     /// Built-in peer on the uplink.
@@ -111,6 +113,8 @@ impl Simulator {
             hardware,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             dir: dir.clone(),
+            busy_poll: options.busy_poll,
+            poll_until: None,
             session: options.session,
             clients: listeners.iter().map(|_| None).collect(),
             listeners,
