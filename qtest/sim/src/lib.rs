@@ -10,6 +10,7 @@ pub mod event_log;
 pub mod event_loop;
 pub mod hardware;
 pub mod listener;
+pub mod man;
 pub mod server;
 mod sys;
 pub mod uplink;

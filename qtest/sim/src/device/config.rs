@@ -27,18 +27,22 @@ pub fn set_knob(knobs: &mut Knobs, text: &str) -> Result<(), String> {
     let name = name.trim().replace('-', "_");
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     let Some(slot) = all.get_mut(&name) else {
-        let known: Vec<&str> = all
-            .as_object()
-            .map(|map| map.keys().map(String::as_str).collect())
-            .unwrap_or_default();
         return Err(format!(
             "unknown knob {name:?}; known: {}",
-            known.join(", ")
+            knob_names().join(", ")
         ));
     };
     *slot = value;
     *knobs = serde_json::from_value(all).map_err(|e| format!("knob {name}: {e}"))?;
     Ok(())
+}
+
+/// The names that [`set_knob`] takes.
+pub fn knob_names() -> Vec<String> {
+    match serde_json::to_value(Knobs::default()) {
+        Ok(Value::Object(map)) => map.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Parses an amount of bytes with an optional suffix k, M, G or T (powers of 1024).
