@@ -2,64 +2,36 @@
 //! A mapping of device registers, seen only through volatile accesses.
 
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 
+use super::mapped::Mapped;
 use crate::function::Width;
 
 /// Registers of a device, mapped for the life of this value.
 ///
 /// The kernel delivers SIGBUS for an access while the function's memory space is off. The owner of
 /// this value must not access it then; that would end the process, but break nothing else.
-pub(crate) struct RegisterMapping {
-    base: NonNull<u8>,
-    len: usize,
-}
+pub(crate) struct RegisterMapping(Mapped);
 
-// SAFETY: the mapping is not tied to a thread and `base` never changes; accesses are single volatile
+// SAFETY: the mapping is not tied to a thread and never moves; accesses are single volatile
 // loads and stores of device registers, which have no Rust object behind them.
 unsafe impl Send for RegisterMapping {}
 
 impl RegisterMapping {
     /// Maps `len` bytes of a device file from `offset` (a multiple of the page size) on.
     pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> Result<Self, Errno> {
-        // SAFETY: a null hint lets the kernel pick an unused range, so no existing mapping is
-        // replaced; the result is owned by this value and unmapped once, in `drop`.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                offset,
-            )
-        }?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        Ok(RegisterMapping { base, len })
+        Mapped::new(fd, offset, len).map(RegisterMapping)
     }
 
     /// Bytes mapped.
     pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The address of a register that lies inside and is aligned to its width.
-    fn at(&self, offset: usize, width: Width) -> Option<*mut u8> {
-        let size = width.bytes();
-        let end = offset.checked_add(size)?;
-        if end > self.len || offset % size != 0 {
-            return None;
-        }
-        // SAFETY: offset < len, so the result stays inside the mapping that `base` starts.
-        Some(unsafe { self.base.as_ptr().add(offset) })
+        self.0.len()
     }
 
     /// Reads a little-endian register in one access; `None` if it does not lie inside.
     pub(crate) fn read(&self, offset: usize, width: Width) -> Option<u32> {
-        let at = self.at(offset, width)?;
+        let at = self.0.at(offset, width.bytes())?.as_ptr();
         // SAFETY: `at` is inside the live mapping and aligned to the width (the base is page
         // aligned); device registers may be read at any time, hence volatile.
         Some(unsafe {
@@ -73,7 +45,7 @@ impl RegisterMapping {
 
     /// Writes a little-endian register in one access; `None` if it does not lie inside.
     pub(crate) fn write(&self, offset: usize, width: Width, value: u32) -> Option<()> {
-        let at = self.at(offset, width)?;
+        let at = self.0.at(offset, width.bytes())?.as_ptr();
         // What was stored to memory before must be there before the device is told.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         // SAFETY: as in `read`.
@@ -85,13 +57,6 @@ impl RegisterMapping {
             }
         }
         Some(())
-    }
-}
-
-impl Drop for RegisterMapping {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `len` are what mmap gave in `new`; no reference into it exists.
-        let _unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
 

@@ -2,23 +2,20 @@
 //! A shared mapping of a memfd, seen only through atomics.
 
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8};
 
 use rustix::io::Errno;
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+
+use super::mapped::Mapped;
 
 /// `len` bytes of a file, mapped shared and writable for the life of this value.
 ///
 /// A device (another process or hardware) reads and writes the same bytes at any time, so no
 /// reference to plain memory is ever made: all access goes through the atomic types.
-pub(crate) struct SharedMapping {
-    base: NonNull<u8>,
-    len: usize,
-}
+pub(crate) struct SharedMapping(Mapped);
 
-// SAFETY: the mapping is plain memory that is not tied to a thread, `base` is never changed after
-// construction, and the only access offered is by shared references to atomics.
+// SAFETY: the mapping is plain memory that is not tied to a thread and never moves, and the
+// only access offered is by shared references to atomics.
 unsafe impl Send for SharedMapping {}
 // SAFETY: as above; atomics may be used from several threads at once.
 unsafe impl Sync for SharedMapping {}
@@ -29,47 +26,22 @@ impl SharedMapping {
     /// The caller made the file at least that long and sealed it against shrinking, otherwise an
     /// access could end in SIGBUS (not undefined behaviour, but the end of the process).
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self, Errno> {
-        // SAFETY: a null hint lets the kernel pick an unused range, so no existing mapping is
-        // replaced; the result is owned by this value and unmapped once, in `drop`.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )
-        }?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        Ok(SharedMapping { base, len })
+        Mapped::new(fd, 0, len).map(SharedMapping)
     }
 
     /// Bytes mapped.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     /// Where it is in this process, for calls that hand it to a device.
     pub(crate) fn address(&self) -> u64 {
-        self.base.as_ptr() as u64
-    }
-
-    /// The pointer to `size` bytes at `offset`, if they lie inside and `offset` is a multiple of
-    /// `size` (1, 2, 4 or 8; the base is page aligned).
-    fn at(&self, offset: usize, size: usize) -> Option<NonNull<u8>> {
-        let end = offset.checked_add(size)?;
-        if end > self.len || offset % size != 0 {
-            return None;
-        }
-        // SAFETY: offset < len, so the result stays inside the mapping that `base` starts; a
-        // mapping is never larger than isize::MAX.
-        Some(unsafe { self.base.add(offset) })
+        self.0.base().as_ptr() as u64
     }
 
     /// The byte at `offset`.
     pub(crate) fn u8(&self, offset: usize) -> Option<&AtomicU8> {
-        let at = self.at(offset, 1)?;
+        let at = self.0.at(offset, 1)?;
         // SAFETY: `at` is inside the live mapping, which lives as long as `self`; every access to
         // these bytes in this process is atomic.
         Some(unsafe { AtomicU8::from_ptr(at.as_ptr()) })
@@ -77,30 +49,22 @@ impl SharedMapping {
 
     /// The aligned 16-bit word at `offset`.
     pub(crate) fn u16(&self, offset: usize) -> Option<&AtomicU16> {
-        let at = self.at(offset, 2)?;
+        let at = self.0.at(offset, 2)?;
         // SAFETY: as in `u8`; `at` checked that the word is inside and aligned.
         Some(unsafe { AtomicU16::from_ptr(at.as_ptr().cast()) })
     }
 
     /// The aligned 32-bit word at `offset`.
     pub(crate) fn u32(&self, offset: usize) -> Option<&AtomicU32> {
-        let at = self.at(offset, 4)?;
+        let at = self.0.at(offset, 4)?;
         // SAFETY: as in `u8`; `at` checked that the word is inside and aligned.
         Some(unsafe { AtomicU32::from_ptr(at.as_ptr().cast()) })
     }
 
     /// The aligned 64-bit word at `offset`.
     pub(crate) fn u64(&self, offset: usize) -> Option<&AtomicU64> {
-        let at = self.at(offset, 8)?;
+        let at = self.0.at(offset, 8)?;
         // SAFETY: as in `u8`; `at` checked that the word is inside and aligned.
         Some(unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) })
-    }
-}
-
-impl Drop for SharedMapping {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `len` are what mmap gave in `new`; references handed out borrow
-        // `self`, so none is left.
-        let _unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
 }

@@ -5,6 +5,7 @@
 
 mod bar;
 pub(crate) mod inherited;
+mod mapped;
 mod mapping;
 pub(crate) mod vfio;
 
