@@ -135,6 +135,14 @@ impl ConfigImage {
             .map(|c| c.offset)
     }
 
+    /// Where the MSI-X capability is, and how many vectors its table has.
+    pub(crate) fn msix(&self) -> Option<(u16, u32)> {
+        let at = self.capability(pci::CAP_ID_MSIX)?;
+        let vectors = get_u16(self.tail(at), pci::msix::CONTROL)
+            .map_or(0, |c| u32::from(c & pci::msix::CONTROL_SIZE_MASK) + 1);
+        Some((at, vectors))
+    }
+
     /// The Device Serial Number; 0 if the function has none.
     pub fn serial(&self) -> u64 {
         let Some(at) = self.extended(pci::EXT_CAP_ID_DSN).map(usize::from) else {

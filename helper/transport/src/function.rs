@@ -11,7 +11,7 @@
 use std::os::fd::BorrowedFd;
 
 use crate::dma::{DmaRegion, PoolStats};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::irq::IrqEvent;
 
 /// Whether a register write may still be under way when the call returns.
@@ -50,6 +50,37 @@ impl Width {
 pub struct BarInfo {
     /// Bytes.
     pub size: u64,
+}
+
+impl BarInfo {
+    /// A BAR of `size` bytes, 0 if it is not implemented.
+    pub(crate) fn of(size: u64) -> Result<Self, Cause> {
+        match size {
+            0 => Err(Cause::NoSuchBar),
+            size => Ok(BarInfo { size }),
+        }
+    }
+
+    /// Whether a register of this width may be accessed at `offset`: inside, and aligned.
+    pub(crate) fn check(self, offset: u64, width: Width) -> Result<(), Cause> {
+        let (size, len) = (self.size, width.bytes() as u64);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= size);
+        if !inside {
+            return Err(Cause::OutOfRange { size });
+        }
+        if offset % len != 0 {
+            return Err(Cause::Unaligned);
+        }
+        Ok(())
+    }
+}
+
+/// Whether `len` bytes at `offset` are inside a configuration space of `size` bytes.
+pub(crate) fn check_config(size: u64, offset: u16, len: usize) -> Result<(), Cause> {
+    if u64::from(offset) + len as u64 > size {
+        return Err(Cause::OutOfRange { size });
+    }
+    Ok(())
 }
 
 /// What the addresses that a device is given mean.
@@ -141,8 +172,8 @@ pub trait PciFunction: Send {
     /// Writes configuration space.
     fn config_write(&self, offset: u16, data: &[u8]) -> Result<(), Error>;
 
-    /// The BAR (0 to 5); [`Cause::NoSuchBar`](crate::Cause::NoSuchBar) if it is not implemented or
-    /// the upper half of a 64-bit one.
+    /// The BAR (0 to 5); [`Cause::NoSuchBar`] if it is not implemented or the upper half of a 64-bit
+    /// one.
     fn bar(&self, bar: u8) -> Result<BarInfo, Error>;
     /// Reads a little-endian register at an aligned offset, in one access of that width.
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error>;
@@ -186,8 +217,7 @@ pub trait PciFunction: Send {
     /// Resets the function as a whole (FLR or its like). On a PF this ends all its VFs.
     fn function_reset(&mut self) -> Result<(), Error>;
 
-    /// State of SR-IOV; [`Cause::NoCapability`](crate::Cause::NoCapability) if the function is
-    /// not a PF.
+    /// State of SR-IOV; [`Cause::NoCapability`] if the function is not a PF.
     fn sriov_status(&self) -> Result<SriovStatus, Error>;
     /// The BARs of the VFs.
     fn vf_bars(&mut self) -> Result<[VfBar; 6], Error>;

@@ -166,14 +166,9 @@ impl<D: ScriptedDevice> ScriptedFunction<D> {
 
     fn check(&self, place: &Place, bar: u8, offset: u64, width: Width) -> Result<(), Error> {
         let size = lock(&self.script.device).bar_size(bar);
-        let len = width.bytes() as u64;
-        let cause = match offset.checked_add(len) {
-            _ if size == 0 => Cause::NoSuchBar,
-            Some(end) if end <= size && offset % len == 0 => return Ok(()),
-            Some(end) if end <= size => Cause::Unaligned,
-            _ => Cause::OutOfRange { size },
-        };
-        Err(Error::new(ID, place.clone(), cause))
+        BarInfo::of(size)
+            .and_then(|bar| bar.check(offset, width))
+            .map_err(|cause| Error::new(ID, place.clone(), cause))
     }
 }
 
@@ -251,10 +246,8 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
             offset: 0,
             len: 0,
         };
-        match lock(&self.script.device).bar_size(bar) {
-            0 => Err(Error::new(ID, place, Cause::NoSuchBar)),
-            size => Ok(BarInfo { size }),
-        }
+        let size = lock(&self.script.device).bar_size(bar);
+        BarInfo::of(size).map_err(|cause| Error::new(ID, place, cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {

@@ -95,86 +95,6 @@ impl VfioFunction {
             }
         }
     }
-
-    fn fail(&self, place: &Place, cause: Cause) -> Error {
-        Error::new(self.id.clone(), place.clone(), cause)
-    }
-
-    fn host_failed(&self, e: HostError) -> Error {
-        self.fail(&Place::Sriov, Cause::Host(Box::new(e)))
-    }
-
-    fn check_alive(&self, place: &Place) -> Result<(), Error> {
-        match &*self.dead.borrow() {
-            None => Ok(()),
-            Some(cause) => Err(self.fail(place, Cause::Dead(Box::new(cause.clone())))),
-        }
-    }
-
-    /// Ends the use of the function for ever.
-    fn kill(&self, place: &Place, cause: Cause) -> Error {
-        tracing::error!(function = %self.id, %place, %cause, "function lost");
-        *self.dead.borrow_mut() = Some(cause.clone());
-        self.fail(place, cause)
-    }
-
-    /// An error of the kernel about the device.
-    fn broken(&self, place: &Place, call: &'static str, errno: Errno) -> Error {
-        match errno {
-            Errno::NODEV | Errno::NXIO => self.kill(place, Cause::Gone),
-            errno => {
-                let error = self.fail(place, Cause::Os { call, errno });
-                // Whatever it was: a device that has gone must not look like a passing error.
-                self.check_present(place).err().unwrap_or(error)
-            }
-        }
-    }
-
-    /// Looks whether the device is still there: its vendor ID can never read as ones.
-    pub(super) fn check_present(&self, place: &Place) -> Result<(), Error> {
-        let mut id = [0xff; 2];
-        let got = pread(&self.files.device, &mut id, self.config.offset);
-        if got != Ok(2) || id == [0xff; 2] {
-            return Err(self.kill(place, Cause::Gone));
-        }
-        Ok(())
-    }
-
-    fn check_config(&self, offset: u16, len: usize) -> Result<Place, Error> {
-        let place = Place::Config { offset, len };
-        self.check_alive(&place)?;
-        let size = self.config.size.min(4096);
-        if u64::from(offset) + len as u64 > size {
-            return Err(self.fail(&place, Cause::OutOfRange { size }));
-        }
-        Ok(place)
-    }
-
-    fn check_bar(&self, bar: u8, offset: u64, width: Width) -> Result<(Place, &Bar), Error> {
-        let len = width.bytes();
-        let place = Place::Bar { bar, offset, len };
-        self.check_alive(&place)?;
-        let found = self
-            .bars
-            .get(usize::from(bar))
-            .filter(|b| b.region.size > 0)
-            .ok_or_else(|| self.fail(&place, Cause::NoSuchBar))?;
-        let size = found.region.size;
-        let inside = offset
-            .checked_add(len as u64)
-            .is_some_and(|end| end <= size);
-        if !inside {
-            return Err(self.fail(&place, Cause::OutOfRange { size }));
-        }
-        if offset % len as u64 != 0 {
-            return Err(self.fail(&place, Cause::Unaligned));
-        }
-        if !self.memory.get() {
-            let why = "the function's memory space is off".into();
-            return Err(self.fail(&place, Cause::State(why)));
-        }
-        Ok((place, found))
-    }
 }
 
 impl Bar {
@@ -251,13 +171,9 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar(&self, bar: u8) -> Result<BarInfo, Error> {
-        match self.bars.get(usize::from(bar)).map(|b| b.region.size) {
-            Some(size) if size > 0 => Ok(BarInfo { size }),
-            _ => {
-                let (offset, len) = (0, 0);
-                Err(self.fail(&Place::Bar { bar, offset, len }, Cause::NoSuchBar))
-            }
-        }
+        let size = self.bars.get(usize::from(bar)).map_or(0, |b| b.region.size);
+        let (offset, len) = (0, 0);
+        BarInfo::of(size).map_err(|cause| self.fail(&Place::Bar { bar, offset, len }, cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {

@@ -3,6 +3,7 @@
 //! iommufd.
 
 mod attribute;
+mod check;
 mod error;
 #[cfg(test)]
 mod file_tests;

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use virtio_pci_spec::bytes::{get_u16, get_u8};
+use virtio_pci_spec::bytes::get_u8;
 use virtio_pci_spec::pci;
 
 use super::error::HostError;
@@ -165,10 +165,7 @@ impl VfioFunction {
 
     fn limit_vectors(&mut self) -> Result<(), Error> {
         let image = ConfigImage::read(self)?;
-        let table = image
-            .capability(pci::CAP_ID_MSIX)
-            .and_then(|at| get_u16(image.tail(at), pci::msix::CONTROL))
-            .map_or(0, |c| u32::from(c & pci::msix::CONTROL_SIZE_MASK) + 1);
+        let table = image.msix().map_or(0, |(_, vectors)| vectors);
         self.vectors = self.vectors.min(table);
         let command = get_u8(image.bytes(), pci::header::COMMAND).unwrap_or(0);
         self.memory

@@ -11,7 +11,6 @@ use vfio_user_wire::{
     irq_flags, IoFdsReply, RegionAccess, Reply, Request, SetIrqs, IRQ_MSIX, REGION_BAR0,
     REGION_CONFIG,
 };
-use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::pci;
 
 use super::connection::Connection;
@@ -22,7 +21,8 @@ use crate::capability::ConfigImage;
 use crate::dma::{DmaPool, DmaRegion, PoolStats};
 use crate::error::{Cause, Error, Place};
 use crate::function::{
-    BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
+    check_config, BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted,
+    SriovStatus, VfBar, Width,
 };
 use crate::irq::IrqEvent;
 use crate::sriov::ConfigSriov;
@@ -101,13 +101,9 @@ impl VfioUserFunction {
     /// The capability limits what the interrupt description says, and without it there is nothing
     /// to enable.
     fn find_msix(&mut self) -> Result<(), Error> {
-        let image = ConfigImage::read(self)?;
-        self.msix = image.capability(pci::CAP_ID_MSIX);
-        let table = self
-            .msix
-            .and_then(|at| get_u16(image.tail(at), pci::msix::CONTROL))
-            .map_or(0, |c| u32::from(c & pci::msix::CONTROL_SIZE_MASK) + 1);
-        self.vectors = self.vectors.min(table);
+        let msix = ConfigImage::read(self)?.msix();
+        self.msix = msix.map(|(at, _)| at);
+        self.vectors = self.vectors.min(msix.map_or(0, |(_, vectors)| vectors));
         Ok(())
     }
 
@@ -181,36 +177,23 @@ impl VfioUserFunction {
 
     fn check_config(&self, offset: u16, len: usize) -> Result<Place, Error> {
         let place = Place::Config { offset, len };
-        if usize::from(offset) + len > usize::from(self.config_size) {
-            let size = u64::from(self.config_size);
-            return Err(self.error(place, Cause::OutOfRange { size }));
+        match check_config(self.config_size.into(), offset, len) {
+            Ok(()) => Ok(place),
+            Err(cause) => Err(self.error(place, cause)),
         }
-        Ok(place)
     }
 
     fn check_bar(&self, bar: u8, offset: u64, width: Width) -> Result<Place, Error> {
         let len = width.bytes();
         let place = Place::Bar { bar, offset, len };
-        let size = self
-            .bar_size(bar)
-            .map_err(|c| self.error(place.clone(), c))?;
-        let inside = offset
-            .checked_add(len as u64)
-            .is_some_and(|end| end <= size);
-        if !inside {
-            return Err(self.error(place, Cause::OutOfRange { size }));
+        match self.bar_info(bar).and_then(|bar| bar.check(offset, width)) {
+            Ok(()) => Ok(place),
+            Err(cause) => Err(self.error(place, cause)),
         }
-        if offset % len as u64 != 0 {
-            return Err(self.error(place, Cause::Unaligned));
-        }
-        Ok(place)
     }
 
-    fn bar_size(&self, bar: u8) -> Result<u64, Cause> {
-        match self.bars.get(usize::from(bar)) {
-            Some(size) if *size != 0 => Ok(*size),
-            _ => Err(Cause::NoSuchBar),
-        }
+    fn bar_info(&self, bar: u8) -> Result<BarInfo, Cause> {
+        BarInfo::of(self.bars.get(usize::from(bar)).copied().unwrap_or(0))
     }
 
     fn set_irqs(&self, set: SetIrqs<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -275,10 +258,7 @@ impl PciFunction for VfioUserFunction {
             offset: 0,
             len: 0,
         };
-        match self.bar_size(bar) {
-            Ok(size) => Ok(BarInfo { size }),
-            Err(cause) => Err(self.error(place, cause)),
-        }
+        self.bar_info(bar).map_err(|cause| self.error(place, cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {
