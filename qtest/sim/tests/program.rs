@@ -24,12 +24,16 @@ fn start(dir: &Path, args: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    wait_ready(&mut child);
+    child
+}
+
+fn wait_ready(child: &mut Child) {
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap())
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line, "ready\n");
-    child
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
@@ -235,11 +239,7 @@ fn a_small_descriptor_limit_is_raised_or_explained() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "ready\n");
+    wait_ready(&mut child);
     signal(&child, rustix::process::Signal::TERM);
     assert!(child.wait().unwrap().success());
 }

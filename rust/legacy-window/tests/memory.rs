@@ -6,24 +6,12 @@
 
 mod common;
 
-use common::{run, Device, Machine};
+use common::{net_machine, run};
 use legacy_window::{Command, FailKind, Outcome, Step, Window};
 use proptest::prelude::*;
 use virtio_pci_spec::DeviceType;
 
 const NET_FIELDS: &[(u16, u8, bool)] = &[(0, 6, true), (6, 22, false)];
-
-fn config() -> Vec<u8> {
-    (0..28).map(|i| i * 3 + 1).collect()
-}
-
-fn machine() -> Machine {
-    Machine {
-        window: Window::new(DeviceType::Net, 28),
-        device: Device::new(&[256, 128, 64], config()),
-        msix: true,
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -86,7 +74,7 @@ proptest! {
     fn a_guest_cannot_tell_the_window_from_the_device(
         acts in proptest::collection::vec(act(), 1..120),
     ) {
-        let mut m = machine();
+        let mut m = net_machine();
         let mut plain = m.device.clone();
         plain.zero_address_resets = true;
         for a in acts {
@@ -151,7 +139,7 @@ proptest! {
     fn failures_never_leave_something_stale(
         acts in proptest::collection::vec((access(), 0u8..12, any::<bool>()), 1..80),
     ) {
-        let mut m = machine();
+        let mut m = net_machine();
         let kinds = [FailKind::Refused, FailKind::TimedOut, FailKind::Lost];
         for (a, fail, applied) in acts {
             let Act::Access { offset, size, write } = a else { continue };

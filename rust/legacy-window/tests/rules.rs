@@ -5,25 +5,13 @@
 
 mod common;
 
-use common::{run, Device, Machine};
+use common::{net_config, net_machine, run, Machine};
 use legacy_window::{FailKind, Space, Step, Window};
 use virtio_pci_spec::DeviceType;
 
-fn config() -> Vec<u8> {
-    (0..28).map(|i| i * 3 + 1).collect()
-}
-
-fn machine() -> Machine {
-    Machine {
-        window: Window::new(DeviceType::Net, 28),
-        device: Device::new(&[256, 128, 64], config()),
-        msix: true,
-    }
-}
-
 #[test]
 fn queue_select_is_held_back_until_needed() {
-    let mut m = machine();
+    let mut m = net_machine();
     for q in [2, 1, 0] {
         m.write(14, 2, q);
     }
@@ -43,7 +31,7 @@ fn queue_select_is_held_back_until_needed() {
 // Covers: LIO-06
 #[test]
 fn addresses_and_vectors_after_a_reset_are_known() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(14, 2, 1);
     m.write(8, 4, 0x77);
     m.write(22, 2, 2);
@@ -64,7 +52,7 @@ fn addresses_and_vectors_after_a_reset_are_known() {
 // Covers: IRQ-06
 #[test]
 fn a_vector_is_read_back_from_the_device_once() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(18, 1, 0);
     m.write(14, 2, 0);
     for (written, back) in [(1, 1), (9, 0xffff), (2, 2)] {
@@ -96,7 +84,7 @@ fn a_vector_is_read_back_from_the_device_once() {
 
 #[test]
 fn a_reset_that_has_not_finished_teaches_nothing() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(14, 2, 0);
     m.write(8, 4, 0x55);
     m.device.slow_reset = 1;
@@ -110,7 +98,7 @@ fn a_reset_that_has_not_finished_teaches_nothing() {
 
 #[test]
 fn a_device_in_trouble_is_not_believed_to_be_unchanged() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(18, 1, 0);
     m.write(14, 2, 1);
     m.read(8, 4);
@@ -123,7 +111,7 @@ fn a_device_in_trouble_is_not_believed_to_be_unchanged() {
 
 #[test]
 fn queues_without_memory_of_their_own_are_forgotten_with_the_others() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(18, 1, 0);
     m.write(14, 2, 1000);
     assert_eq!((m.read(22, 2), m.read(8, 4)), (0xffff, 0));
@@ -147,7 +135,7 @@ fn queues_without_memory_of_their_own_are_forgotten_with_the_others() {
 /// The selection that may or may not have reached the device is sent again.
 #[test]
 fn a_selection_that_failed_is_repeated() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(14, 2, 1);
     m.read(12, 2);
     m.window.msix_switched();
@@ -167,7 +155,7 @@ fn a_selection_that_failed_is_repeated() {
 /// An access that its caller gave up on is no reason to believe that the old selection holds.
 #[test]
 fn a_selection_that_was_never_reported_is_repeated() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(14, 2, 1);
     m.read(12, 2);
     m.write(14, 2, 2);
@@ -181,7 +169,7 @@ fn a_selection_that_was_never_reported_is_repeated() {
 
 #[test]
 fn status_isr_and_configuration_always_come_from_the_device() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(18, 1, 3);
     for (status, isr) in [(3u8, 0u8), (0x43, 1), (3, 2)] {
         m.device.status = status;
@@ -195,7 +183,7 @@ fn status_isr_and_configuration_always_come_from_the_device() {
 
 #[test]
 fn effects_tell_of_status_and_loss() {
-    let mut m = machine();
+    let mut m = net_machine();
     let done = m.write(18, 1, 3);
     let change = done.effects.status.unwrap();
     assert_eq!((change.old, change.new), (0, 3));
@@ -217,7 +205,7 @@ fn effects_tell_of_status_and_loss() {
 
 #[test]
 fn parts_that_fail_read_as_ones() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.msix = false;
     let fail_at = |m: &mut Machine, n: u8, kind| {
         let mut left = n;
@@ -228,7 +216,7 @@ fn parts_that_fail_read_as_ones() {
             (left == 255).then_some(kind)
         })
     };
-    let c = config();
+    let c = net_config();
     let whole = u32::from_le_bytes([c[4], c[5], c[6], c[7]]);
     let done = fail_at(&mut m, 1, FailKind::Refused);
     assert_eq!(done.value as u32, whole | 0xffff_0000, "the link state");
@@ -245,7 +233,7 @@ fn parts_that_fail_read_as_ones() {
 #[test]
 fn saved_states_are_checked() {
     use legacy_window::{RestoreError, SavedState};
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(14, 2, 2);
     m.write(18, 1, 7);
     let state = m.window.state();
@@ -279,7 +267,7 @@ fn saved_states_are_checked() {
 // Covers: LIO-08
 #[test]
 fn a_queue_address_of_0_resets_the_device_once() {
-    let mut m = machine();
+    let mut m = net_machine();
     m.write(18, 1, 7);
     m.write(4, 4, 0x20);
     m.write(14, 2, 1);

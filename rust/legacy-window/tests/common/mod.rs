@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 use legacy_window::{Command, CommandKind, Completion, FailKind, Outcome, Space, Step, Window};
+use virtio_pci_spec::DeviceType;
 
 /// Registers of a fake VF. Its select and vector rules are those of real devices: an absent queue
 /// ignores addresses, a vector behind the table becomes 0xffff, a status of 0 resets.
@@ -251,6 +252,20 @@ pub struct Machine {
     pub window: Window,
     pub device: Device,
     pub msix: bool,
+}
+
+/// The device configuration of [`net_machine`]: no two bytes are the same.
+pub fn net_config() -> Vec<u8> {
+    (0..28).map(|i| i * 3 + 1).collect()
+}
+
+/// A network device with MSI-X on.
+pub fn net_machine() -> Machine {
+    Machine {
+        window: Window::new(DeviceType::Net, 28),
+        device: Device::new(&[256, 128, 64], net_config()),
+        msix: true,
+    }
 }
 
 impl Machine {
