@@ -8,11 +8,7 @@ use virtio_pci_spec::pci;
 use virtio_pf_model::testing::{echo_model, Buffer, Driver, DriverRing, LegacyVf, MODERN_FEATURES};
 use virtio_pf_model::{FunctionId, Model, Violation, MODERN_BAR};
 
-use crate::{config, interrupts, memory, ready, vf, violations, NONE};
-
-fn pf(m: &mut Model) -> Driver {
-    Driver::new(m, FunctionId::Pf, &memory())
-}
+use crate::{config, interrupts, memory, pf, ready, vf, violations, NONE};
 
 // What drivers are held to: INI-01, INI-02
 #[test]

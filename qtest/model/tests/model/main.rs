@@ -24,7 +24,7 @@ mod types;
 use std::sync::Arc;
 
 use virtio_pci_spec::DeviceType;
-use virtio_pf_model::testing::{echo_model, AdminClient, TestMemory};
+use virtio_pf_model::testing::{echo_model, AdminClient, Driver, TestMemory};
 use virtio_pf_model::{Effect, Event, FunctionId, Model, ModelConfig, Violation};
 
 /// No interrupt was sent.
@@ -45,6 +45,11 @@ fn ready(config: ModelConfig, vfs: u16) -> (Model, AdminClient) {
     let mut model = echo_model(config).unwrap();
     let client = AdminClient::ready(&mut model, &memory(), vfs);
     (model, client)
+}
+
+/// A driver of the PF.
+fn pf(m: &mut Model) -> Driver {
+    Driver::new(m, FunctionId::Pf, &memory())
 }
 
 fn vf(n: u16) -> FunctionId {

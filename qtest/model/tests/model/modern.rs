@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The modern structures (MOD) and initialization through them (INI).
+//! The modern structures (MOD). Resets through them are in `reset.rs`.
 
 use virtio_pci_spec::features::{self, bit};
 use virtio_pci_spec::modern::{cap, cfg_type, common as reg};
 use virtio_pci_spec::{pci, DeviceType};
-use virtio_pf_model::testing::{echo_model, AdminClient, Buffer, Driver, MODERN_FEATURES};
+use virtio_pf_model::testing::{echo_model, Buffer, Driver, MODERN_FEATURES};
 use virtio_pf_model::{
     ConfigError, DeviceControl, FunctionId, Model, ModelConfig, Violation, MODERN_BAR,
     NOTIFY_OFFSET,
 };
 
-use crate::{config, memory, ready, vf, violations};
-
-fn pf(m: &mut Model) -> Driver {
-    Driver::new(m, FunctionId::Pf, &memory())
-}
+use crate::{config, memory, pf, ready, vf, violations};
 
 /// Every virtio capability: (cfg_type, bar, offset, length, position).
 fn virtio_caps(m: &mut Model, d: &Driver) -> Vec<(u8, u8, u64, u64, u16)> {
@@ -256,74 +252,6 @@ fn generation_shows_every_change_that_was_seen() {
     }
 }
 
-// Covers: MOD-08, INI-07
-#[test]
-fn reset_through_status() {
-    let mut m = echo_model(config(1)).unwrap();
-    let d = pf(&mut m);
-    assert!(d.negotiate(&mut m, MODERN_FEATURES));
-    d.queue(&mut m, 0, 1);
-    d.set(&mut m, reg::CONFIG_MSIX_VECTOR, 0);
-    d.driver_ok(&mut m);
-    d.set(&mut m, reg::DEVICE_STATUS, 0);
-    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0);
-    d.set(&mut m, reg::QUEUE_SELECT, 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_ENABLE), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_RESET), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_DESC), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_MSIX_VECTOR), 0xffff);
-    assert_eq!(d.get(&mut m, reg::CONFIG_MSIX_VECTOR), 0xffff);
-    d.set(&mut m, reg::DRIVER_FEATURE_SELECT, 1);
-    assert_eq!(d.get(&mut m, reg::DRIVER_FEATURE), 0);
-}
-
-// Open points: O-26
-// What drivers are held to: INI-03
-// Covers: MOD-08
-#[test]
-fn a_slow_reset_shows_the_old_status_until_it_is_done() {
-    let mut cfg = config(1);
-    cfg.knobs.reset_delay_ns = 500_000_000;
-    let (mut m, mut c) = ready(cfg, 1);
-    m.tick(1000);
-    // Legacy: the status write completes only after the reset.
-    c.set(&mut m, 1, 18, 1, 7);
-    let mut h = AdminClient::header(2, 1, 1);
-    h.push(18);
-    h.resize(33, 0);
-    assert_eq!(c.send(&mut m, &h, 8), None);
-    let mut r = AdminClient::header(3, 1, 1);
-    r.push(18);
-    let d = c.send(&mut m, &r, 9).unwrap();
-    assert_eq!(d.status(), (11, 7), "EAGAIN while the VF resets");
-    assert_eq!(m.next_deadline(), Some(500_001_000));
-    m.tick(500_000_999);
-    assert_eq!(c.reap(8), None);
-    m.tick(500_001_000);
-    assert!(c.reap(8).is_some());
-    assert_eq!(c.get(&mut m, 1, 18, 1), 0);
-    // Modern.
-    let d = Driver::new(&mut m, vf(1), &memory());
-    d.set(&mut m, reg::DEVICE_STATUS, 3);
-    violations(&mut m);
-    d.set(&mut m, reg::DEVICE_STATUS, 0);
-    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 3);
-    d.set(&mut m, reg::QUEUE_SELECT, 1);
-    assert_eq!(
-        violations(&mut m),
-        [Violation::AccessDuringReset {
-            offset: reg::QUEUE_SELECT
-        }]
-    );
-    m.tick(1_000_001_000);
-    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_SELECT), 0);
-    // From 0 there is nothing to wait for.
-    d.set(&mut m, reg::DEVICE_STATUS, 0);
-    d.set(&mut m, reg::DEVICE_STATUS, 1);
-    assert_eq!(d.get(&mut m, reg::DEVICE_STATUS), 1);
-}
-
 // Open points: O-25
 // Covers: MOD-09
 #[test]
@@ -387,64 +315,6 @@ fn forbidden_writes_are_noted_and_ignored() {
     d.queue(&mut m, 0, 0xffff);
     d.set(&mut m, reg::QUEUE_DESC, 0x2000);
     assert_eq!(violations(&mut m)[0].name(), "queue_live");
-}
-
-// Covers: MOD-12, INI-17
-#[test]
-fn one_queue_can_be_reset_alone() {
-    let mut cfg = config(1);
-    cfg.knobs.reset_delay_ns = 10;
-    let (mut m, _c) = ready(cfg, 1);
-    let d = Driver::new(&mut m, vf(1), &memory());
-    assert!(d.negotiate(&mut m, MODERN_FEATURES));
-    let mut rings = [d.queue(&mut m, 0, 0), d.queue(&mut m, 1, 1)];
-    d.driver_ok(&mut m);
-    let buffers = d.memory.alloc(64, 8);
-    // The device holds a buffer of queue 0 and completes it too late.
-    m.control(vf(1), &DeviceControl::Link { up: false })
-        .unwrap();
-    for r in &mut rings {
-        r.add(&[
-            Buffer::readable(buffers, 8),
-            Buffer::writable(buffers + 8, 8),
-        ]);
-    }
-    d.kick(&mut m, 0);
-    d.kick(&mut m, 1);
-    d.set(&mut m, reg::QUEUE_SELECT, 0);
-    d.set(&mut m, reg::QUEUE_RESET, 1);
-    assert_eq!(d.get(&mut m, reg::QUEUE_RESET), 1, "under way");
-    d.set(&mut m, reg::QUEUE_ENABLE, 1);
-    assert_eq!(d.get(&mut m, reg::QUEUE_ENABLE), 0);
-    m.tick(20);
-    assert_eq!(d.get(&mut m, reg::QUEUE_RESET), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_ENABLE), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_DESC), 0);
-    assert_eq!(d.get(&mut m, reg::QUEUE_MSIX_VECTOR), 0xffff);
-    m.control(vf(1), &DeviceControl::Link { up: true }).unwrap();
-    assert_eq!(rings[0].used_idx(), 0, "nothing of the reset queue");
-    assert!(rings[1].poll().is_some(), "the other one goes on");
-    // With new settings it starts afresh.
-    d.set(&mut m, reg::QUEUE_SIZE, 4);
-    let mut again = d.queue(&mut m, 0, 1);
-    assert_eq!(again.size, 4);
-    again.add(&[
-        Buffer::readable(buffers, 8),
-        Buffer::writable(buffers + 8, 8),
-    ]);
-    d.kick(&mut m, 0);
-    assert_eq!(again.poll(), Some((0, 8)));
-}
-
-// Covers: MOD-12
-#[test]
-fn the_admin_queue_can_be_reset() {
-    let (mut m, mut c) = ready(config(1), 1);
-    c.pf.set(&mut m, reg::QUEUE_SELECT, c.queue.into());
-    c.pf.set(&mut m, reg::QUEUE_RESET, 1);
-    assert_eq!(c.pf.get(&mut m, reg::QUEUE_ENABLE), 0);
-    c.ring = c.pf.queue(&mut m, c.queue, 1);
-    assert!(c.common_read(&mut m, 1, 18, 1).ok(), "the list is kept");
 }
 
 // Covers: MOD-13
