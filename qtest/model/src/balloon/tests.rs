@@ -45,15 +45,6 @@ impl Balloon {
         let bytes: Vec<u8> = pages.iter().flat_map(|p| p.to_le_bytes()).collect();
         self.send(queue, &bytes);
     }
-
-    fn number(&self, name: &str) -> u64 {
-        let all = self.vf.model.device_numbers(VF);
-        all.iter().find(|(n, _)| *n == name).unwrap().1
-    }
-
-    fn violations(&self, name: &str) -> u64 {
-        self.vf.model.counters().violation(name)
-    }
 }
 
 // Covers: BAL-01, BAL-06
@@ -63,12 +54,12 @@ fn pages_go_in_and_come_out_one_by_one() {
     let mut b = Balloon::start(0);
     let p = b.first_page;
     b.pages(INFLATE, &[p, p + 1, p + 5, p + 40]);
-    assert_eq!((b.number("pages"), b.number("inflated")), (4, 4));
+    assert_eq!((b.vf.number("pages"), b.vf.number("inflated")), (4, 4));
     b.pages(DEFLATE, &[p + 5, p]);
-    assert_eq!((b.number("pages"), b.number("deflated")), (2, 2));
+    assert_eq!((b.vf.number("pages"), b.vf.number("deflated")), (2, 2));
     // It may use a page again before it tells, and give it away again after that.
     b.pages(INFLATE, &[p]);
-    assert_eq!(b.number("pages"), 3);
+    assert_eq!(b.vf.number("pages"), 3);
     let violations = &b.vf.model.counters().violations;
     assert!(!violations.keys().any(|name| name.starts_with("balloon")));
 }
@@ -79,15 +70,15 @@ fn drivers_that_miscount_are_found_out() {
     let mut b = Balloon::start(0);
     let p = b.first_page;
     b.pages(INFLATE, &[p, p, p + 1]);
-    assert_eq!(b.violations("balloon_page_given_twice"), 1);
+    assert_eq!(b.vf.violations("balloon_page_given_twice"), 1);
     b.pages(DEFLATE, &[p + 2]);
-    assert_eq!(b.violations("balloon_page_never_given"), 1);
+    assert_eq!(b.vf.violations("balloon_page_never_given"), 1);
     // No memory of the guest.
     b.pages(INFLATE, &[3, u32::MAX]);
-    assert_eq!(b.violations("balloon_page_unreachable"), 2);
+    assert_eq!(b.vf.violations("balloon_page_unreachable"), 2);
     b.send(INFLATE, &[1, 2, 3]);
-    assert_eq!(b.violations("balloon_buffer_length"), 1);
-    assert_eq!(b.number("pages"), 2);
+    assert_eq!(b.vf.violations("balloon_buffer_length"), 1);
+    assert_eq!(b.vf.number("pages"), 2);
     let counters = b.vf.model.function_counters(VF).unwrap();
     assert_eq!(counters.needs_reset, 0);
 }
@@ -113,9 +104,9 @@ fn a_driver_with_very_many_pages_does_not_keep_the_others_waiting() {
             b.vf.model.tick(now.expect("it goes on by itself"));
         }
     }
-    assert_eq!(b.number("pages"), 64);
+    assert_eq!(b.vf.number("pages"), 64);
     // The mistakes of a buffer are noted, but not each of sixty thousand.
-    assert_eq!(b.violations("balloon_page_given_twice"), 4 * 8);
+    assert_eq!(b.vf.violations("balloon_page_given_twice"), 4 * 8);
 }
 
 #[test]
@@ -124,9 +115,9 @@ fn a_buffer_of_many_pages_is_read_to_its_end() {
     let base = b.vf.memory.alloc(3000 * PAGE, PAGE) / PAGE;
     let pages: Vec<u32> = (0..3000).map(|n| base as u32 + n).collect();
     b.pages(INFLATE, &pages);
-    assert_eq!(b.number("pages"), 3000);
+    assert_eq!(b.vf.number("pages"), 3000);
     b.pages(DEFLATE, &pages);
-    assert_eq!(b.number("pages"), 0);
+    assert_eq!(b.vf.number("pages"), 0);
 }
 
 // Covers: BAL-02
@@ -153,21 +144,24 @@ fn actual_counts_when_its_last_byte_is_there() {
     let mut b = Balloon::start(0);
     for (at, byte) in [(4u8, 0x44), (5, 0x33), (6, 0x22)] {
         b.vf.set_config(at, &[byte]);
-        assert_eq!(b.number("actual"), 0, "after byte {at}");
+        assert_eq!(b.vf.number("actual"), 0, "after byte {at}");
     }
     assert_eq!(b.vf.config(4, 4), 0x0022_3344);
     b.vf.set_config(7, &[0x11]);
-    assert_eq!(b.number("actual"), 0x1122_3344);
+    assert_eq!(b.vf.number("actual"), 0x1122_3344);
     b.vf.set_config(4, &[0xff]);
-    assert_eq!(b.number("actual"), 0x1122_3344);
+    assert_eq!(b.vf.number("actual"), 0x1122_3344);
     b.vf.set_config(4, &5u32.to_le_bytes());
-    assert_eq!((b.number("actual"), b.vf.config(4, 4)), (5, 5));
+    assert_eq!((b.vf.number("actual"), b.vf.config(4, 4)), (5, 5));
     // num_pages is the device's.
     b.vf.set_config(0, &7u32.to_le_bytes());
-    assert_eq!((b.vf.config(0, 4), b.violations("read_only_field")), (0, 1));
+    assert_eq!(
+        (b.vf.config(0, 4), b.vf.violations("read_only_field")),
+        (0, 1)
+    );
     b.vf.set_config(12, &7u32.to_le_bytes());
     assert_eq!(b.vf.config(12, 4), 0);
-    assert_eq!(b.violations("balloon_poison_not_offered"), 1);
+    assert_eq!(b.vf.violations("balloon_poison_not_offered"), 1);
 }
 
 // Covers: BAL-05
@@ -193,13 +187,13 @@ fn statistics_are_asked_for_and_the_first_buffer_is_ignored() {
         b.vf.model.control(VF, &ask).unwrap();
         assert_eq!(b.rings[2].poll().map(|(_, len)| len), Some(0));
     }
-    assert_eq!(b.number("stats_updates"), 2);
+    assert_eq!(b.vf.number("stats_updates"), 2);
     // Two at once are one too many; neither is lost.
     let pieces = b.vf.readable(&[&stat(1)]);
     b.rings[2].add(&pieces);
     b.rings[2].add(&pieces);
     b.vf.kick(STATS);
-    assert_eq!(b.violations("balloon_stats_buffers"), 1);
+    assert_eq!(b.vf.violations("balloon_stats_buffers"), 1);
     assert!(b.rings[2].poll().is_some() && b.rings[2].poll().is_none());
 }
 
@@ -241,7 +235,7 @@ fn a_reset_empties_the_balloon_and_keeps_the_wish() {
     b.rings[2].add(&pieces);
     b.vf.kick(STATS);
     b.vf.set_status(0);
-    assert_eq!((b.number("pages"), b.number("actual")), (0, 0));
+    assert_eq!((b.vf.number("pages"), b.vf.number("actual")), (0, 0));
     assert_eq!((b.vf.config(0, 4), b.vf.config(4, 4)), (3, 0));
     // The buffer of before the reset is gone.
     assert!(b

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::backend::{Backend, RamDisk};
 use super::SECTOR;
+use crate::effect::FunctionId;
 
 /// A disk that counts flushes and can be made to fail.
 pub(crate) struct Probe {
@@ -17,6 +18,31 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
+    /// A disk of `sectors` for each function, and the number of flushes of the VFs' disks; the PF
+    /// has a disk of its own that counts apart.
+    pub(crate) fn disks(
+        sectors: u64,
+        bad: Option<u64>,
+    ) -> (
+        impl FnMut(FunctionId) -> io::Result<Box<dyn Backend>>,
+        Arc<AtomicU64>,
+    ) {
+        let flushes = Arc::new(AtomicU64::new(0));
+        let of_vfs = Arc::clone(&flushes);
+        let make = move |function| -> io::Result<Box<dyn Backend>> {
+            let flushes = match function {
+                FunctionId::Pf => Arc::default(),
+                FunctionId::Vf(_) => Arc::clone(&of_vfs),
+            };
+            Ok(Box::new(Probe {
+                disk: RamDisk::new(sectors * SECTOR),
+                flushes,
+                bad,
+            }))
+        };
+        (make, flushes)
+    }
+
     fn check(&self, offset: u64, len: usize) -> io::Result<()> {
         match self.bad {
             Some(bad) if offset / SECTOR <= bad && bad * SECTOR < offset + len as u64 => {

@@ -145,15 +145,6 @@ impl Console {
         }
         out
     }
-
-    fn number(&self, name: &str) -> u64 {
-        let all = self.vf.model.device_numbers(VF);
-        all.iter().find(|(n, _)| *n == name).unwrap().1
-    }
-
-    fn violations(&self, name: &str) -> u64 {
-        self.vf.model.counters().violation(name)
-    }
 }
 
 // Covers: CON-01
@@ -239,7 +230,7 @@ fn characters_pass_in_both_directions() {
     c.wire.get().input.push((0, b"x".to_vec()));
     c.vf.model.wake(VF);
     assert_eq!(c.used(0), Some(1));
-    assert_eq!((c.number("rx_bytes"), c.number("tx_bytes")), (13, 15));
+    assert_eq!((c.vf.number("rx_bytes"), c.vf.number("tx_bytes")), (13, 15));
     assert!(!c
         .vf
         .model
@@ -350,25 +341,25 @@ fn wrong_control_messages_are_noted() {
     let mut c = Console::start(1, 1 << console::MULTIPORT);
     c.send(CONTROL_TRANSMIT, &[&[0; 4]]);
     assert_eq!(c.used(CONTROL_TRANSMIT), Some(0));
-    assert_eq!(c.violations("console_control_length"), 1);
+    assert_eq!(c.vf.violations("console_control_length"), 1);
     c.send(CONTROL_TRANSMIT, &[&[0; 4], &[0; 4]]);
-    assert_eq!(c.violations("console_control_framing"), 1);
+    assert_eq!(c.vf.violations("console_control_framing"), 1);
     c.used(CONTROL_TRANSMIT);
     c.message(7, event::PORT_OPEN, 1);
-    assert_eq!(c.violations("console_no_such_port"), 1);
+    assert_eq!(c.vf.violations("console_no_such_port"), 1);
     c.message(0, 77, 1);
-    assert_eq!(c.violations("console_control_event"), 1);
+    assert_eq!(c.vf.violations("console_control_event"), 1);
     // A driver that asks again and again but never takes an answer.
     for _ in 0..200 {
         c.message(0, event::DEVICE_READY, 1);
     }
-    assert!(c.number("messages_lost") > 0);
-    assert!(c.violations("console_control_not_received") > 0);
+    assert!(c.vf.number("messages_lost") > 0);
+    assert!(c.vf.violations("console_control_not_received") > 0);
     // Without ANY_LAYOUT a message is one piece; with it it may be cut.
     let mut free = Console::start(1, 1 << console::MULTIPORT | 1 << ANY_LAYOUT);
     free.send(CONTROL_TRANSMIT, &[&[0; 4], &[0, 0, 1, 0]]);
     assert_eq!(free.messages(2).len(), 2);
-    assert_eq!(free.violations("console_control_framing"), 0);
+    assert_eq!(free.vf.violations("console_control_framing"), 0);
 }
 
 #[test]
@@ -384,5 +375,5 @@ fn a_driver_without_multiport_has_one_port() {
     // The control queues are not used.
     c.send(CONTROL_TRANSMIT, &[&[0; 8]]);
     assert_eq!(c.used(CONTROL_TRANSMIT), None);
-    assert_eq!(c.violations("console_queue_without_multiport"), 1);
+    assert_eq!(c.vf.violations("console_queue_without_multiport"), 1);
 }

@@ -92,10 +92,6 @@ impl Share {
         let (_, used) = self.ring.poll().expect("every request ends");
         (used, self.vf.bytes(&room))
     }
-
-    fn violations(&self, rule: &str) -> u64 {
-        self.vf.model.counters().violation(rule)
-    }
 }
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -171,7 +167,7 @@ fn messages_go_there_and_back_however_they_are_cut() {
     let (used, got) = share.request(&[&m], &[9]);
     assert_eq!((used, got.as_slice()), (9, &reply[..9]));
     assert_eq!(share.request(&[&m], &[]).0, 0);
-    assert_eq!(share.violations("p9_message_size"), 0);
+    assert_eq!(share.vf.violations("p9_message_size"), 0);
 }
 
 #[test]
@@ -190,13 +186,13 @@ fn broken_messages_are_completed_and_counted() {
         .enumerate()
     {
         assert_eq!(share.request(&[bad], &[100]).0, 0);
-        assert_eq!(share.violations("p9_message_size"), n as u64 + 1);
+        assert_eq!(share.vf.violations("p9_message_size"), n as u64 + 1);
     }
     assert_eq!(share.request(&[], &[100]).0, 0);
-    assert_eq!(share.violations("p9_message_size"), 6);
+    assert_eq!(share.vf.violations("p9_message_size"), 6);
     // The responder's own rules are counted under their names.
     assert_eq!(share.request(&[&message(99, b"")], &[100]).0, 0);
-    assert_eq!(share.violations("p9_test"), 1);
+    assert_eq!(share.vf.violations("p9_test"), 1);
     assert_eq!(share.request(&[&m], &[100]).0, 8);
     let counters = share.vf.model.function_counters(FunctionId::Vf(1)).unwrap();
     assert_eq!((counters.requests, counters.request_errors), (8, 7));

@@ -53,11 +53,6 @@ fn start(bytes_per_second: u64) -> (LegacyVf, DriverRing, Arc<AtomicBool>) {
     (vf, ring, dry)
 }
 
-fn number(vf: &LegacyVf, name: &str) -> u64 {
-    let all = vf.model.device_numbers(FunctionId::Vf(1));
-    all.iter().find(|(n, _)| *n == name).unwrap().1
-}
-
 // Covers: RNG-01
 #[test]
 fn there_are_no_features_and_no_configuration() {
@@ -97,7 +92,7 @@ fn every_buffer_is_filled_and_counted() {
         assert!(got.iter().skip(used as usize).all(|b| *b == 0xaa));
         total += u64::from(used);
     }
-    assert_eq!((number(&vf, "bytes"), number(&vf, "buffers")), (total, 4));
+    assert_eq!((vf.number("bytes"), vf.number("buffers")), (total, 4));
 }
 
 // Covers: RNG-02
@@ -151,7 +146,7 @@ fn a_limited_source_makes_drivers_wait_but_not_for_ever() {
     }
     // 256 bytes with 100 saved up take 156 ms.
     assert!((150_000_000..170_000_000).contains(&now), "{now}");
-    assert_eq!(number(&vf, "bytes"), 256);
+    assert_eq!(vf.number("bytes"), 256);
 }
 
 #[test]
@@ -182,7 +177,7 @@ fn a_driver_that_wants_very_much_does_not_keep_the_others_waiting() {
             vf.model.tick(now);
         }
     }
-    assert_eq!(number(&vf, "bytes"), 40 * 65536);
+    assert_eq!(vf.number("bytes"), 40 * 65536);
 }
 
 #[test]
@@ -214,7 +209,7 @@ fn a_source_without_bytes_is_asked_again() {
     ring.add(&vf.writable(&[16]));
     vf.kick(0);
     assert_eq!(ring.poll(), None);
-    assert_eq!(number(&vf, "source_errors"), 1);
+    assert_eq!(vf.number("source_errors"), 1);
     dry.store(false, Ordering::Relaxed);
     let due = vf.model.next_deadline().unwrap();
     vf.model.tick(due);

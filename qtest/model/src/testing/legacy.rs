@@ -136,6 +136,22 @@ impl LegacyVf {
         self.get(Register::IsrStatus) as u8
     }
 
+    /// What the VF's device type counts under a name.
+    ///
+    /// # Panics
+    /// It counts nothing of this name.
+    pub fn number(&self, name: &str) -> u64 {
+        let all = self.model.device_numbers(FunctionId::Vf(self.vf));
+        let found = all.iter().find(|(n, _)| *n == name);
+        assert!(found.is_some(), "no number {name}");
+        found.map_or(0, |(_, n)| *n)
+    }
+
+    /// How often a rule was broken.
+    pub fn violations(&self, rule: &str) -> u64 {
+        self.model.counters().violation(rule)
+    }
+
     /// Puts pieces of bytes into memory of their own, readable by the device.
     pub fn readable(&self, pieces: &[&[u8]]) -> Vec<Buffer> {
         pieces

@@ -59,12 +59,12 @@ fn requests_have_the_lengths_that_were_written() {
     host.cdb_size = 6;
     let reply = host.get(&ten(0x28, 7, 1)[..6], 512);
     assert_eq!((reply.response, reply.residual), (response::FAILURE, 512));
-    assert_eq!(host.violations("scsi_command_cut_off"), 1);
+    assert_eq!(host.vf.violations("scsi_command_cut_off"), 1);
     // Sizes beyond all measure are not obeyed.
     host.vf.set_config(24, &261u32.to_le_bytes());
     let reply = host.plain(&[0; 6]);
     assert_eq!((reply.response, reply.used), (response::FAILURE, 12));
-    assert_eq!(host.violations("scsi_sizes"), 1);
+    assert_eq!(host.vf.violations("scsi_sizes"), 1);
 }
 
 // Covers: SCS-03, SCS-04, VRG-07, VRG-10
@@ -274,7 +274,7 @@ fn too_little_room_is_an_overrun_and_moves_nothing() {
         assert!(reply.data.iter().all(|b| *b == 0xaa));
     }
     assert_eq!(host.read(0, 2).good(), [7; 1024]);
-    assert_eq!(host.number("overruns"), 6);
+    assert_eq!(host.vf.number("overruns"), 6);
 }
 
 #[test]
@@ -365,16 +365,16 @@ fn broken_requests_fail_alone_and_are_counted() {
     assert_eq!(request(&[&header], &[]).0, 0);
     let (used, bytes) = request(&[&header, &[0; 512]], &[108, 512]);
     assert_eq!((used, bytes[11]), (12, response::FAILURE));
-    assert_eq!(host.violations("scsi_request_cut_off"), 1);
-    assert_eq!(host.violations("scsi_response_room"), 3);
-    assert_eq!(host.violations("scsi_both_directions"), 1);
+    assert_eq!(host.vf.violations("scsi_request_cut_off"), 1);
+    assert_eq!(host.vf.violations("scsi_response_room"), 3);
+    assert_eq!(host.vf.violations("scsi_both_directions"), 1);
     // Control requests.
     assert_eq!(host.ask(&[0; 23], 1), vec![response::FAILURE]);
     assert_eq!(host.ask(&[3, 0, 0, 0], 1), vec![response::FAILURE]);
     assert_eq!(host.ask(&[0; 24], 0), b"");
-    assert_eq!(host.violations("scsi_control_cut_off"), 1);
-    assert_eq!(host.violations("scsi_control_type"), 1);
-    assert_eq!(host.violations("scsi_control_room"), 1);
+    assert_eq!(host.vf.violations("scsi_control_cut_off"), 1);
+    assert_eq!(host.vf.violations("scsi_control_type"), 1);
+    assert_eq!(host.vf.violations("scsi_control_room"), 1);
     assert_eq!(host.plain(&[0; 6]).good(), b"");
     let c = host.vf.model.function_counters(FunctionId::Vf(1)).unwrap();
     assert_eq!(c.needs_reset, 0);

@@ -25,7 +25,7 @@ fn unit_attentions_come_once_and_let_three_commands_pass() {
     assert_eq!(sense.good(), Sense::NONE.fixed());
     assert_eq!(host.plain(&[0; 6]).good(), b"");
     assert_eq!(host.plain(&[0xff; 16]).check(), Sense::INVALID_OPCODE);
-    assert_eq!(host.number("check_conditions"), 2);
+    assert_eq!(host.vf.number("check_conditions"), 2);
 }
 
 #[test]
@@ -70,9 +70,9 @@ fn other_units_and_targets() {
         let reply = host.to(lun, &inquiry, &[], 36);
         assert_eq!((reply.response, reply.residual), (response::BAD_TARGET, 36));
         assert_eq!(reply.used, 108);
-        assert_eq!(host.number("bad_targets"), n as u64 + 1);
+        assert_eq!(host.vf.number("bad_targets"), n as u64 + 1);
     }
-    assert_eq!(host.violations("scsi_lun"), 2);
+    assert_eq!(host.vf.violations("scsi_lun"), 2);
     for (lun, code) in [
         (LUN0, response::OK),
         (other, response::INCORRECT_LUN),
@@ -96,7 +96,7 @@ fn tasks_of_a_disk_that_does_not_answer() {
         ids.push(host.next_id);
         assert_eq!(host.send(LUN0, &ten(0x28, lba, 1), &[], 512), None);
     }
-    assert_eq!(host.number("held"), 3);
+    assert_eq!(host.vf.number("held"), 3);
     assert_eq!(host.manage(6, LUN0, ids[1]), response::FUNCTION_SUCCEEDED);
     assert_eq!(host.manage(6, LUN0, 0xdead), response::OK);
     assert_eq!(host.manage(7, LUN0, 0), response::FUNCTION_SUCCEEDED);
@@ -135,7 +135,7 @@ fn tasks_of_a_disk_that_does_not_answer() {
     assert_eq!(reply.response, response::RESET);
     host.set(&DeviceControl::Stall { on: false });
     assert_eq!(host.plain(&[0; 6]).check(), Sense::UNIT_RESET);
-    assert_eq!(host.number("aborted"), 2);
+    assert_eq!(host.vf.number("aborted"), 2);
 }
 
 // Covers: INI-07
@@ -147,7 +147,7 @@ fn a_device_reset_forgets_tasks() {
     host.vf.set_status(0);
     host.set(&DeviceControl::Stall { on: false });
     assert!(host.requests.poll().is_none());
-    assert_eq!(host.number("held"), 0);
+    assert_eq!(host.vf.number("held"), 0);
     let c = host.vf.model.function_counters(FunctionId::Vf(1)).unwrap();
     assert_eq!((c.dma_forbidden, c.needs_reset), (0, 0));
     // The unit says that it was off.
@@ -174,7 +174,7 @@ fn a_resize_is_told_to_a_driver_that_wants_to_know() {
     // No buffer: the event is lost, and the next buffer says so.
     host.set(&DeviceControl::Resize { sectors: 2000 });
     assert_eq!(
-        (host.number("events"), host.number("events_missed")),
+        (host.vf.number("events"), host.vf.number("events_missed")),
         (1, 1)
     );
     let buffer = host.event_buffer(16);
@@ -188,7 +188,7 @@ fn a_resize_is_told_to_a_driver_that_wants_to_know() {
     let short = host.event_buffer(10);
     host.set(&DeviceControl::Resize { sectors: 4000 });
     assert_eq!(host.event(short).unwrap().len(), 10);
-    assert_eq!(host.violations("scsi_event_room"), 1);
+    assert_eq!(host.vf.violations("scsi_event_room"), 1);
     let too_big = DeviceControl::Resize { sectors: u64::MAX };
     let refused = host.vf.model.control(FunctionId::Vf(1), &too_big);
     assert!(refused.unwrap_err().to_string().contains("sectors"));

@@ -85,23 +85,9 @@ struct Host {
 
 impl Host {
     fn unset(settings: &ScsiSettings, bad: Option<u64>) -> (LegacyVf, Arc<AtomicU64>) {
-        let flushes = Arc::new(AtomicU64::new(0));
-        let model = model(
-            ModelConfig::new(DeviceType::Scsi, 1),
-            settings,
-            &mut |function| {
-                let counted = match function {
-                    FunctionId::Pf => Arc::default(),
-                    FunctionId::Vf(_) => Arc::clone(&flushes),
-                };
-                Ok(Box::new(Probe {
-                    disk: RamDisk::new(SECTORS * SECTOR),
-                    flushes: counted,
-                    bad,
-                }))
-            },
-        )
-        .unwrap();
+        let (mut disks, flushes) = Probe::disks(SECTORS, bad);
+        let config = ModelConfig::new(DeviceType::Scsi, 1);
+        let model = model(config, settings, &mut disks).unwrap();
         (LegacyVf::start(model, 1), flushes)
     }
 
@@ -224,15 +210,6 @@ impl Host {
         let mut bytes = self.vf.bytes(&[buffer]);
         bytes.truncate(used as usize);
         Some(bytes)
-    }
-
-    fn violations(&self, rule: &str) -> u64 {
-        self.vf.model.counters().violation(rule)
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        let all = self.vf.model.device_numbers(FunctionId::Vf(1));
-        all.iter().find(|(n, _)| *n == name).unwrap().1
     }
 }
 
