@@ -354,6 +354,14 @@ impl DeviceCtx<'_> {
     }
 }
 
+/// What [`VirtioDevice::read_config`] does for a type that has its whole configuration as bytes.
+pub(crate) fn copy_config(config: &[u8], offset: u16, out: &mut [u8]) {
+    let offset = usize::from(offset);
+    if let Some(bytes) = config.get(offset..offset + out.len()) {
+        out.copy_from_slice(bytes);
+    }
+}
+
 /// Copies between a chain's pieces and a buffer.
 pub(crate) fn copy_in(
     core: &Core,

@@ -53,6 +53,7 @@ pub mod p9;
 mod queue;
 pub mod rng;
 pub mod scsi;
+mod settings;
 mod shared;
 mod signal;
 mod sriov;

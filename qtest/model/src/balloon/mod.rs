@@ -19,7 +19,7 @@ use self::config::{BalloonSettings, ACTUAL_LEN, ACTUAL_OFFSET, CONFIG_LEN};
 use self::pages::{Insert, PageSet};
 use self::stats::{Stats, ENTRY_LEN, MAX_ENTRIES};
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::effect::NoSwitch;
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
@@ -214,11 +214,11 @@ impl VirtioDevice for BalloonDevice {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let config = config::encode(self.num_pages, self.shown_actual);
-        let offset = usize::from(offset);
-        if let Some(bytes) = config.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(
+            &config::encode(self.num_pages, self.shown_actual),
+            offset,
+            out,
+        );
     }
 
     /// `actual` may come byte by byte, the most significant one last: only then it means something.

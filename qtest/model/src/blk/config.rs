@@ -5,6 +5,7 @@ use virtio_pci_spec::bytes::{put_u16, put_u32, put_u64};
 use virtio_pci_spec::features::{bit, blk};
 
 use super::SECTOR;
+use crate::settings::{check_block_size, check_queue_size};
 
 /// Bytes of the device configuration, up to and without the zoned block.
 pub const CONFIG_LEN: usize = 72;
@@ -57,18 +58,8 @@ impl BlkSettings {
                 self.num_queues
             ));
         }
-        if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
-            return Err(format!(
-                "blk: queue size {} is not a power of two from 4 to 32768",
-                self.queue_size
-            ));
-        }
-        if !self.block_size.is_power_of_two() || !(512..=65536).contains(&self.block_size) {
-            return Err(format!(
-                "blk: block size {} is not a power of two from 512 to 65536",
-                self.block_size
-            ));
-        }
+        check_queue_size("blk", self.queue_size)?;
+        check_block_size("blk", self.block_size, 65536)?;
         Ok(())
     }
 

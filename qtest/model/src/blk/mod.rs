@@ -22,7 +22,7 @@ use self::config::{
 };
 use self::request::{Failure, Operation, HEADER_LEN, SEGMENT_LEN};
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::effect::{FunctionId, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
@@ -328,10 +328,7 @@ impl VirtioDevice for BlkDevice {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let offset = usize::from(offset);
-        if let Some(bytes) = self.config().get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(&self.config(), offset, out);
     }
 
     /// Only the cache mode can be written: by a legacy driver at any time, by a modern one that

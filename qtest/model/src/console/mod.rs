@@ -23,7 +23,7 @@ use self::config::{ConsoleSettings, CONFIG_LEN, EMERGENCY_OFFSET};
 use self::control::{event, Message, MESSAGE_LEN};
 use self::port::Port;
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::effect::{FunctionId, NoSwitch};
 use crate::event::Event;
 use crate::model::Model;
@@ -278,11 +278,7 @@ impl VirtioDevice for ConsoleDevice {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let config = self.settings.encode(self.cols, self.rows);
-        let offset = usize::from(offset);
-        if let Some(bytes) = config.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(&self.settings.encode(self.cols, self.rows), offset, out);
     }
 
     /// Only the emergency field can be written, in any state; the character is in its low byte.

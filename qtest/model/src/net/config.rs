@@ -6,6 +6,7 @@ use virtio_pci_spec::features::{bit, net};
 
 use super::filter::Mac;
 use crate::effect::FunctionId;
+use crate::settings::check_queue_size;
 
 /// Bytes of the device configuration: mac, status, max_virtqueue_pairs, mtu.
 pub const CONFIG_LEN: usize = 12;
@@ -64,12 +65,7 @@ impl NetSettings {
                 self.max_queue_pairs
             ));
         }
-        if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
-            return Err(format!(
-                "net: queue size {} is not a power of two from 4 to 32768",
-                self.queue_size
-            ));
-        }
+        check_queue_size("net", self.queue_size)?;
         if super::filter::is_multicast(&self.mac) {
             return Err("net: the MAC address is a group address".into());
         }

@@ -24,7 +24,7 @@ use self::filter::{is_multicast, FilterScope, Mac, RxFilter, Station};
 use self::header::TxHeader;
 use self::steering::Steering;
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 use crate::switch::{StationHandle, Switch, MIN_FRAME};
@@ -379,11 +379,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let config = self.config();
-        let offset = usize::from(offset);
-        if let Some(bytes) = config.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(&self.config(), offset, out);
     }
 
     /// Only the MAC address can be written, and only by a legacy driver. Such a driver writes it

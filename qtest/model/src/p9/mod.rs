@@ -12,10 +12,11 @@ use virtio_pci_spec::config::P9_MAX_TAG;
 use virtio_pci_spec::DeviceType;
 
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, DeviceCtx, Interface, VirtioDevice};
 use crate::effect::{FunctionId, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
+use crate::settings::check_queue_size;
 
 /// Feature bit: the configuration has the mount tag.
 const MOUNT_TAG: u64 = 1;
@@ -78,12 +79,7 @@ impl P9Settings {
                 "9p: a mount tag of {len} bytes; 1 to {P9_MAX_TAG} without NUL are possible"
             ));
         }
-        if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
-            return Err(format!(
-                "9p: queue size {} is not a power of two from 4 to 32768",
-                self.queue_size
-            ));
-        }
+        check_queue_size("9p", self.queue_size)?;
         Ok(())
     }
 
@@ -196,10 +192,7 @@ impl VirtioDevice for P9Device {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let offset = usize::from(offset);
-        if let Some(bytes) = self.config.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(&self.config, offset, out);
     }
 
     /// There is nothing to write.

@@ -4,6 +4,7 @@
 use virtio_pci_spec::bytes::{get_u32, put_u16, put_u32};
 
 use crate::effect::FunctionId;
+use crate::settings::{check_block_size, check_queue_size};
 
 /// Bytes of the device configuration.
 pub const CONFIG_LEN: usize = 36;
@@ -69,18 +70,8 @@ impl ScsiSettings {
                 self.num_queues
             ));
         }
-        if !self.queue_size.is_power_of_two() || !(4..=32768).contains(&self.queue_size) {
-            return Err(format!(
-                "scsi: queue size {} is not a power of two from 4 to 32768",
-                self.queue_size
-            ));
-        }
-        if !self.block_size.is_power_of_two() || !(512..=4096).contains(&self.block_size) {
-            return Err(format!(
-                "scsi: block size {} is not a power of two from 512 to 4096",
-                self.block_size
-            ));
-        }
+        check_queue_size("scsi", self.queue_size)?;
+        check_block_size("scsi", self.block_size, 4096)?;
         let printable = self.serial.bytes().all(|b| (0x20..0x7f).contains(&b));
         if !(1..=24).contains(&self.serial.len()) || !printable {
             return Err(format!(

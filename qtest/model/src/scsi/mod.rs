@@ -30,7 +30,7 @@ use self::unit::Unit;
 use crate::blk::backend::Backend;
 use crate::blk::SECTOR;
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
 use crate::effect::{FunctionId, NoSwitch};
 use crate::model::Model;
 use crate::queue::RingFault;
@@ -160,11 +160,7 @@ impl VirtioDevice for ScsiDevice {
     }
 
     fn read_config(&self, offset: u16, out: &mut [u8]) {
-        let offset = usize::from(offset);
-        let config = self.settings.encode(&self.written);
-        if let Some(bytes) = config.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
+        copy_config(&self.settings.encode(&self.written), offset, out);
     }
 
     /// Sense and command size can be written through both interfaces, at any time; requests that
