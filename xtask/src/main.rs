@@ -31,6 +31,7 @@ mod qemu;
 mod run;
 mod steps;
 mod test;
+mod unpacked;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

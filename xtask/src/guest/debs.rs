@@ -4,14 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 
 use crate::apt::{Kind, Private};
-use crate::digest::Digest;
-use crate::lock::Lock;
 use crate::project::Project;
 use crate::run::Cmd;
 use crate::steps::{Step, Steps};
+use crate::unpacked::{debs_in, download_packages, Unpacked, LISTS};
 
 /// The package that depends on Debian's current kernel.
 const KERNEL_META: &str = "linux-image-amd64";
@@ -34,10 +33,6 @@ const PACKAGES: &[&str] = &[
     "seabios",
     "zlib1g",
 ];
-/// To be raised when the way of unpacking changes.
-const RECIPE: &str = "1";
-/// Written when everything is there: the names of the package files.
-const MANIFEST: &str = "manifest";
 
 /// Suites of the newer kernel: what it needs, and itself.
 const NEWER: [&str; 2] = ["trixie", "trixie-backports"];
@@ -182,54 +177,13 @@ impl Debs {
         key: &[&str],
         download: impl FnOnce(&Step, &Path) -> Result<Vec<PathBuf>>,
     ) -> Result<Self> {
-        let mut digest = Digest::new();
-        digest.field("recipe", RECIPE);
-        for package in key {
-            digest.field("package", package);
-        }
-        let dir = project
-            .cache_dir("locks")?
-            .with_file_name(format!("{name}-{}", digest.short()));
-        let _lock = Lock::acquire(&dir.with_extension("lock"))?;
-        if let Ok(debs) = Self::load(&dir) {
-            return Ok(debs);
-        }
-        steps.run(title, |step| {
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir_all(&dir)?;
-            let files = download(step, &dir)?;
-            let root = dir.join("root");
-            fs::create_dir_all(&root)?;
-            let mut names = Vec::new();
-            for file in &files {
-                Cmd::new("dpkg-deb")
-                    .arg("--extract")
-                    .arg(file)
-                    .arg(&root)
-                    .run(step)?;
-                names.extend(
-                    file.file_name()
-                        .and_then(|name| name.to_str())
-                        .map(str::to_owned),
-                );
-            }
-            names.sort();
-            fs::remove_dir_all(dir.join("debs"))?;
-            fs::write(dir.join(MANIFEST), names.join("\n") + "\n")?;
-            if let Some(kernel) = names.iter().find(|name| name.starts_with("linux-image-")) {
-                step.note(kernel.trim_end_matches("_amd64.deb").replacen('_', " ", 1));
-            }
-            Self::load(&dir)
-        })
-    }
-
-    fn load(dir: &Path) -> Result<Self> {
-        let manifest = fs::read_to_string(dir.join(MANIFEST))
-            .with_context(|| format!("{} is not complete", dir.display()))?;
-        Ok(Self {
-            root: dir.join("root"),
-            manifest,
-        })
+        let unpacked = Unpacked::cached(project, steps, title, name, key, |step, dir| {
+            let files = download(step, dir)?;
+            note_kernel(step, &files);
+            Ok(files)
+        })?;
+        let Unpacked { root, manifest } = unpacked;
+        Ok(Self { root, manifest })
     }
 
     /// Directories with the firmware, for QEMU's option -L.
@@ -274,52 +228,25 @@ impl Debs {
 
 /// Downloads the packages and gives their files.
 fn download(step: &Step, dir: &Path) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(dir)?;
-    let hint =
-        "the package lists of apt may be missing or old: `apt-get update` as root renews them";
-    let attempt = || -> Result<()> {
+    download_packages(step, dir, PACKAGES.len() + 1, || {
         let depends = Cmd::new("apt-cache")
             .args(["depends", "--important", KERNEL_META])
-            .hint(hint)
+            .hint(LISTS)
             .output(step)?;
         let kernel = kernel_of(&depends)
-            .with_context(|| format!("{KERNEL_META} depends on no kernel\n  way out: {hint}"))?;
-        Cmd::new("apt-get")
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download", &kernel])
-            .args(PACKAGES)
-            .dir(dir)
-            .hint(hint)
-            .run(step)
-    };
-    if let Err(error) = attempt() {
-        if !rustix::process::geteuid().is_root() {
-            return Err(error);
-        }
-        step.write(&format!("{error:#}\nrenewing apt's package lists"))?;
-        Cmd::new("apt-get").args(["-q", "update"]).run(step)?;
-        attempt()?;
-    }
-    let files = debs_in(dir)?;
-    if files.len() <= PACKAGES.len() {
-        bail!(
-            "apt-get download gave {} of {} packages",
-            files.len(),
-            PACKAGES.len() + 1
-        );
-    }
-    Ok(files)
+            .with_context(|| format!("{KERNEL_META} depends on no kernel\n  way out: {LISTS}"))?;
+        let mut packages = vec![kernel];
+        packages.extend(PACKAGES.iter().map(|package| (*package).to_owned()));
+        Ok(packages)
+    })
 }
 
-/// The package files in a directory.
-fn debs_in(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "deb") {
-            files.push(path);
-        }
+/// Shows which kernel is among the package files.
+fn note_kernel(step: &Step, files: &[PathBuf]) {
+    let names = files.iter().filter_map(|file| file.file_name()?.to_str());
+    if let Some(kernel) = names.filter(|name| name.starts_with(IMAGE)).min() {
+        step.note(kernel.trim_end_matches("_amd64.deb").replacen('_', " ", 1));
     }
-    Ok(files)
 }
 
 /// The kernel's package in the output of `apt-cache depends`.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
-use super::packages::Unpacked;
 use super::vm::{Firmware, Vm};
 use super::{device, linux, Interface, LoggedPf};
 use crate::guest::counters::Vf;
 use crate::guest::{extend, Addition};
 use crate::guest_test::Bench;
+use crate::unpacked::Unpacked;
 
 /// `dpdk-testpmd` with the libraries it is linked with and the drivers it loads.
 pub(super) const PACKAGES: &[&str] = &[

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
-use super::packages::Unpacked;
 use crate::digest::{self, Digest};
 use crate::lock::Lock;
 use crate::project::Project;
 use crate::steps::{Step, Steps};
+use crate::unpacked::Unpacked;
 
 const SECTOR: usize = 512;
 const ESP_START: usize = 2048;
@@ -83,7 +83,7 @@ pub(super) fn ensure(
 ) -> Result<Disks> {
     let mut key = Digest::new();
     key.field("recipe", RECIPE)
-        .field("packages", packages.manifest())
+        .field("packages", &packages.manifest)
         // Its name has the digest of the content; the kernel's has the version.
         .field("initrd", initrd.as_os_str().as_encoded_bytes())
         .field("kernel", kernel.as_os_str().as_encoded_bytes());

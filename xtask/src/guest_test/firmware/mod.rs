@@ -23,7 +23,6 @@ use serde_json::Value;
 
 use self::events::Seen;
 use self::image::Disks;
-use self::packages::Unpacked;
 use super::scenarios::Scenario;
 use super::Bench;
 use crate::guest::debs::Release;
@@ -32,6 +31,7 @@ use crate::guest::rig::Pf;
 use crate::guest::{self, Image};
 use crate::project::Project;
 use crate::steps::Steps;
+use crate::unpacked::Unpacked;
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
@@ -103,8 +103,8 @@ impl Kit {
     /// When packages cannot be had or a tool fails.
     pub(super) fn ensure(project: &Project, steps: &mut Steps, image: &Image) -> Result<Self> {
         let title = "get firmware and boot loaders";
-        let packages = Unpacked::ensure(project, steps, title, packages::FIRMWARE)?;
-        let dpdk = Unpacked::ensure(project, steps, "get DPDK", dpdk::PACKAGES)?;
+        let packages = packages::ensure(project, steps, title, packages::FIRMWARE)?;
+        let dpdk = packages::ensure(project, steps, "get DPDK", dpdk::PACKAGES)?;
         let disks = image::ensure(
             project,
             steps,

@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Debian packages with firmware, boot loaders and the tools that make disk images: downloaded and
-//! unpacked, never installed.
+//! Debian packages with firmware, boot loaders and the tools that make disk images.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use anyhow::Result;
 
-use anyhow::{bail, ensure, Context, Result};
-
-use crate::digest::Digest;
-use crate::lock::Lock;
 use crate::project::Project;
-use crate::run::Cmd;
-use crate::steps::{Step, Steps};
+use crate::steps::Steps;
+use crate::unpacked::{download_packages, Unpacked};
 
 /// The firmware, GRUB for both kinds of it, and what GRUB's tools need besides the C library.
 pub(super) const FIRMWARE: &[&str] = &[
@@ -28,166 +22,27 @@ pub(super) const FIRMWARE: &[&str] = &[
     "ovmf",
     "u-boot-qemu",
 ];
-/// To be raised when the way of unpacking changes.
-const RECIPE: &str = "1";
-/// Written when everything is there: the names of the package files.
-const MANIFEST: &str = "manifest";
-/// Where the tools find their libraries.
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
-/// Unpacked packages.
-#[derive(Debug, Clone)]
-pub(crate) struct Unpacked {
-    root: PathBuf,
-    /// Names and versions of the package files, one per line.
-    manifest: String,
-}
-
-impl Unpacked {
-    /// Gives the packages, from the cache if they are there.
-    ///
-    /// # Errors
-    /// When apt has no such packages or they cannot be unpacked.
-    pub(super) fn ensure(
-        project: &Project,
-        steps: &mut Steps,
-        title: &str,
-        packages: &[&str],
-    ) -> Result<Self> {
-        let mut digest = Digest::new();
-        digest.field("recipe", RECIPE);
-        for package in packages {
-            digest.field("package", package);
-        }
-        let dir = project
-            .cache_dir("")?
-            .join(format!("packages-{}", digest.short()));
-        let _lock = Lock::acquire(&dir.with_extension("lock"))?;
-        if let Ok(found) = Self::load(&dir) {
-            return Ok(found);
-        }
-        steps.run(title, |step| {
-            let _ = fs::remove_dir_all(&dir);
-            let files = download(step, &dir.join("debs"), packages)?;
-            let root = dir.join("root");
-            fs::create_dir_all(&root)?;
-            let mut names = Vec::new();
-            for file in &files {
-                Cmd::new("dpkg-deb")
-                    .arg("--extract")
-                    .arg(file)
-                    .arg(&root)
-                    .run(step)?;
-                names.extend(
-                    file.file_name()
-                        .and_then(|name| name.to_str())
-                        .map(str::to_owned),
-                );
-            }
-            names.sort();
-            fs::remove_dir_all(dir.join("debs"))?;
-            fs::write(dir.join(MANIFEST), names.join("\n") + "\n")?;
-            Self::load(&dir)
+/// Gives the packages, from the cache if they are there.
+///
+/// # Errors
+/// When apt has no such packages or they cannot be unpacked.
+pub(super) fn ensure(
+    project: &Project,
+    steps: &mut Steps,
+    title: &str,
+    packages: &[&str],
+) -> Result<Unpacked> {
+    Unpacked::cached(project, steps, title, "packages", packages, |step, dir| {
+        download_packages(step, &dir.join("debs"), packages.len(), || {
+            Ok(packages.iter().map(|name| (*name).to_owned()).collect())
         })
-    }
-
-    fn load(dir: &Path) -> Result<Self> {
-        let manifest = fs::read_to_string(dir.join(MANIFEST))
-            .with_context(|| format!("{} is not complete", dir.display()))?;
-        Ok(Self {
-            root: dir.join("root"),
-            manifest,
-        })
-    }
-
-    /// A file of the packages.
-    ///
-    /// # Errors
-    /// When no package has it.
-    pub(super) fn file(&self, path: &str) -> Result<PathBuf> {
-        let full = self.root.join(path);
-        ensure!(full.exists(), "no package has /{path}");
-        Ok(full)
-    }
-
-    /// A program of the packages as a command, which finds its libraries.
-    ///
-    /// # Errors
-    /// When no package has it.
-    pub(super) fn program(&self, path: &str) -> Result<Cmd> {
-        let libraries: Vec<String> = LIBRARIES
-            .iter()
-            .map(|dir| self.root.join(dir).to_string_lossy().into_owned())
-            .collect();
-        Ok(Cmd::new(self.file(path)?).env("LD_LIBRARY_PATH", libraries.join(":")))
-    }
-
-    /// Names and versions of the package files, one per line.
-    pub(super) fn manifest(&self) -> &str {
-        &self.manifest
-    }
-
-    /// Version of a package.
-    pub(super) fn version(&self, package: &str) -> &str {
-        version_in(&self.manifest, package).unwrap_or("?")
-    }
-}
-
-/// The version in a list of package files, whose names are `package_version_architecture.deb`.
-fn version_in<'a>(manifest: &'a str, package: &str) -> Option<&'a str> {
-    manifest.lines().find_map(|line| {
-        let mut parts = line.split('_');
-        (parts.next() == Some(package)).then(|| parts.next())?
     })
-}
-
-/// Downloads the packages and gives their files.
-fn download(step: &Step, dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(dir)?;
-    let attempt = || {
-        Cmd::new("apt-get")
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
-            .args(packages)
-            .dir(dir)
-            .hint("the package lists of apt may be missing or old: `apt-get update` as root renews them")
-            .run(step)
-    };
-    if let Err(error) = attempt() {
-        if !rustix::process::geteuid().is_root() {
-            return Err(error);
-        }
-        step.write(&format!("{error:#}\nrenewing apt's package lists"))?;
-        Cmd::new("apt-get").args(["-q", "update"]).run(step)?;
-        attempt()?;
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "deb") {
-            files.push(path);
-        }
-    }
-    if files.len() < packages.len() {
-        bail!(
-            "apt-get download gave {} of {} packages",
-            files.len(),
-            packages.len()
-        );
-    }
-    Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_in_the_names_of_package_files() {
-        let manifest = "grub-pc-bin_2.06-13_amd64.deb\nseabios_1.16.2-1_all.deb\n";
-        assert_eq!(version_in(manifest, "seabios"), Some("1.16.2-1"));
-        assert_eq!(version_in(manifest, "grub-pc-bin"), Some("2.06-13"));
-        assert_eq!(version_in(manifest, "grub-pc"), None);
-    }
 
     #[test]
     fn the_list_is_sorted_and_has_no_doubles() {
