@@ -4,7 +4,8 @@
 use anyhow::{ensure, Context, Result};
 use serde_json::json;
 
-use super::scenarios::{boot_with, ping, same, Guest, Scenario};
+use super::booted::{boot_with, ping, same, Guest};
+use super::scenarios::Scenario;
 use super::types::{Interrupts, LONG, SHORT};
 use super::Bench;
 use crate::guest::counters::Vf;

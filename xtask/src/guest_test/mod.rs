@@ -2,15 +2,17 @@
 //! `cargo xtask guest-test`: Debian's kernel on VFs of the simulated PF, with QEMU's device and the
 //! helper in between. Each scenario says PASS or FAIL with its figures.
 
+mod booted;
 mod firmware;
 mod intx;
 mod queues;
 mod resets;
 mod scenarios;
+mod stock;
 mod switch;
 mod types;
 
-pub(crate) use self::scenarios::check_driver;
+pub(crate) use self::booted::check_driver;
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Result};
 use serde_json::json;
 
-use super::scenarios::{check_driver, counters, ping, same, Guest, LONG, SHORT};
+use super::booted::{check_driver, counters, ping, same, Guest, LONG, SHORT};
 use super::Bench;
 use crate::guest::machine::{Driver, Machine};
 use crate::guest::{extend, Addition, Image};

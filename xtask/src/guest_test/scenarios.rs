@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 use serde_json::json;
 
-use super::{resets, Bench};
-use crate::guest::answer::Answer;
+use super::booted::{boot, check_driver, counters, ping, same, LONG, MEDIUM, SHORT};
+use super::{resets, stock, Bench};
 use crate::guest::counters::Vf;
-use crate::guest::machine::{Driver, Extra, Machine};
-use crate::guest::rig::Pf;
+use crate::guest::machine::Driver;
 
 /// One scenario.
 pub(super) struct Scenario {
@@ -30,11 +29,11 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "stock-vf",
-        run: stock_vf,
+        run: stock::vf,
     },
     Scenario {
         name: "stock-pf",
-        run: stock_pf,
+        run: stock::pf,
     },
     Scenario {
         name: "two-guests",
@@ -73,140 +72,6 @@ pub(super) const ALL: &[Scenario] = &[
         run: helper_killed,
     },
 ];
-
-/// For what the guest does at once.
-pub(super) const SHORT: Duration = Duration::from_secs(30);
-/// For pings and rebinds.
-const MEDIUM: Duration = Duration::from_secs(90);
-/// For transfers, on a loaded machine.
-pub(super) const LONG: Duration = Duration::from_secs(300);
-
-/// Feature bit 32, VERSION_1, in Linux's list of accepted features (one digit per bit).
-const VERSION_1: usize = 32;
-
-/// Checks what Linux says about a function against the driver it was told to use.
-pub(crate) fn check_driver(info: &Answer, kind: &str, driver: Driver) -> Result<()> {
-    let get = |key: &str| info.get(&format!("{kind}.{key}"));
-    let (id, subsystem, virtio) = match kind {
-        "net" => ("0x1af4:0x1000", "0x1af4:0x0001", "virtio_net"),
-        _ => ("0x1af4:0x1001", "0x1af4:0x0002", "virtio_blk"),
-    };
-    ensure!(get("id")? == id, "{kind}: ID {}, not {id}", get("id")?);
-    ensure!(
-        get("revision")? == "0x00",
-        "{kind}: revision {}",
-        get("revision")?
-    );
-    ensure!(
-        get("subsystem")? == subsystem,
-        "{kind}: subsystem {}",
-        get("subsystem")?
-    );
-    ensure!(
-        get("pci_driver")? == "virtio-pci",
-        "{kind}: PCI driver {}",
-        get("pci_driver")?
-    );
-    ensure!(
-        get("virtio_driver")? == virtio,
-        "{kind}: driver {}",
-        get("virtio_driver")?
-    );
-    let features = get("features")?.as_bytes();
-    let version_1 = features.get(VERSION_1) == Some(&b'1');
-    let status = get("status")?;
-    match driver {
-        Driver::Legacy => {
-            ensure!(!version_1, "{kind}: a legacy driver accepted VERSION_1");
-            ensure!(
-                features
-                    .get(VERSION_1..)
-                    .is_some_and(|high| high.iter().all(|bit| *bit == b'0')),
-                "{kind}: a legacy driver accepted features above 31: {}",
-                get("features")?
-            );
-            // ACKNOWLEDGE, DRIVER, DRIVER_OK.
-            ensure!(
-                status == "0x00000007",
-                "{kind}: status {status} without FEATURES_OK is 7"
-            );
-        }
-        Driver::Modern => {
-            ensure!(
-                version_1,
-                "{kind}: the modern driver did not accept VERSION_1"
-            );
-            ensure!(status == "0x0000000f", "{kind}: status {status}, not 0xf");
-        }
-    }
-    // The region of BAR 0 has flag 1, I/O ports.
-    ensure!(
-        get("bar0")?.ends_with("01"),
-        "{kind}: BAR 0 is no I/O region: {}",
-        get("bar0")?
-    );
-    let msix: u64 = info.number(&format!("{kind}.msix"))?;
-    let lines: u64 = info.number(&format!("{kind}.irqs"))?;
-    ensure!(msix >= 2, "{kind}: {msix} MSI-X vectors");
-    ensure!(lines >= 2, "{kind}: {lines} lines in /proc/interrupts");
-    Ok(())
-}
-
-/// The two digests a transfer tells, which the guest compared; compared here again.
-pub(super) fn same(answer: &Answer, one: &str, other: &str) -> Result<()> {
-    let (one, other) = (answer.get(one)?, answer.get(other)?);
-    ensure!(one.len() == 64, "no SHA-256: {one:?}");
-    ensure!(one == other, "digests differ: {one} and {other}");
-    Ok(())
-}
-
-pub(super) fn ping(machine: &mut Machine, command: &str) -> Result<u64> {
-    let answer = machine.run(command, MEDIUM)?.ok()?;
-    let (sent, received) = (
-        answer.number("pings_sent")?,
-        answer.number("pings_received")?,
-    );
-    ensure!(
-        sent == received && sent > 0,
-        "{received} of {sent} pings came back"
-    );
-    Ok(received)
-}
-
-fn boot(bench: &Bench, name: &str, driver: Driver, kinds: &[&'static str]) -> Result<Guest> {
-    boot_with(bench, name, driver, kinds, Extra::default())
-}
-
-/// A guest with VF 1 of a PF of each kind, and what else its machine is to have.
-pub(super) fn boot_with(
-    bench: &Bench,
-    name: &str,
-    driver: Driver,
-    kinds: &[&'static str],
-    extra: Extra,
-) -> Result<Guest> {
-    let mut pfs = Vec::new();
-    for kind in kinds {
-        let options: &[&str] = if *kind == "blk" {
-            &["--blk-ram", "300M"]
-        } else {
-            &[]
-        };
-        pfs.push(bench.pf(kind, 1, options)?);
-    }
-    let functions = pfs.iter().map(|pf| pf.function(1)).collect();
-    let mut config = bench.config(driver, functions);
-    config.extra = extra;
-    let mut machine = bench.machine(name, &config)?;
-    machine.wait_ready()?;
-    Ok(Guest { machine, pfs })
-}
-
-/// A machine and the PFs its functions belong to; the machine ends first.
-pub(super) struct Guest {
-    pub(super) machine: Machine,
-    pub(super) pfs: Vec<Pf>,
-}
 
 /// Everything one guest does, on a net and a blk VF.
 fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
@@ -254,16 +119,6 @@ fn one_guest(bench: &Bench, driver: Driver) -> Result<String> {
     ))
 }
 
-/// What the simulated hardware counted for VF 1 of each PF.
-pub(super) fn counters(pfs: &[Pf]) -> Result<Vec<Vf>> {
-    pfs.iter()
-        .map(|pf| {
-            let counters = pf.counters()?;
-            Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))
-        })
-        .collect()
-}
-
 /// What the simulated hardware saw of the guest's driver, since the firmware was done.
 fn check_simulator(before: &[Vf], after: &[Vf], driver: Driver) -> Result<()> {
     for (before, after) in before.iter().zip(after) {
@@ -288,68 +143,6 @@ fn check_simulator(before: &[Vf], after: &[Vf], driver: Driver) -> Result<()> {
         ensure!(after.needs_reset == 0, "the device broke down: {after:?}");
     }
     Ok(())
-}
-
-/// QEMU's own vfio-user-pci and Linux's modern driver on VFs: the simulated hardware before code
-/// that was not written for it.
-fn stock_vf(bench: &Bench) -> Result<String> {
-    let net = bench.pf("net", 1, &[])?;
-    let blk = bench.pf("blk", 1, &["--blk-ram", "300M"])?;
-    let functions = vec![net.function(1).stock(), blk.function(1).stock()];
-    let mut machine = bench.machine("guest", &bench.config(Driver::Modern, functions))?;
-    machine.wait_ready()?;
-    let figures = stock(&mut machine, &["net", "blk"])?;
-    for vf in counters(&[net, blk])? {
-        ensure!(vf.doorbells_modern > 0 && vf.needs_reset == 0, "{vf:?}");
-        ensure!(vf.doorbells_legacy == 0, "{vf:?}");
-    }
-    Ok(figures)
-}
-
-/// The same on the PFs themselves: Linux's virtio_pci drives a device with an admin queue.
-fn stock_pf(bench: &Bench) -> Result<String> {
-    let net = bench.pf("net", 1, &[])?;
-    let blk = bench.pf("blk", 1, &["--blk-ram", "300M"])?;
-    let mut pfs = [net, blk];
-    let mut functions = Vec::new();
-    for pf in &mut pfs {
-        // Its only driver is to be the guest's.
-        ensure!(pf.helper().end(), "a helper did not end when asked to");
-        functions.push(pf.owner().stock());
-    }
-    let mut machine = bench.machine("guest", &bench.config(Driver::Modern, functions))?;
-    machine.wait_ready()?;
-    stock(&mut machine, &["net", "blk"])
-}
-
-fn stock(machine: &mut Machine, kinds: &[&str]) -> Result<String> {
-    let info = machine.run("info", SHORT)?.ok()?;
-    for kind in kinds {
-        let id = if *kind == "net" {
-            "0x1af4:0x1041"
-        } else {
-            "0x1af4:0x1042"
-        };
-        let get = |key: &str| info.get(&format!("{kind}.{key}"));
-        ensure!(get("id")? == id, "{kind}: ID {}", get("id")?);
-        ensure!(
-            get("status")? == "0x0000000f",
-            "{kind}: status {}",
-            get("status")?
-        );
-    }
-    machine.run("net", SHORT)?.ok()?;
-    let pings = ping(machine, "ping 100 0.02")?;
-    let tcp = machine.run("tcp 16", LONG)?.ok()?;
-    same(&tcp, "tcp_out_sha256", "tcp_out_peer_sha256")?;
-    same(&tcp, "tcp_in_sha256", "tcp_in_peer_sha256")?;
-    let disk = machine.run("disk 32", LONG)?.ok()?;
-    same(&disk, "disk_written_sha256", "disk_read_sha256")?;
-    Ok(format!(
-        "{pings} of 100 pings, TCP 16 MiB out {} ms, in {} ms, disk 32 MiB",
-        tcp.get("tcp_out_ms")?,
-        tcp.get("tcp_in_ms")?
-    ))
 }
 
 /// Two guests on two VFs of one PF.
