@@ -8,7 +8,7 @@ use virtio_pci_spec::legacy::header_len;
 use virtio_pci_spec::ring::{legacy_layout, LegacyLayout, DESC_F_NEXT, DESC_F_WRITE};
 
 use crate::memory::GuestMemory;
-use crate::pci::PciDevice;
+use crate::pci::{Msix, PciDevice};
 use crate::qtest::Qtest;
 
 /// A part of a request.
@@ -59,6 +59,24 @@ impl LegacyDriver {
             io: device.io()?,
             msix: false,
         })
+    }
+
+    /// Gives every vector a message of its own, enables MSI-X, and uses the layout with vectors from
+    /// then on.
+    ///
+    /// # Errors
+    /// If the function has no MSI-X, QEMU is gone or memory used up.
+    pub fn use_msix(
+        &mut self,
+        qtest: &Qtest,
+        device: &PciDevice,
+        memory: &mut GuestMemory,
+    ) -> Result<Msix> {
+        let mut msix = device.msix(qtest)?;
+        msix.program(qtest, memory)?;
+        msix.enable(qtest, device, true)?;
+        self.msix = true;
+        Ok(msix)
     }
 
     /// Reads BAR0.

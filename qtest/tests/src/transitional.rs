@@ -98,6 +98,16 @@ impl CommandLog {
             }
         }
     }
+
+    /// The writes among the commands since the last call, as (offset, bytes, value).
+    ///
+    /// # Errors
+    /// If the simulator does not answer.
+    pub fn writes(&mut self, sim: &mut Simulator) -> Result<Vec<(u64, u64, u64)>> {
+        let commands = self.take(sim)?;
+        let writes = commands.iter().filter(|c| c.write);
+        Ok(writes.map(|c| (c.offset, c.len, c.data)).collect())
+    }
 }
 
 /// IDs, class, revision, BAR0, on both machine types.

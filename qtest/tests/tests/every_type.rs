@@ -183,10 +183,8 @@ fn each_type_interrupts_by_messages() -> Result<()> {
     for t in &TYPES {
         let mut stack = Stack::start(t.kind, 1)?;
         let mut g = Guest::start(&stack, Machine::Q35)?;
-        let mut msix = g.device.msix(&g.qemu.qtest)?;
-        msix.program(&g.qemu.qtest, &mut g.qemu.memory)?;
-        msix.enable(&g.qemu.qtest, &g.device, true)?;
-        g.driver.msix = true;
+        let (qemu, driver) = (&mut g.qemu, &mut g.driver);
+        let msix = driver.use_msix(&qemu.qtest, &g.device, &mut qemu.memory)?;
         let mut queue = t.ready(&mut g)?;
         for n in 0..2 {
             t.start(&mut g, &mut queue)?;

@@ -159,10 +159,8 @@ fn intx_disable_blocks_the_line_but_not_the_status() -> Result<()> {
 fn with_msix_the_line_stays_down() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Block, 1)?;
     let mut g = Guest::start(&stack, Machine::Q35)?;
-    let mut msix = g.device.msix(&g.qemu.qtest)?;
-    msix.program(&g.qemu.qtest, &mut g.qemu.memory)?;
-    msix.enable(&g.qemu.qtest, &g.device, true)?;
-    g.driver.msix = true;
+    let (qemu, driver) = (&mut g.qemu, &mut g.driver);
+    let msix = driver.use_msix(&qemu.qtest, &g.device, &mut qemu.memory)?;
     let before = qtest_tests::commands(&mut stack.sim)?;
     let mut queue = g.disk()?;
     let used: u64 = qtest_tests::commands(&mut stack.sim)?.iter().sum();

@@ -31,10 +31,7 @@ struct Guest {
 fn guest(stack: &Stack) -> Result<Guest> {
     let (mut qemu, device) = stack.mapped(Machine::Q35)?;
     let mut driver = LegacyDriver::new(&device)?;
-    let mut msix = device.msix(&qemu.qtest)?;
-    msix.program(&qemu.qtest, &mut qemu.memory)?;
-    msix.enable(&qemu.qtest, &device, true)?;
-    driver.msix = true;
+    let msix = driver.use_msix(&qemu.qtest, &device, &mut qemu.memory)?;
     Ok(Guest { qemu, driver, msix })
 }
 

@@ -45,14 +45,7 @@ fn actual_goes_through_as_it_is_written() -> Result<()> {
         msix.enable(q, &device, on)?;
         d.msix = on;
         let actual = if on { 28 } else { 24 };
-        let mut seen = |stack: &mut Stack| -> Result<Vec<(u64, u64, u64)>> {
-            let all = log.take(&mut stack.sim)?;
-            Ok(all
-                .iter()
-                .filter(|c| c.write)
-                .map(|c| (c.offset, c.len, c.data))
-                .collect())
-        };
+        let mut seen = |stack: &mut Stack| log.writes(&mut stack.sim);
         d.write(q, actual, 4, 0x0102_0304)?;
         // One command, so that the device never sees half of it.
         assert_eq!(seen(&mut stack)?, [(4, 4, 0x0102_0304)]);
@@ -86,10 +79,7 @@ fn pages_are_counted_in_and_out() -> Result<()> {
     let (mut qemu, device) = stack.mapped(Machine::Pc)?;
     let mut d = LegacyDriver::new(&device)?;
     let (q, memory) = (&qemu.qtest, &mut qemu.memory);
-    let mut msix = device.msix(q)?;
-    msix.program(q, memory)?;
-    msix.enable(q, &device, true)?;
-    d.msix = true;
+    let msix = d.use_msix(q, &device, memory)?;
     // MUST_TELL_HOST is not accepted.
     assert_eq!(d.begin(q, 0)?, 0);
     d.write(q, 20, 2, 0)?;

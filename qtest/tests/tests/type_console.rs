@@ -92,13 +92,8 @@ fn emergency_output_works_without_a_driver() -> Result<()> {
         d.write(q, emergency, 4, u32::from(b'a'))?;
         d.write(q, emergency, 1, u32::from(b'b'))?;
         d.write(q, emergency, 2, 0x7700 | u32::from(b'c'))?;
-        let seen: Vec<_> = log.take(&mut stack.sim)?;
-        let seen: Vec<_> = seen
-            .iter()
-            .filter(|c| c.write)
-            .map(|c| (c.offset, c.len))
-            .collect();
-        assert_eq!(seen, [(8, 4), (8, 1), (8, 2)]);
+        let seen = log.writes(&mut stack.sim)?;
+        assert_eq!(seen, [(8, 4, 0x61), (8, 1, 0x62), (8, 2, 0x7763)]);
         assert_eq!(receive(&mut host, 3)?, b"abc");
         assert_eq!(d.config(q, 8, 4)?, 0);
     }
@@ -114,10 +109,7 @@ fn characters_go_out_and_come_in() -> Result<()> {
         let (mut qemu, device) = stack.mapped(machine)?;
         let mut d = LegacyDriver::new(&device)?;
         let (q, memory) = (&qemu.qtest, &mut qemu.memory);
-        let mut msix = device.msix(q)?;
-        msix.program(q, memory)?;
-        msix.enable(q, &device, true)?;
-        d.msix = true;
+        let msix = d.use_msix(q, &device, memory)?;
         d.begin(q, 0)?;
         let mut rx = d.queue(q, memory, 0, 1)?;
         let mut tx = d.queue(q, memory, 1, 2)?;

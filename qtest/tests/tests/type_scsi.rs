@@ -54,14 +54,7 @@ fn sizes_go_through_as_they_are_written_and_a_reset_undoes_it() -> Result<()> {
         d.msix = on;
         let header = if on { 24 } else { 20 };
         let (sense, cdb) = (header + 20, header + 24);
-        let mut written = |stack: &mut Stack| -> Result<Vec<(u64, u64, u64)>> {
-            let all = log.take(&mut stack.sim)?;
-            Ok(all
-                .iter()
-                .filter(|c| c.write)
-                .map(|c| (c.offset, c.len, c.data))
-                .collect())
-        };
+        let mut written = |stack: &mut Stack| log.writes(&mut stack.sim);
         assert_eq!((d.config(q, 20, 4)?, d.config(q, 24, 4)?), (96, 32));
         d.write(q, sense, 4, 18)?;
         d.write(q, cdb, 4, 16)?;
@@ -368,10 +361,7 @@ fn each_queue_has_its_vector() -> Result<()> {
     let (mut qemu, device) = stack.mapped(Machine::Pc)?;
     let mut d = LegacyDriver::new(&device)?;
     let (q, memory) = (&qemu.qtest, &mut qemu.memory);
-    let mut msix = device.msix(q)?;
-    msix.program(q, memory)?;
-    msix.enable(q, &device, true)?;
-    d.msix = true;
+    let msix = d.use_msix(q, &device, memory)?;
     d.begin(q, 0)?;
     let mut control = d.queue(q, memory, 0, 1)?;
     let _events = d.queue(q, memory, 1, 2)?;
