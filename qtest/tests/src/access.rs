@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The rules of the register window, once more and plainly, to predict what an access does.
 
+use anyhow::Result;
+use qtest_harness::{LegacyDriver, PciDevice, Qtest};
+
+use crate::modern;
+
 /// What QEMU hands to the device for one guest access: it cuts an access at the alignment of its
 /// address before the device sees it.
 pub fn pieces(offset: u16, width: u8) -> Vec<(u16, u8)> {
@@ -64,6 +69,40 @@ pub struct Model {
 }
 
 impl Model {
+    /// Resets the device and reads all of it, register by register. MSI-X is as `driver` knows it,
+    /// with `table` vectors; nothing of the configuration may be written.
+    ///
+    /// # Errors
+    /// If QEMU is gone or the device has not the structures that it should.
+    pub fn of(q: &Qtest, device: &PciDevice, driver: &LegacyDriver, table: u16) -> Result<Self> {
+        driver.set_status(q, 0)?;
+        let mut sizes = Vec::new();
+        for index in 0..64u32 {
+            driver.write(q, 14, 2, index)?;
+            match driver.read(q, 12, 2)? {
+                0 => break,
+                size => sizes.push(u16::try_from(size)?),
+            }
+        }
+        driver.write(q, 14, 2, 0)?;
+        let config = modern::device_config(q, device)?;
+        Ok(Model {
+            features: driver.read(q, 0, 4)?,
+            driver_features: 0,
+            addresses: vec![0; sizes.len()],
+            vectors: vec![0xffff; sizes.len()],
+            sizes,
+            select: 0,
+            status: 0,
+            config_vector: 0xffff,
+            table,
+            initial: config.clone(),
+            config,
+            writable: 0,
+            kicks: Vec::new(),
+        })
+    }
+
     fn queue(&self) -> Option<usize> {
         let q = usize::from(self.select);
         (q < self.sizes.len()).then_some(q)

@@ -7,8 +7,8 @@
 //! have told of the one before, so each must be one rise and one fall.
 
 use anyhow::{Context, Result};
-use qtest_harness::driver::Buffer;
-use qtest_harness::{DeviceKind, Machine, Simulator, Stack};
+use qtest_harness::driver::{Buffer, Queue};
+use qtest_harness::{DeviceKind, LegacyDriver, Machine, Simulator, Stack};
 use qtest_tests::counter;
 use qtest_tests::intx::Guest;
 
@@ -23,20 +23,27 @@ fn sent(sim: &mut Simulator) -> Result<u64> {
         .with_context(|| format!("no {at} in {counters}"))
 }
 
+/// A driver with one frame in its transmit queue, sent again and again: only the index of the ring
+/// moves.
+fn repeating(g: &mut Guest) -> Result<(LegacyDriver, Queue)> {
+    let d = g.driver.clone();
+    let (q, memory) = (&g.qemu.qtest, &mut g.qemu.memory);
+    d.begin(q, 0)?;
+    d.queue(q, memory, 0, 0)?;
+    let mut tx = d.queue(q, memory, 1, 0)?;
+    d.set_status(q, 7)?;
+    let frame = [Buffer::Out(vec![0; 10]), Buffer::Out(vec![0xff; 60])];
+    d.add(q, memory, &mut tx, &frame)?;
+    d.repeat_first(q, &tx)?;
+    Ok((d, tx))
+}
+
 // Covers: IRQ-01, IRQ-03, IRQ-12
 #[test]
 fn a_hundred_thousand_interrupts_and_none_lost() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Net, 1)?;
     let mut g = Guest::start(&stack, Machine::Q35)?;
-    let d = g.driver.clone();
-    d.begin(&g.qemu.qtest, 0)?;
-    d.queue(&g.qemu.qtest, &mut g.qemu.memory, 0, 0)?;
-    let mut tx = d.queue(&g.qemu.qtest, &mut g.qemu.memory, 1, 0)?;
-    d.set_status(&g.qemu.qtest, 7)?;
-    // One frame, sent again and again: only the index of the ring moves.
-    let frame = [Buffer::Out(vec![0; 10]), Buffer::Out(vec![0xff; 60])];
-    d.add(&g.qemu.qtest, &mut g.qemu.memory, &mut tx, &frame)?;
-    d.repeat_first(&g.qemu.qtest, &tx)?;
+    let (d, tx) = repeating(&mut g)?;
     let before = sent(&mut stack.sim)?;
     let (mut reads, mut early) = (0u64, 0u64);
     for round in 1..=ROUNDS {
@@ -86,14 +93,7 @@ fn a_hundred_thousand_interrupts_and_none_lost() -> Result<()> {
 fn messages_that_the_level_merges_are_all_counted() -> Result<()> {
     let mut stack = Stack::start(DeviceKind::Net, 1)?;
     let mut g = Guest::start(&stack, Machine::Pc)?;
-    let d = g.driver.clone();
-    d.begin(&g.qemu.qtest, 0)?;
-    d.queue(&g.qemu.qtest, &mut g.qemu.memory, 0, 0)?;
-    let mut tx = d.queue(&g.qemu.qtest, &mut g.qemu.memory, 1, 0)?;
-    d.set_status(&g.qemu.qtest, 7)?;
-    let frame = [Buffer::Out(vec![0; 10]), Buffer::Out(vec![0xff; 60])];
-    d.add(&g.qemu.qtest, &mut g.qemu.memory, &mut tx, &frame)?;
-    d.repeat_first(&g.qemu.qtest, &tx)?;
+    let (d, tx) = repeating(&mut g)?;
     let before = sent(&mut stack.sim)?;
     let mut seen = 0u64;
     for round in 1..=10_000u64 {

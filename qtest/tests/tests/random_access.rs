@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use qtest_harness::{DeviceKind, LegacyDriver, Machine, Stack};
 use qtest_tests::access::{ones, Model};
-use qtest_tests::{counter, modern, wait_link};
+use qtest_tests::{counter, wait_link};
 
 /// Small, and the same every time.
 struct Random(u64);
@@ -28,32 +28,8 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool, intx: b
     let mut d = LegacyDriver::new(&device)?;
     let msix = device.msix(q)?;
     let size = device.bar(0)?.size;
-    d.set_status(q, 0)?;
-    let mut sizes = Vec::new();
-    loop {
-        d.write(q, 14, 2, u32::try_from(sizes.len())?)?;
-        match d.read(q, 12, 2)? {
-            0 => break,
-            n => sizes.push(u16::try_from(n)?),
-        }
-    }
-    d.set_status(q, 0)?;
-    d.write(q, 14, 2, 0)?;
-    let mut m = Model {
-        features: d.read(q, 0, 4)?,
-        driver_features: 0,
-        addresses: vec![0; sizes.len()],
-        vectors: vec![0xffff; sizes.len()],
-        sizes,
-        select: 0,
-        status: 0,
-        config_vector: 0xffff,
-        table: msix.vectors,
-        config: modern::device_config(q, &device)?,
-        initial: modern::device_config(q, &device)?,
-        writable,
-        kicks: Vec::new(),
-    };
+    let mut m = Model::of(q, &device, &d, msix.vectors)?;
+    m.writable = writable;
     let mut random = Random(seed);
     let starts = [0u32, 4, 8, 12, 14, 16, 18, 19, 20, 22, 24];
     let mut history = Vec::new();

@@ -7,35 +7,6 @@ use qtest_harness::{DeviceKind, LegacyDriver, Machine, PciDevice, Qemu, Qtest, S
 use qtest_tests::access::{ones, Model};
 use qtest_tests::{commands, modern};
 
-/// Brings the device to a known state and reads all of it, register by register.
-fn model(q: &Qtest, device: &PciDevice, driver: &mut LegacyDriver, table: u16) -> Result<Model> {
-    driver.set_status(q, 0)?;
-    let mut sizes = Vec::new();
-    for index in 0..64u32 {
-        driver.write(q, 14, 2, index)?;
-        match driver.read(q, 12, 2)? {
-            0 => break,
-            size => sizes.push(u16::try_from(size)?),
-        }
-    }
-    driver.write(q, 14, 2, 0)?;
-    Ok(Model {
-        features: driver.read(q, 0, 4)?,
-        driver_features: 0,
-        addresses: vec![0; sizes.len()],
-        vectors: vec![0xffff; sizes.len()],
-        sizes,
-        select: 0,
-        status: 0,
-        config_vector: 0xffff,
-        table,
-        config: modern::device_config(q, device)?,
-        initial: modern::device_config(q, device)?,
-        writable: 0,
-        kicks: Vec::new(),
-    })
-}
-
 /// Everything that can be read, with natural widths; leaves the selection as it was.
 fn check(q: &Qtest, driver: &LegacyDriver, m: &Model, msix: bool, what: &str) -> Result<()> {
     let select = u32::from(m.select);
@@ -110,7 +81,7 @@ fn reads(kind: DeviceKind) -> Result<()> {
     for on in [false, true, false, true] {
         msix.enable(q, &s.device, on)?;
         s.driver.msix = on;
-        let mut m = model(q, &s.device, &mut s.driver, s.table)?;
+        let mut m = Model::of(q, &s.device, &s.driver, s.table)?;
         // Values that differ from byte to byte.
         for (offset, width, value) in [(4, 4, 0xffff_ffff), (18, 1, 3), (14, 2, 1), (8, 4, 0x0102)]
         {
@@ -188,7 +159,7 @@ fn writes(kind: DeviceKind) -> Result<()> {
     for on in [false, true] {
         msix.enable(q, &s.device, on)?;
         s.driver.msix = on;
-        let mut m = model(q, &s.device, &mut s.driver, s.table)?;
+        let mut m = Model::of(q, &s.device, &s.driver, s.table)?;
         let header = if on { 24 } else { 20 };
         for value in [0x0203_0801u32, 0x0101_0101, 0] {
             for width in [1u8, 2, 4] {
