@@ -26,11 +26,15 @@ const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 /// Largest report.
 const MAX_REPORT: usize = 4096;
 
 /// Runs `program` until it ends by itself; starts it again, with the files that it left, when it is
-/// killed. Says `started=PID` each time.
+/// killed. Says `started=PID` and `ended=STATUS` each time, and how many files it keeps.
 pub(crate) fn keep(program: &[&str]) -> io::Result<()> {
     let _ = std::fs::remove_file(SOCKET);
     let reports = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
@@ -48,7 +52,11 @@ pub(crate) fn keep(program: &[&str]) -> io::Result<()> {
                 break status;
             }
         };
-        println!("ended={status}");
+        // Its last words.
+        while poll(&mut [PollFd::new(&reports, PollFlags::IN)], Some(&NOW))? > 0 {
+            take(&reports, &mut files)?;
+        }
+        println!("ended={status}, files={}", files.len());
         if status.signal().is_none() {
             return Ok(());
         }

@@ -7,6 +7,7 @@
 //! - `prove SOCKET MEMBER FUNCTION [UUID]`: asks the helper on SOCKET for its VF MEMBER (0: any) with
 //!   the device file of FUNCTION (by its group, with `cdev:` before it by iommufd), or another file, as the
 //!   proof.
+//! - `watch` with the same arguments: keeps the connection and says what the helper tells.
 //! - `keep PROGRAM ARGUMENTS...`: runs a program as a service manager does that keeps its files.
 //!
 //! What was found is printed as `key=value` lines. Exit status 1 with `error=...` says what failed.
@@ -46,9 +47,13 @@ fn main() -> ExitCode {
         ["probe", address, uuid] => probe(address, Some(uuid)),
         ["prove", socket, member, what] => ask(socket, member, what, None),
         ["prove", socket, member, what, uuid] => ask(socket, member, what, Some(uuid)),
+        ["watch", socket, member, what, uuid] => {
+            number(member).and_then(|n| prove::watch(socket, n, what, Some(uuid)))
+        }
         ["keep", program @ ..] if !program.is_empty() => keep::keep(program),
         _ => Err(io::Error::other(
-            "usage: keep PROGRAM... | hold ADDRESS UUID | probe ADDRESS [UUID] | prove SOCKET MEMBER FUNCTION [UUID]",
+            "usage: keep PROGRAM... | hold ADDRESS UUID | probe ADDRESS [UUID] | prove SOCKET MEMBER FUNCTION [UUID] | \
+             watch SOCKET MEMBER FUNCTION UUID",
         )),
     };
     match done {
@@ -62,10 +67,13 @@ fn main() -> ExitCode {
 }
 
 fn ask(socket: &str, member: &str, what: &str, token: Option<&str>) -> io::Result<()> {
-    let member = member
+    prove::prove(socket, number(member)?, what, token)
+}
+
+fn number(member: &str) -> io::Result<u16> {
+    member
         .parse()
-        .map_err(|_| io::Error::other(format!("{member} is no number of a VF")))?;
-    prove::prove(socket, member, what, token)
+        .map_err(|_| io::Error::other(format!("{member} is no number of a VF")))
 }
 
 fn hold(address: &str, uuid: &str) -> io::Result<()> {

@@ -2,11 +2,13 @@
 //! Asks a helper for a VF and attaches a file as the proof, which may be the wrong one.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IoSlice, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use legacy_vf_proto::{
-    decode_reply, Hello, Name, Open, Proof, Reply, Request, MAX_MESSAGE, VERSION,
+    decode_incoming, decode_reply, Hello, Incoming, Name, Open, Proof, Reply, Request, MAX_MESSAGE,
+    VERSION,
 };
 use rustix::net::{
     connect, recv, sendmsg, socket, sockopt, AddressFamily, RecvFlags, SendAncillaryBuffer,
@@ -17,13 +19,68 @@ use crate::parse_uuid;
 use crate::sys::Device;
 
 /// Longest time for an answer of the helper.
-const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Longest time for which somebody watches.
+const WATCH: Duration = Duration::from_secs(120);
+
+/// What the helper answered to OPEN.
+enum Opened {
+    /// VF.
+    Done(u16),
+    /// Code and text.
+    Refused(String, String),
+}
+
+impl Opened {
+    /// Prints it.
+    fn say(&self) {
+        match self {
+            Self::Done(member) => println!("opened={member}"),
+            Self::Refused(code, text) => {
+                println!("refused={code}");
+                println!("text={text}");
+            }
+        }
+    }
+}
 
 /// Sends OPEN for VF `member` (0: the helper finds it out) with the device file of the function
 /// `what`, or with the file of that name if it is a path. With `cdev:` before it, the function is opened
 /// by its own file and iommufd instead of its group. Says `opened=VF` or `refused=CODE` with the
 /// helper's text.
 pub(crate) fn prove(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<()> {
+    let (_connection, opened) = open(path, member, what, token)?;
+    opened.say();
+    Ok(())
+}
+
+/// The same, then closes the function's file but not the connection: says `event=KIND` for what the
+/// helper tells, and `closed=1` when it closes the connection.
+pub(crate) fn watch(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<()> {
+    let (connection, opened) = open(path, member, what, token)?;
+    opened.say();
+    io::stdout().flush()?;
+    if matches!(opened, Opened::Refused(..)) {
+        return Err(io::Error::other("nothing to watch"));
+    }
+    sockopt::set_socket_timeout(&connection, sockopt::Timeout::Recv, Some(WATCH))?;
+    let mut buf = [0; MAX_MESSAGE];
+    loop {
+        let len = recv(&connection, &mut buf, RecvFlags::empty())?.0;
+        if len == 0 {
+            println!("closed=1");
+            return Ok(());
+        }
+        match decode_incoming(buf.get(..len).unwrap_or_default()) {
+            Ok(Incoming::Event(event)) => println!("event={}", event.kind.name()),
+            _ => return Err(io::Error::other("not an event")),
+        }
+    }
+}
+
+/// See [`prove`]; gives the connection. The function's file is closed again.
+fn open(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<(OwnedFd, Opened)> {
     let device;
     let file;
     let fd: BorrowedFd<'_> = if what.starts_with('/') {
@@ -49,26 +106,23 @@ pub(crate) fn prove(path: &str, member: u16, what: &str, token: Option<&str>) ->
     let len = hello.encode(1, &mut buf);
     send(socket.as_fd(), buf.get(..len), None)?;
     receive(socket.as_fd(), &mut buf)?;
-    let open = Request::Open(Open {
+    let request = Request::Open(Open {
         member,
         proof: Proof::VFIO_FD,
         virtio_id: 0,
         serial: 0,
     });
-    let len = open.encode(2, &mut buf);
+    let len = request.encode(2, &mut buf);
     send(socket.as_fd(), buf.get(..len), Some(fd))?;
     let len = receive(socket.as_fd(), &mut buf)?;
     let reply = decode_reply(buf.get(..len).unwrap_or_default())
         .map_err(|error| io::Error::other(format!("{:?}", error.reason)))?;
-    match reply.1 {
-        Reply::Open(open) => println!("opened={}", open.member),
-        Reply::Error(error) => {
-            println!("refused={}", error.code);
-            println!("text={}", error.text);
-        }
+    let opened = match reply.1 {
+        Reply::Open(open) => Opened::Done(open.member),
+        Reply::Error(error) => Opened::Refused(error.code.to_string(), error.text.to_owned()),
         _ => return Err(io::Error::other("not the answer to OPEN")),
-    }
-    Ok(())
+    };
+    Ok((socket, opened))
 }
 
 fn send(

@@ -87,11 +87,65 @@ impl Qmp {
         bail!("QEMU sends events instead of an answer to {command}")
     }
 
+    /// Waits for an event about a device. Those that came before an answer of QEMU are lost.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub(crate) fn wait_event(&mut self, name: &str, device: &str) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < ANSWER {
+            let message = self
+                .receive()
+                .with_context(|| format!("no event {name} of {device}"))?;
+            let of = message.pointer("/data/device").and_then(Value::as_str);
+            if message.get("event").is_some_and(|event| event == name) && of == Some(device) {
+                return Ok(());
+            }
+        }
+        bail!("no event {name} of {device}, but others")
+    }
+
     fn receive(&mut self) -> Result<Value> {
         let mut line = String::new();
         if self.reader.read_line(&mut line).context("no answer")? == 0 {
             bail!("QEMU closed the connection");
         }
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A conversation with somebody who says these lines, whatever he is asked.
+    fn with(lines: &[&str]) -> Qmp {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        for line in lines {
+            writeln!(there, "{line}").unwrap();
+        }
+        there.shutdown(std::net::Shutdown::Write).unwrap();
+        // Kept open for what is asked.
+        std::mem::forget(there);
+        Qmp::new(here).unwrap()
+    }
+
+    const BEGIN: [&str; 2] = [r#"{"QMP": {}}"#, r#"{"return": {}}"#];
+
+    #[test]
+    fn the_event_of_the_device_is_waited_for() {
+        let event =
+            |device| format!(r#"{{"event": "DEVICE_DELETED", "data": {{"device": "{device}"}}}}"#);
+        let (other, wanted) = (event("other"), event("wanted"));
+        let nameless = r#"{"event": "DEVICE_DELETED", "data": {"path": "/machine"}}"#;
+        let another = r#"{"event": "STOP", "data": {"device": "wanted"}}"#;
+        let lines = [&BEGIN[..], &[another, nameless, &other, &wanted]].concat();
+        with(&lines).wait_event("DEVICE_DELETED", "wanted").unwrap();
+        let error = with(&lines[..5]).wait_event("DEVICE_DELETED", "wanted");
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(
+            text.contains("no event DEVICE_DELETED of wanted") && text.contains("closed"),
+            "{text}"
+        );
     }
 }

@@ -10,7 +10,7 @@ mod resets;
 mod scenarios;
 mod stock;
 mod switch;
-mod types;
+pub(crate) mod types;
 
 pub(crate) use self::booted::check_driver;
 

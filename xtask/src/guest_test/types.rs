@@ -7,14 +7,17 @@
 mod balloon;
 mod console;
 mod p9;
+mod place;
 mod rng;
 mod scsi;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
+pub(crate) use self::place::{Guest, Place};
 use super::scenarios::Scenario;
 use super::Bench;
 use crate::guest::answer::Answer;
@@ -54,9 +57,13 @@ const MODULES: &[&str] = &[
     "9p",
 ];
 
+/// Options of the simulator for two of the types.
+pub(crate) const CONSOLE: &[&str] = &["--console-ports", "1"];
+pub(crate) const SCSI: &[&str] = scsi::OPTIONS;
+
 /// How the functions of a guest interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Interrupts {
+pub(crate) enum Interrupts {
     /// Messages.
     Msix,
     /// The pin: the kernel is told not to use messages.
@@ -117,7 +124,7 @@ struct Type {
     /// and serves it all the same.
     breaks: &'static [&'static str],
     /// Makes the guest use the function and compares with what the simulator saw; gives figures.
-    work: fn(&mut Machine, &Pf) -> Result<String>,
+    work: fn(&mut Place<'_>) -> Result<String>,
 }
 
 const TYPES: &[Type] = &[
@@ -131,7 +138,7 @@ const TYPES: &[Type] = &[
     },
     Type {
         kind: "console",
-        options: &["--console-ports", "1"],
+        options: CONSOLE,
         ids: ("0x1af4:0x1003", "0x1af4:0x0003"),
         driver: "virtio_console",
         breaks: &[],
@@ -148,7 +155,7 @@ const TYPES: &[Type] = &[
     },
     Type {
         kind: "scsi",
-        options: scsi::OPTIONS,
+        options: SCSI,
         ids: ("0x1af4:0x1004", "0x1af4:0x0008"),
         driver: "virtio_scsi",
         breaks: &[],
@@ -165,7 +172,10 @@ const TYPES: &[Type] = &[
 ];
 
 /// The guest's image with the drivers of all types.
-fn image(bench: &Bench) -> Result<Image> {
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn image(bench: &Bench) -> Result<Image> {
     let initrd = bench.run.path().join("types.cpio");
     let addition = Addition {
         modules: vec![("types", MODULES)],
@@ -178,13 +188,40 @@ fn image(bench: &Bench) -> Result<Image> {
     })
 }
 
+/// A machine with functions of PFs that are served beside it.
+struct Direct {
+    machine: Machine,
+    pfs: Vec<(&'static str, Pf)>,
+}
+
+impl Direct {
+    fn pf(&self, kind: &str) -> Result<&Pf> {
+        let found = self.pfs.iter().find(|(name, _)| *name == kind);
+        Ok(&found.with_context(|| format!("no PF {kind}"))?.1)
+    }
+}
+
+impl Guest for Direct {
+    fn run(&mut self, command: &str, within: Duration) -> Result<Answer> {
+        self.machine.run(command, within)?.ok()
+    }
+
+    fn control(&self, kind: &str, request: &Value) -> Result<Value> {
+        self.pf(kind)?.control(request)
+    }
+
+    fn dir(&self, kind: &str) -> Result<PathBuf> {
+        Ok(self.pf(kind)?.dir().to_owned())
+    }
+}
+
 fn all_types(bench: &Bench, driver: Driver, interrupts: Interrupts) -> Result<String> {
     let image = image(bench)?;
     let pfs = TYPES
         .iter()
-        .map(|of| bench.pf(of.kind, 1, of.options))
+        .map(|of| Ok((of.kind, bench.pf(of.kind, 1, of.options)?)))
         .collect::<Result<Vec<_>>>()?;
-    let functions = pfs.iter().map(|pf| pf.function(1)).collect();
+    let functions = pfs.iter().map(|(_, pf)| pf.function(1)).collect();
     let mut config = bench.config(driver, functions);
     config.image = &image;
     config.extra = Extra {
@@ -193,36 +230,49 @@ fn all_types(bench: &Bench, driver: Driver, interrupts: Interrupts) -> Result<St
     };
     let mut machine = bench.machine("guest", &config)?;
     machine.wait_ready()?;
+    let kinds: Vec<&str> = TYPES.iter().map(|of| of.kind).collect();
+    let mut direct = Direct { machine, pfs };
+    let done = used(&mut direct, &kinds, driver, interrupts);
+    direct.machine.explained(done)
+}
+
+/// Has a guest that was just started use its function of each of these types; gives figures.
+///
+/// # Errors
+/// When one of them does not work, or the simulator saw something else than the guest.
+pub(crate) fn used(
+    guest: &mut dyn Guest,
+    kinds: &[&str],
+    driver: Driver,
+    interrupts: Interrupts,
+) -> Result<String> {
+    let types = || TYPES.iter().filter(|of| kinds.contains(&of.kind));
     // The firmware, which looks for something to boot from, has its own drivers.
-    let firmware = pfs.iter().map(counters).collect::<Result<Vec<_>>>()?;
-    machine.run("types_load", SHORT)?.ok()?;
+    let mut firmware = Vec::new();
+    for of in types() {
+        firmware.push(Place::new(guest, of.kind).counters()?);
+    }
+    guest.run("types_load", SHORT)?;
     let mut figures = Vec::new();
-    for ((of, pf), firmware) in TYPES.iter().zip(&pfs).zip(&firmware) {
-        let used = one_type(of, &mut machine, pf, firmware, (driver, interrupts));
-        figures.push(machine.explained(used).with_context(|| of.kind)?);
+    for (of, firmware) in types().zip(&firmware) {
+        let place = &mut Place::new(guest, of.kind);
+        figures.push(one_type(of, place, firmware, (driver, interrupts)).context(of.kind)?);
     }
     Ok(figures.join("; "))
 }
 
-/// What the simulated hardware counted for VF 1.
-fn counters(pf: &Pf) -> Result<Vf> {
-    let counters = pf.counters()?;
-    Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))
-}
-
 fn one_type(
     of: &Type,
-    machine: &mut Machine,
-    pf: &Pf,
+    place: &mut Place<'_>,
     firmware: &Vf,
     (driver, interrupts): (Driver, Interrupts),
 ) -> Result<String> {
-    let info = machine.run(&format!("type {}", of.kind), SHORT)?.ok()?;
+    let info = place.guest(&format!("type {}", of.kind), SHORT)?;
     check_driver(of, driver, &info)?;
-    let figures = (of.work)(machine, pf)?;
-    let after = machine.run(&format!("type {}", of.kind), SHORT)?.ok()?;
+    let figures = (of.work)(place)?;
+    let after = place.guest(&format!("type {}", of.kind), SHORT)?;
     let count = interrupts.check(&after)?;
-    let vf = counters(pf)?;
+    let vf = place.counters()?;
     let legacy = vf.doorbells_legacy - firmware.doorbells_legacy;
     let modern = vf.doorbells_modern - firmware.doorbells_modern;
     let (rung, silent) = match driver {
@@ -234,7 +284,7 @@ fn one_type(
         "doorbells: {vf:?}, of the firmware {firmware:?}"
     );
     ensure!(vf.needs_reset == 0, "the device broke down: {vf:?}");
-    let broken = violations(&pf.counters()?)?;
+    let broken = violations(&place.all_counters()?)?;
     let expected = match driver {
         Driver::Legacy => &[],
         Driver::Modern => of.breaks,
@@ -294,29 +344,4 @@ pub(super) fn violations(counters: &Value) -> Result<Vec<String>> {
         .and_then(Value::as_object);
     let map = map.with_context(|| format!("no violations in {counters}"))?;
     Ok(map.keys().cloned().collect())
-}
-
-/// What the type of VF 1 counts under a name.
-fn number(pf: &Pf, name: &str) -> Result<u64> {
-    let counters = pf.counters()?;
-    counters
-        .pointer(&format!("/hardware/functions/vf1/type/{name}"))
-        .and_then(Value::as_u64)
-        .with_context(|| format!("no number {name} in {counters}"))
-}
-
-/// Waits until a number of the type is `want`.
-fn wait_number(pf: &Pf, name: &str, want: u64, within: Duration) -> Result<()> {
-    let until = std::time::Instant::now() + within;
-    loop {
-        let now = number(pf, name)?;
-        if now == want {
-            return Ok(());
-        }
-        ensure!(
-            std::time::Instant::now() < until,
-            "{name} is {now}, not {want}, after {within:?}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

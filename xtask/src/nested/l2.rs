@@ -85,32 +85,41 @@ pub(super) fn start_helpers(nested: &mut Nested) -> Result<()> {
 
 /// Starts the helpers of both PFs.
 pub(super) fn start_blk_and_net(nested: &mut Nested) -> Result<()> {
+    for kind in ["net", "blk"] {
+        start_helper(nested, kind)?;
+    }
+    Ok(())
+}
+
+/// Starts the helper of a PF, which takes that from its driver and enables all its VFs.
+pub(super) fn start_helper(nested: &mut Nested, kind: &str) -> Result<()> {
     // Debian 12's kernel does not tell whose a VFIO device file is.
-    let kernel = nested.step("sriov_info")?.get("kernel")?.to_owned();
+    let kernel = nested
+        .step(&format!("sriov_info {kind}"))?
+        .get("kernel")?
+        .to_owned();
     let unproven = if kernel.starts_with("6.1.") {
         " --allow-unproven-uid 0"
     } else {
         ""
     };
-    for kind in ["net", "blk"] {
-        nested
-            .step(&format!(
-                "helper_start {kind} --bind --vfs {}{unproven}",
-                NET.vfs
-            ))
-            .with_context(|| format!("start the helper of the {kind} PF"))?;
-        let vfs = nested.step(&format!("vfs {kind}"))?;
-        ensure!(
-            vfs.number("vfs")? == u64::from(NET.vfs) && vfs.get("vf1.driver")? == "vfio-pci",
-            "the {kind} helper's VFs: {}",
-            vfs.text()
-        );
-        let live = nested.live_vfs(kind)?;
-        ensure!(
-            live == u64::from(NET.vfs),
-            "the simulator has {live} live {kind} VFs"
-        );
-    }
+    nested
+        .step(&format!(
+            "helper_start {kind} --bind --vfs {}{unproven}",
+            NET.vfs
+        ))
+        .with_context(|| format!("start the helper of the {kind} PF"))?;
+    let vfs = nested.step(&format!("vfs {kind}"))?;
+    ensure!(
+        vfs.number("vfs")? == u64::from(NET.vfs) && vfs.get("vf1.driver")? == "vfio-pci",
+        "the {kind} helper's VFs: {}",
+        vfs.text()
+    );
+    let live = nested.live_vfs(kind)?;
+    ensure!(
+        live == u64::from(NET.vfs),
+        "the simulator has {live} live {kind} VFs"
+    );
     Ok(())
 }
 

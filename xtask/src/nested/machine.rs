@@ -32,7 +32,7 @@ pub(crate) const COUNTED: &str = "intel_iommu=on vlvf.counted";
 /// A simulated PF with its VFs, behind a root port of its own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Card {
-    /// "net" or "blk".
+    /// The type, as the simulator names it.
     pub(crate) kind: &'static str,
     pub(crate) vfs: u16,
     /// More options of the simulator.
@@ -317,9 +317,20 @@ impl Nested {
         kind: &str,
         request: &serde_json::Value,
     ) -> Result<serde_json::Value> {
+        control(&self.card(kind)?.dir, request)
+    }
+
+    fn card(&self, kind: &str) -> Result<&Running> {
         let running = self.cards.iter().find(|running| running.card.kind == kind);
-        let running = running.with_context(|| format!("the machine has no card {kind}"))?;
-        control(&running.dir, request)
+        running.with_context(|| format!("the machine has no card {kind}"))
+    }
+
+    /// Where the simulator of a card has its sockets.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn dir(&self, kind: &str) -> Result<&Path> {
+        Ok(&self.card(kind)?.dir)
     }
 
     /// Checks what no scenario may cause: faults, errors, and breaches of the specification by the

@@ -18,6 +18,8 @@ mod machine;
 mod peer;
 mod restart;
 mod scenarios;
+mod takeback;
+mod types;
 mod wrong;
 
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ pub(crate) use self::machine::{Card, Nested, Plan};
 use crate::guest::debs::Release;
 use crate::guest::process;
 use crate::guest::{self, Image};
-use crate::guest_test::Bench;
+use crate::guest_test::{self, Bench};
 use crate::programs;
 use crate::project::Project;
 use crate::steps::{seconds, Steps};
@@ -92,8 +94,8 @@ impl Workbench {
         let probe = programs::build_probe(project, steps)?;
         let outer = guest::ensure_release(project, steps, release)?;
         let image = steps.run("make the nested machine's file system", |step| {
-            let (programs, inner) = (&bench.programs, &bench.image);
-            image::make(step, programs, &probe, &outer, inner, bench.run.path())
+            let (programs, inner) = (&bench.programs, guest_test::types::image(&bench)?);
+            image::make(step, programs, &probe, &outer, &inner, bench.run.path())
         })?;
         Ok(Self { bench, image })
     }
@@ -101,10 +103,13 @@ impl Workbench {
 
 /// All scenarios.
 fn all() -> impl Iterator<Item = &'static Scenario> {
+    // In the same machine; the last one loads drivers in it.
     let l2 = l2::ALL.iter().chain(device::ALL).chain(intx::ALL);
+    let l2 = l2.chain(takeback::ALL);
     scenarios::ALL
         .iter()
         .chain(l2)
+        .chain(types::ALL)
         .chain(restart::ALL)
         .chain(wrong::ALL)
         .chain(newer())

@@ -4,9 +4,7 @@
 use anyhow::{ensure, Result};
 use serde_json::json;
 
-use super::{number, wait_number, LONG, SHORT};
-use crate::guest::machine::Machine;
-use crate::guest::rig::Pf;
+use super::{Place, LONG, SHORT};
 
 /// 128 MiB, then half of it, then nothing.
 const STEPS: [u64; 3] = [32768, 16384, 0];
@@ -14,24 +12,24 @@ const STEPS: [u64; 3] = [32768, 16384, 0];
 const PAGE_KIB: u64 = 4;
 
 /// Total and free memory in KiB.
-fn memory(machine: &mut Machine) -> Result<(u64, u64)> {
-    let answer = machine.run("memory", SHORT)?.ok()?;
+fn memory(place: &mut Place<'_>) -> Result<(u64, u64)> {
+    let answer = place.guest("memory", SHORT)?;
     Ok((answer.number("MemTotal")?, answer.number("MemFree")?))
 }
 
-pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
-    let (total, free) = memory(machine)?;
+pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
+    let (total, free) = memory(place)?;
     let mut lowest_free = free;
     for pages in STEPS {
-        pf.control(&json!({ "cmd": "balloon", "vf": 1, "pages": pages }))?;
+        place.control(&json!({ "cmd": "balloon", "vf": 1, "pages": pages }))?;
         // What the driver says, and what went through the queues page by page.
-        wait_number(pf, "actual", pages, LONG)?;
-        let inside = number(pf, "pages")?;
+        place.wait_number("actual", pages, LONG)?;
+        let inside = place.number("pages")?;
         ensure!(
             inside == pages,
             "{inside} pages are in the balloon, not {pages}"
         );
-        let (now, free_now) = memory(machine)?;
+        let (now, free_now) = memory(place)?;
         ensure!(
             now + pages * PAGE_KIB == total,
             "with {pages} pages in the balloon the guest has {now} KiB of {total}"
@@ -45,14 +43,14 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
         "free memory went from {free} to {lowest_free} KiB only"
     );
     let moved = STEPS.into_iter().max().unwrap_or(0);
-    let (inflated, deflated) = (number(pf, "inflated")?, number(pf, "deflated")?);
+    let (inflated, deflated) = (place.number("inflated")?, place.number("deflated")?);
     ensure!(
         inflated == moved && deflated == moved,
         "{inflated} pages went in and {deflated} came out, not {moved}"
     );
-    pf.control(&json!({ "cmd": "balloon-stats", "vf": 1 }))?;
-    wait_number(pf, "stats_updates", 1, SHORT)?;
-    let told = number(pf, "stat_total_memory")?;
+    place.control(&json!({ "cmd": "balloon-stats", "vf": 1 }))?;
+    place.wait_number("stats_updates", 1, SHORT)?;
+    let told = place.number("stat_total_memory")?;
     ensure!(
         told == total * 1024,
         "the guest tells {told} bytes of memory, but has {total} KiB"

@@ -7,49 +7,44 @@ use std::thread;
 
 use anyhow::{anyhow, ensure, Context, Result};
 
-use super::{number, LONG, SHORT};
+use super::{Place, LONG, SHORT};
 use crate::digest;
-use crate::guest::machine::Machine;
-use crate::guest::rig::Pf;
 
 /// hvc0 takes 16 characters at a time.
 const HVC_BYTES: usize = 64 << 10;
 const PORT_BYTES: usize = 2 << 20;
 
-pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
-    let ports = machine.run("ports", SHORT)?.ok()?;
+pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
+    let ports = place.guest("ports", SHORT)?;
     ensure!(ports.get("hvc")? == "1", "no hvc0: {}", ports.text());
     let named = ports.get("port")?;
     let port = named
         .strip_suffix(":vlvf.1")
         .with_context(|| format!("no port vlvf.1: {}", ports.text()))?;
-    let (rx, tx) = (number(pf, "rx_bytes")?, number(pf, "tx_bytes")?);
+    let (rx, tx) = (place.number("rx_bytes")?, place.number("tx_bytes")?);
     let mut figures = Vec::new();
     for (name, socket, bytes) in [
         ("hvc0", "vf1.console", HVC_BYTES),
         (port, "vf1.port1", PORT_BYTES),
     ] {
-        figures.push(exchange(machine, pf, name, socket, bytes).with_context(|| name.to_owned())?);
+        figures.push(exchange(place, name, socket, bytes).with_context(|| name.to_owned())?);
     }
     let all = (HVC_BYTES + PORT_BYTES) as u64;
-    let (rx, tx) = (number(pf, "rx_bytes")? - rx, number(pf, "tx_bytes")? - tx);
+    let (rx, tx) = (
+        place.number("rx_bytes")? - rx,
+        place.number("tx_bytes")? - tx,
+    );
     ensure!(
         rx == all && tx == all,
         "the simulator counted {rx} bytes in and {tx} out, not {all}"
     );
-    ensure!(number(pf, "tx_lost")? == 0, "output was lost");
+    ensure!(place.number("tx_lost")? == 0, "output was lost");
     Ok(figures.join(", "))
 }
 
 /// The guest sends, then the host; each compares what came with what the other says it sent.
-fn exchange(
-    machine: &mut Machine,
-    pf: &Pf,
-    name: &str,
-    socket: &str,
-    bytes: usize,
-) -> Result<String> {
-    let path = pf.dir().join(socket);
+fn exchange(place: &mut Place<'_>, name: &str, socket: &str, bytes: usize) -> Result<String> {
+    let path = place.dir()?.join(socket);
     let mut host = UnixStream::connect(&path)
         .with_context(|| format!("cannot connect to {}", path.display()))?;
     host.set_read_timeout(Some(LONG))?;
@@ -67,7 +62,7 @@ fn exchange(
         host.write_all(&text).context("the host's text")?;
         Ok(got)
     });
-    let answer = machine.run(&format!("port {name} {bytes}"), LONG)?.ok()?;
+    let answer = place.guest(&format!("port {name} {bytes}"), LONG)?;
     let got = other_end
         .join()
         .map_err(|_| anyhow!("a thread panicked"))??;

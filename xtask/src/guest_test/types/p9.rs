@@ -8,10 +8,8 @@ use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 
-use super::{number, LONG, SHORT};
+use super::{Place, LONG, SHORT};
 use crate::digest;
-use crate::guest::machine::Machine;
-use crate::guest::rig::Pf;
 
 const TAG: &str = "host-share";
 pub(super) const OPTIONS: &[&str] = &["--tag", TAG];
@@ -32,16 +30,14 @@ fn names(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
+pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
     // The simulator's own directory for it.
-    let share = pf.dir().join("share");
-    let mount = machine.run(&format!("p9_mount {TAG}"), SHORT)?.ok()?;
+    let share = place.dir()?.join("share");
+    let mount = place.guest(&format!("p9_mount {TAG}"), SHORT)?;
     ensure!(mount.get("tag")? == TAG, "tag: {}", mount.text());
-    let (wrote, read) = (number(pf, "bytes_written")?, number(pf, "bytes_read")?);
+    let (wrote, read) = (place.number("bytes_written")?, place.number("bytes_read")?);
 
-    let out = machine
-        .run(&format!("p9_write from-guest {MIB}"), LONG)?
-        .ok()?;
+    let out = place.guest(&format!("p9_write from-guest {MIB}"), LONG)?;
     let (sent, arrived) = (
         out.get("written_sha256")?,
         &digest_of(&share.join("from-guest"))?,
@@ -54,7 +50,7 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
         .map(|n| (n ^ (n >> 8) ^ (n >> 17)) as u8)
         .collect();
     fs::write(share.join("from-host"), &data)?;
-    let back = machine.run("p9_read from-host", LONG)?.ok()?;
+    let back = place.guest("p9_read from-host", LONG)?;
     let (sent, arrived) = (&digest::of_bytes(&data), back.get("read_sha256")?);
     ensure!(
         sent == arrived,
@@ -63,29 +59,29 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
     ensure!(back.number("read_bytes")? == data.len() as u64);
     let all = (MIB << 20) as u64;
     let (wrote, read) = (
-        number(pf, "bytes_written")? - wrote,
-        number(pf, "bytes_read")? - read,
+        place.number("bytes_written")? - wrote,
+        place.number("bytes_read")? - read,
     );
     ensure!(
         wrote == all && read == all,
         "the simulator counted {wrote} bytes out and {read} in, not {all}"
     );
 
-    many(machine, &share)?;
-    rest(machine, &share)?;
-    machine.run("p9_umount", SHORT)?.ok()?;
-    let fids = number(pf, "fids")?;
+    many(place, &share)?;
+    rest(place, &share)?;
+    place.guest("p9_umount", SHORT)?;
+    let fids = place.number("fids")?;
     ensure!(fids == 0, "{fids} files are still open after unmounting");
     // The driver lets go of the function and takes it again.
-    let rebound = machine.run(&format!("rebind 9p {REBINDS}"), LONG)?.ok()?;
+    let rebound = place.guest(&format!("rebind 9p {REBINDS}"), LONG)?;
     ensure!(rebound.number("rebinds")? == REBINDS, "{}", rebound.text());
-    machine.run(&format!("p9_mount {TAG}"), SHORT)?.ok()?;
-    let again = machine.run("p9_read from-guest", LONG)?.ok()?;
+    place.guest(&format!("p9_mount {TAG}"), SHORT)?;
+    let again = place.guest("p9_read from-guest", LONG)?;
     ensure!(
         again.get("read_sha256")? == out.get("written_sha256")?,
         "digests differ after {REBINDS} rebinds"
     );
-    machine.run("p9_umount", SHORT)?.ok()?;
+    place.guest("p9_umount", SHORT)?;
     Ok(format!(
         "{MIB} MiB out {} ms, in {} ms, {FILES} files listed, renamed, half of them removed, \
          {REBINDS} rebinds",
@@ -94,8 +90,8 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
     ))
 }
 
-fn many(machine: &mut Machine, share: &Path) -> Result<()> {
-    let many = machine.run(&format!("p9_many {FILES}"), LONG)?.ok()?;
+fn many(place: &mut Place<'_>, share: &Path) -> Result<()> {
+    let many = place.guest(&format!("p9_many {FILES}"), LONG)?;
     for (key, want) in [
         ("created", FILES),
         ("left", 0),
@@ -126,10 +122,10 @@ fn many(machine: &mut Machine, share: &Path) -> Result<()> {
     Ok(())
 }
 
-fn rest(machine: &mut Machine, share: &Path) -> Result<()> {
+fn rest(place: &mut Place<'_>, share: &Path) -> Result<()> {
     let outside = share.parent().context("the share has no parent")?;
     symlink(outside, share.join("out"))?;
-    let rest = machine.run("p9_rest", SHORT)?.ok()?;
+    let rest = place.guest("p9_rest", SHORT)?;
     for (key, want) in [
         ("mode", "640"),
         ("mtime", "981173106"),

@@ -3,24 +3,22 @@
 
 use anyhow::{ensure, Result};
 
-use super::{number, LONG};
-use crate::guest::machine::Machine;
-use crate::guest::rig::Pf;
+use super::{Place, LONG};
 
 /// Bytes read in each of the guest's two turns.
 const BYTES: u64 = 64 << 10;
 /// Bytes that Linux's core and its driver may have asked for and not used yet.
 const AHEAD: u64 = 2 * 64;
 
-pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
+pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
     // What the kernel read at its start; the guest stops that before it reads.
-    let before = number(pf, "bytes")?;
-    let answer = machine.run(&format!("rng {BYTES}"), LONG)?.ok()?;
+    let before = place.number("bytes")?;
+    let answer = place.guest(&format!("rng {BYTES}"), LONG)?;
     let rng = answer.get("rng")?;
     ensure!(rng.starts_with("virtio_rng"), "the kernel reads from {rng}");
     let read = answer.number("rng_bytes")?;
     ensure!(read == 2 * BYTES, "{read} bytes, not {}", 2 * BYTES);
-    let given = number(pf, "bytes")? - before;
+    let given = place.number("bytes")? - before;
     ensure!(
         (read..=read + KERNEL_SHARE).contains(&given),
         "the guest read {read} bytes, the simulator gave {given}"

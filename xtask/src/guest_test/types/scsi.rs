@@ -4,22 +4,20 @@
 use anyhow::{ensure, Result};
 use serde_json::json;
 
-use super::{counters, number, LONG, SHORT};
-use crate::guest::machine::Machine;
-use crate::guest::rig::Pf;
+use super::{Place, LONG, SHORT};
 
 pub(super) const OPTIONS: &[&str] = &["--scsi-ram", "96M"];
 const SECTORS: u64 = 96 << 11;
 const COPY_MIB: u64 = 64;
 const REBINDS: u64 = 5;
 
-fn sectors(pf: &Pf) -> Result<(u64, u64)> {
-    let vf = counters(pf)?;
+fn sectors(place: &Place<'_>) -> Result<(u64, u64)> {
+    let vf = place.counters()?;
     Ok((vf.sectors_written, vf.sectors_read))
 }
 
-pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
-    let disk = machine.run("scsi_disk", SHORT)?.ok()?;
+pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
+    let disk = place.guest("scsi_disk", SHORT)?;
     for (key, want) in [
         ("sectors", SECTORS.to_string().as_str()),
         ("block", "512"),
@@ -35,16 +33,16 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
         ensure!(value == want, "{key} is {value}, not {want}");
     }
     ensure!(disk.number("discard_max")? > 0, "no UNMAP: {}", disk.text());
-    let bad = number(pf, "bad_targets")?;
+    let bad = place.number("bad_targets")?;
     ensure!(bad > 0, "Linux looked for no other target");
-    let before = sectors(pf)?;
-    let copy = machine.run(&format!("scsi_copy {COPY_MIB}"), LONG)?.ok()?;
+    let before = sectors(place)?;
+    let copy = place.guest(&format!("scsi_copy {COPY_MIB}"), LONG)?;
     let (written, read) = (copy.get("written_sha256")?, copy.get("read_sha256")?);
     ensure!(
         written.len() == 64 && written == read,
         "digests differ: {written} and {read}"
     );
-    let after = sectors(pf)?;
+    let after = sectors(place)?;
     let moved = (after.0 - before.0, after.1 - before.1);
     ensure!(
         moved.0 == COPY_MIB << 11 && moved.1 >= COPY_MIB << 11,
@@ -55,31 +53,27 @@ pub(super) fn work(machine: &mut Machine, pf: &Pf) -> Result<String> {
     );
     // Events: the driver reads the capacity anew, lets go of the disk, finds it again.
     let size = SECTORS + 2048;
-    pf.control(&json!({ "cmd": "resize", "vf": 1, "sectors": size }))?;
-    machine
-        .run(&format!("scsi_wait_size {size}"), SHORT)?
-        .ok()?;
-    pf.control(&json!({ "cmd": "plug", "vf": 1, "present": false }))?;
-    machine.run("scsi_wait_gone", SHORT)?.ok()?;
-    pf.control(&json!({ "cmd": "plug", "vf": 1, "present": true }))?;
-    machine
-        .run(&format!("scsi_wait_size {size}"), SHORT)?
-        .ok()?;
-    let events = number(pf, "events")?;
+    place.control(&json!({ "cmd": "resize", "vf": 1, "sectors": size }))?;
+    place.guest(&format!("scsi_wait_size {size}"), SHORT)?;
+    place.control(&json!({ "cmd": "plug", "vf": 1, "present": false }))?;
+    place.guest("scsi_wait_gone", SHORT)?;
+    place.control(&json!({ "cmd": "plug", "vf": 1, "present": true }))?;
+    place.guest(&format!("scsi_wait_size {size}"), SHORT)?;
+    let events = place.number("events")?;
     ensure!(events == 3, "{events} events, not 3");
     ensure!(
-        number(pf, "events_missed")? == 0,
+        place.number("events_missed")? == 0,
         "an event found no buffer"
     );
-    let again = machine.run("scsi_copy 1", LONG)?.ok()?;
+    let again = place.guest("scsi_copy 1", LONG)?;
     ensure!(
         again.get("written_sha256")? == again.get("read_sha256")?,
         "digests differ after hot plug"
     );
     // The driver lets go of the function and takes it again.
-    let rebound = machine.run(&format!("rebind scsi {REBINDS}"), LONG)?.ok()?;
+    let rebound = place.guest(&format!("rebind scsi {REBINDS}"), LONG)?;
     ensure!(rebound.number("rebinds")? == REBINDS, "{}", rebound.text());
-    let last = machine.run("scsi_copy 1", LONG)?.ok()?;
+    let last = place.guest("scsi_copy 1", LONG)?;
     ensure!(
         last.get("written_sha256")? == last.get("read_sha256")?,
         "digests differ after {REBINDS} rebinds"
