@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-pub(crate) use self::place::{Guest, Place};
+pub(crate) use self::place::Guest;
+use self::place::Place;
 use super::scenarios::Scenario;
 use super::Bench;
 use crate::guest::answer::Answer;
@@ -212,6 +213,10 @@ impl Guest for Direct {
 
     fn dir(&self, kind: &str) -> Result<PathBuf> {
         Ok(self.pf(kind)?.dir().to_owned())
+    }
+
+    fn copy_mib(&self) -> u64 {
+        64
     }
 }
 

@@ -68,6 +68,9 @@ fn take_vf(nested: &mut Nested, address: &str) -> Result<String> {
     let before = nested.l2("registers net", SHORT)?.text();
     nested.l2("ping_start 0.05", SHORT)?;
     nested.step("helper_vf net 2 open")?;
+    // QEMU tells events only to those who have spoken to it.
+    let state = property(nested, TAKEN, "link-state")?;
+    ensure!(state == "connected", "the VF to be taken is {state}");
     let asked = relayed(nested, address)?;
 
     nested.step(&format!("take_start {address}"))?;

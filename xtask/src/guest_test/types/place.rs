@@ -30,6 +30,9 @@ pub(crate) trait Guest {
     /// # Errors
     /// When there is none.
     fn dir(&self, kind: &str) -> Result<PathBuf>;
+
+    /// MiB that are to be copied to and from a disk.
+    fn copy_mib(&self) -> u64;
 }
 
 /// One type in a guest.
@@ -65,6 +68,11 @@ impl<'a> Place<'a> {
     /// As [`Guest::dir`].
     pub(super) fn dir(&self) -> Result<PathBuf> {
         self.guest.dir(self.kind)
+    }
+
+    /// As [`Guest::copy_mib`].
+    pub(super) fn copy_mib(&self) -> u64 {
+        self.guest.copy_mib()
     }
 
     /// Everything that the simulator counts.

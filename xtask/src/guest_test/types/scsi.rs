@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! SCSI: 64 MiB to the disk and back by digest; a new size and hot unplug by events.
+//! SCSI: data to the disk and back by digest; a new size and hot unplug by events.
 
 use anyhow::{ensure, Result};
 use serde_json::json;
@@ -8,7 +8,6 @@ use super::{Place, LONG, SHORT};
 
 pub(super) const OPTIONS: &[&str] = &["--scsi-ram", "96M"];
 const SECTORS: u64 = 96 << 11;
-const COPY_MIB: u64 = 64;
 const REBINDS: u64 = 5;
 
 fn sectors(place: &Place<'_>) -> Result<(u64, u64)> {
@@ -36,7 +35,8 @@ pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
     let bad = place.number("bad_targets")?;
     ensure!(bad > 0, "Linux looked for no other target");
     let before = sectors(place)?;
-    let copy = place.guest(&format!("scsi_copy {COPY_MIB}"), LONG)?;
+    let mib = place.copy_mib();
+    let copy = place.guest(&format!("scsi_copy {mib}"), LONG)?;
     let (written, read) = (copy.get("written_sha256")?, copy.get("read_sha256")?);
     ensure!(
         written.len() == 64 && written == read,
@@ -45,11 +45,11 @@ pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
     let after = sectors(place)?;
     let moved = (after.0 - before.0, after.1 - before.1);
     ensure!(
-        moved.0 == COPY_MIB << 11 && moved.1 >= COPY_MIB << 11,
+        moved.0 == mib << 11 && moved.1 >= mib << 11,
         "{} sectors were written and {} read, not {}",
         moved.0,
         moved.1,
-        COPY_MIB << 11
+        mib << 11
     );
     // Events: the driver reads the capacity anew, lets go of the disk, finds it again.
     let size = SECTORS + 2048;
@@ -79,7 +79,7 @@ pub(super) fn work(place: &mut Place<'_>) -> Result<String> {
         "digests differ after {REBINDS} rebinds"
     );
     Ok(format!(
-        "{COPY_MIB} MiB written {} ms, read {} ms, {events} events, {REBINDS} rebinds",
+        "{mib} MiB written {} ms, read {} ms, {events} events, {REBINDS} rebinds",
         copy.get("write_ms")?,
         copy.get("read_ms")?
     ))
