@@ -70,7 +70,8 @@ impl Nested {
         let log = self
             .l2_port_log()
             .with_file_name(format!("{}-l2-hang-{number}.log", self.name));
-        fs::write(&log, format!("{error:#}\n"))
+        let details = self.l2_details();
+        fs::write(&log, format!("{error:#}\n{details}"))
             .with_context(|| format!("cannot write {}", log.display()))?;
         self.drain_l2();
         self.l2_qmp()?
@@ -115,12 +116,8 @@ impl Nested {
         }
         // Whether the processor moves.
         for _ in 0..LOOKS {
-            let command = json!({ "command-line": "info registers" });
-            let registers = self
-                .l2_qmp()
-                .and_then(|qmp| qmp.execute("human-monitor-command", &command));
-            match registers {
-                Ok(found) => match place(found.as_str().unwrap_or_default()) {
+            match self.l2_monitor("info registers") {
+                Ok(found) => match place(&found) {
                     Some(place) => state.places.push(place),
                     None => state.lines.push(format!("L2's QEMU: {found}")),
                 },
@@ -129,6 +126,43 @@ impl Nested {
         }
         state
     }
+
+    /// An answer of the monitor for people.
+    fn l2_monitor(&mut self, command: &str) -> Result<String> {
+        let arguments = json!({ "command-line": command });
+        let answer = self
+            .l2_qmp()?
+            .execute("human-monitor-command", &arguments)?;
+        Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
+    }
+
+    /// For somebody who looks for the cause: all registers, the stack, the lock that the kernel's slow
+    /// path of a spin lock waits for, interrupts.
+    fn l2_details(&mut self) -> String {
+        let mut details = String::new();
+        let mut ask = |command: &str| {
+            let answer = self.l2_monitor(command);
+            let answer = answer.unwrap_or_else(|error| format!("{error:#}\n"));
+            details += &format!("\n{command}\n{answer}");
+            answer
+        };
+        let registers = ask("info registers");
+        for (name, examine) in [("RSP", "x /128gx"), ("RBX", "x /4wx")] {
+            if let Some(value) = register(&registers, name) {
+                ask(&format!("{examine} 0x{value}"));
+            }
+        }
+        ask("info lapic");
+        ask("info pic");
+        details
+    }
+}
+
+/// A register of QEMU's `info registers`, in hex.
+fn register<'a>(registers: &'a str, name: &str) -> Option<&'a str> {
+    registers
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 #[cfg(test)]
@@ -138,6 +172,8 @@ mod tests {
     #[test]
     fn a_second_try_needs_a_qemu_that_answers() {
         let running = "RAX=0\nRIP=ffffffff81a55240 RFL=00000002 [-------] CPL=0 HLT=0\nES =0\n";
+        assert_eq!(register(running, "RIP"), Some("ffffffff81a55240"));
+        assert_eq!(register(running, "RSP"), None);
         let mut state = State::default();
         assert!(!state.only_guest());
         state.places.extend(place(running));
