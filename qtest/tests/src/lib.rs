@@ -6,6 +6,7 @@
 pub mod access;
 pub mod intx;
 pub mod modern;
+pub mod monitor;
 pub mod transitional;
 
 use std::time::{Duration, Instant};
