@@ -15,16 +15,18 @@ use qtest_harness::{
 };
 use qtest_tests::wait_for;
 use serde_json::{json, Value};
-use virtio_pci_spec::pci::CAP_ID_EXPRESS;
+use virtio_pci_spec::pci::{header, CAP_ID_EXPRESS, COMMAND_MASTER};
 
 type Reset = fn(&mut Guest) -> Result<()>;
 
 /// How the device is reset.
-const RESETS: [(&str, Reset); 4] = [
+const RESETS: [(&str, Reset); 6] = [
     ("status 0", status_0),
     ("queue address 0", address_0),
     ("FLR", function_level_reset),
     ("`system_reset`", system_reset),
+    ("kexec", kexec),
+    ("crash kernel", crash),
 ];
 
 /// How far the driver has come, each on top of the one before it; the last two begin anew.
@@ -291,6 +293,31 @@ fn system_reset(g: &mut Guest) -> Result<()> {
     g.qemu.qmp.command("system_reset", json!({}))?;
     g.qemu.qmp.event("RESET", PATIENCE, |_| true)?;
     map_again(g)
+}
+
+/// What a kernel finds that starts without any reset: it switches MSI-X off, sizes and places the
+/// BARs, and its driver begins with status 0.
+fn another_kernel(g: &mut Guest) -> Result<()> {
+    let msix = g.msix.clone();
+    msix.enable(&g.qemu.qtest, &g.device, false)?;
+    map_again(g)?;
+    g.driver.set_status(&g.qemu.qtest, 0)?;
+    ensure!(g.driver.status(&g.qemu.qtest)? == 0, "status");
+    Ok(())
+}
+
+/// The kernel that goes ends bus mastering, nothing more.
+fn kexec(g: &mut Guest) -> Result<()> {
+    let command = g.device.read(&g.qemu.qtest, header::COMMAND, 2)?;
+    let command = u16::try_from(command)? & !COMMAND_MASTER;
+    g.device.set_command(&g.qemu.qtest, command)?;
+    another_kernel(g)
+}
+
+/// The kernel that goes does nothing at all, and some time passes.
+fn crash(g: &mut Guest) -> Result<()> {
+    std::thread::sleep(Duration::from_millis(5));
+    another_kernel(g)
 }
 
 fn compare(before: &Registers, after: &Registers) -> Result<()> {

@@ -125,6 +125,7 @@ impl Bench {
 pub(crate) fn run(project: &Project, names: &[String]) -> Result<()> {
     let all: Vec<&scenarios::Scenario> = scenarios::ALL
         .iter()
+        .chain(resets::ALL)
         .chain(intx::ALL)
         .chain(types::ALL)
         .chain(queues::ALL)

@@ -4,16 +4,45 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
 use super::booted::{check_driver, counters, ping, same, Guest, LONG, SHORT};
+use super::scenarios::Scenario;
+use super::types::Interrupts;
 use super::Bench;
 use crate::guest::machine::{Driver, Machine};
 use crate::guest::{extend, Addition, Image};
 
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "rebind-busy",
+        run: rebind_busy,
+    },
+    Scenario {
+        name: "kexec",
+        run: kexec,
+    },
+    Scenario {
+        name: "crash",
+        run: crash,
+    },
+    Scenario {
+        name: "crash-intx",
+        run: crash_intx,
+    },
+    Scenario {
+        name: "suspend",
+        run: suspend,
+    },
+];
+
 /// Room for the kernel that starts after a crash.
 const CRASH_KERNEL: &str = "crashkernel=192M";
+/// The same for a guest without messages.
+const CRASH_KERNEL_INTX: &str = "crashkernel=192M pci=nomsi";
+/// How long an interrupt pends that nobody sees; a driver that is there takes much less.
+const UNSEEN: Duration = Duration::from_millis(300);
 
 /// A guest with a second kernel at hand. `packed`: it starts as on hardware; the unpacked kernel,
 /// which starts quicker, cannot wake up from RAM.
@@ -70,12 +99,17 @@ fn busy(guest: &mut Guest) -> Result<()> {
     }
 }
 
-/// Both devices work with the legacy driver.
+/// Both devices work with the legacy driver and MSI-X.
 fn works(machine: &mut Machine) -> Result<String> {
     let info = machine.run("info", SHORT)?.ok()?;
     for kind in ["net", "blk"] {
         check_driver(&info, kind, Driver::Legacy)?;
     }
+    transfers(machine)
+}
+
+/// Data goes both ways through both devices.
+fn transfers(machine: &mut Machine) -> Result<String> {
     machine.run("net", SHORT)?.ok()?;
     let pings = ping(machine, "ping 50 0.02")?;
     ensure!(pings == 50, "{pings} of 50 pings");
@@ -97,31 +131,68 @@ fn started(machine: &mut Machine, how: &str) -> Result<()> {
     Ok(())
 }
 
+/// The functions interrupt that way, and have done so.
+fn interrupt_by(machine: &mut Machine, by: Interrupts) -> Result<()> {
+    for kind in ["net", "blk"] {
+        by.check(&machine.run(&format!("irqs {kind}"), SHORT)?.ok()?)
+            .with_context(|| kind)?;
+    }
+    Ok(())
+}
+
+/// Has the card interrupt until nobody sees it: the kernel has stopped, and its devices have not.
+fn left_pending(guest: &mut Guest) -> Result<()> {
+    let card = guest.pfs.first().context("no card")?;
+    let pin = json!({ "path": "/machine/peripheral/vf0", "property": "intx-level" });
+    let end = Instant::now() + SHORT;
+    while Instant::now() < end {
+        for up in [false, true] {
+            card.control(&json!({ "cmd": "link", "vf": 1, "up": up }))?;
+        }
+        let since = Instant::now();
+        while guest.machine.qmp().execute("qom-get", &pin)? == json!(true) {
+            if since.elapsed() >= UNSEEN {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    bail!("no interrupt is left pending")
+}
+
 /// Another kernel starts while the devices are busy; nothing but its own driver resets them.
-pub(super) fn kexec(bench: &Bench) -> Result<String> {
+fn kexec(bench: &Bench) -> Result<String> {
     let mut guest = boot(bench, "", false)?;
     started(&mut guest.machine, "firmware")?;
     guest.machine.run("kexec_load", LONG)?.ok()?;
     busy(&mut guest)?;
+    interrupt_by(&mut guest.machine, Interrupts::Msix)?;
     guest.machine.run("kexec", SHORT)?.ok()?;
     guest.machine.wait_ready()?;
     started(&mut guest.machine, "exec")?;
     Ok(format!(
-        "another kernel started under traffic; {}",
+        "another kernel started under traffic with MSI-X; {}",
         works(&mut guest.machine)?
     ))
 }
 
-/// The kernel panics while the devices are busy: first its crash kernel takes over, with the
-/// devices as they were; that one panics too, which resets the machine.
-pub(super) fn crash(bench: &Bench) -> Result<String> {
-    let mut guest = boot(bench, CRASH_KERNEL, false)?;
+/// A guest with a crash kernel, with its devices busy.
+fn boot_to_crash(bench: &Bench, kernel: &'static str, by: Interrupts) -> Result<Guest> {
+    let mut guest = boot(bench, kernel, false)?;
     let loaded = guest.machine.run("kexec_load crash", LONG)?.ok()?;
     ensure!(
         loaded.get("crash_loaded")? == "1",
         "no crash kernel is loaded"
     );
     busy(&mut guest)?;
+    interrupt_by(&mut guest.machine, by)?;
+    Ok(guest)
+}
+
+/// The kernel panics while the devices are busy: first its crash kernel takes over, with the
+/// devices as they were; that one panics too, which resets the machine.
+fn crash(bench: &Bench) -> Result<String> {
+    let mut guest = boot_to_crash(bench, CRASH_KERNEL, Interrupts::Msix)?;
     guest.machine.run("crash", SHORT)?.ok()?;
     guest.machine.wait_ready()?;
     started(&mut guest.machine, "crash")?;
@@ -132,13 +203,27 @@ pub(super) fn crash(bench: &Bench) -> Result<String> {
     started(&mut guest.machine, "firmware")?;
     works(&mut guest.machine)?;
     Ok(format!(
-        "crash kernel under traffic: {first}; reset after a second panic: the same"
+        "crash kernel under traffic with MSI-X: {first}; reset after a second panic: the same"
+    ))
+}
+
+/// A crash kernel begins with an interrupt pending that nobody will ever look at.
+fn crash_intx(bench: &Bench) -> Result<String> {
+    let mut guest = boot_to_crash(bench, CRASH_KERNEL_INTX, Interrupts::Intx)?;
+    guest.machine.run("crash", SHORT)?.ok()?;
+    left_pending(&mut guest)?;
+    guest.machine.wait_ready()?;
+    started(&mut guest.machine, "crash")?;
+    let figures = transfers(&mut guest.machine)?;
+    interrupt_by(&mut guest.machine, Interrupts::Intx)?;
+    Ok(format!(
+        "crash kernel under traffic with INTx pending: {figures}, with INTx"
     ))
 }
 
 /// The guest sleeps while the devices are busy, and wakes up. Once: after that SeaBIOS leaves the
 /// machine without its power management registers, so it cannot sleep again.
-pub(super) fn suspend(bench: &Bench) -> Result<String> {
+fn suspend(bench: &Bench) -> Result<String> {
     let mut guest = boot(bench, "", true)?;
     busy(&mut guest)?;
     let id = guest.machine.send("suspend")?;
@@ -167,7 +252,7 @@ pub(super) fn suspend(bench: &Bench) -> Result<String> {
 }
 
 /// The drivers are unbound while the devices are busy.
-pub(super) fn rebind_busy(bench: &Bench) -> Result<String> {
+fn rebind_busy(bench: &Bench) -> Result<String> {
     let mut guest = boot(bench, "", false)?;
     let answer = guest.machine.run("rebind_busy 5", LONG)?.ok()?;
     Ok(format!(

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Result};
 use serde_json::json;
 
 use super::booted::{boot, check_driver, counters, ping, same, LONG, MEDIUM, SHORT};
-use super::{resets, stock, Bench};
+use super::{stock, Bench};
 use crate::guest::counters::Vf;
 use crate::guest::machine::Driver;
 
@@ -50,22 +50,6 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "system-reset",
         run: system_reset,
-    },
-    Scenario {
-        name: "rebind-busy",
-        run: resets::rebind_busy,
-    },
-    Scenario {
-        name: "kexec",
-        run: resets::kexec,
-    },
-    Scenario {
-        name: "crash",
-        run: resets::crash,
-    },
-    Scenario {
-        name: "suspend",
-        run: resets::suspend,
     },
     Scenario {
         name: "helper-killed",
