@@ -17,8 +17,8 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-pub(crate) use self::place::Guest;
-use self::place::Place;
+pub(crate) use self::place::{Guest, Place};
+
 use super::scenarios::Scenario;
 use super::Bench;
 use crate::guest::answer::Answer;
@@ -81,7 +81,7 @@ impl Interrupts {
     }
 
     /// What the guest's `irqs_of` calls it.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Msix => "msix",
             Self::Intx => "intx",
@@ -190,12 +190,39 @@ pub(crate) fn image(bench: &Bench) -> Result<Image> {
 }
 
 /// A machine with functions of PFs that are served beside it.
-struct Direct {
-    machine: Machine,
-    pfs: Vec<(&'static str, Pf)>,
+pub(super) struct Direct {
+    pub(super) machine: Machine,
+    pub(super) pfs: Vec<(&'static str, Pf)>,
 }
 
 impl Direct {
+    /// Boots a guest that has the drivers of all types, with VF 1 of a PF of each of these types.
+    ///
+    /// # Errors
+    /// When a part of it does not start.
+    pub(super) fn boot(
+        bench: &Bench,
+        driver: Driver,
+        kernel: &'static str,
+        types: &[(&'static str, &[&str])],
+    ) -> Result<Self> {
+        let image = image(bench)?;
+        let pfs = types
+            .iter()
+            .map(|(kind, options)| Ok((*kind, bench.pf(kind, 1, options)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let functions = pfs.iter().map(|(_, pf)| pf.function(1)).collect();
+        let mut config = bench.config(driver, functions);
+        config.image = &image;
+        config.extra = Extra {
+            kernel,
+            ..Extra::default()
+        };
+        let mut machine = bench.machine("guest", &config)?;
+        machine.wait_ready()?;
+        Ok(Self { machine, pfs })
+    }
+
     fn pf(&self, kind: &str) -> Result<&Pf> {
         let found = self.pfs.iter().find(|(name, _)| *name == kind);
         Ok(&found.with_context(|| format!("no PF {kind}"))?.1)
@@ -221,22 +248,9 @@ impl Guest for Direct {
 }
 
 fn all_types(bench: &Bench, driver: Driver, interrupts: Interrupts) -> Result<String> {
-    let image = image(bench)?;
-    let pfs = TYPES
-        .iter()
-        .map(|of| Ok((of.kind, bench.pf(of.kind, 1, of.options)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let functions = pfs.iter().map(|(_, pf)| pf.function(1)).collect();
-    let mut config = bench.config(driver, functions);
-    config.image = &image;
-    config.extra = Extra {
-        kernel: interrupts.kernel(),
-        ..Extra::default()
-    };
-    let mut machine = bench.machine("guest", &config)?;
-    machine.wait_ready()?;
+    let types: Vec<_> = TYPES.iter().map(|of| (of.kind, of.options)).collect();
+    let mut direct = Direct::boot(bench, driver, interrupts.kernel(), &types)?;
     let kinds: Vec<&str> = TYPES.iter().map(|of| of.kind).collect();
-    let mut direct = Direct { machine, pfs };
     let done = used(&mut direct, &kinds, driver, interrupts);
     direct.machine.explained(done)
 }

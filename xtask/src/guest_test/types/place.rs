@@ -50,7 +50,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// As there.
-    pub(super) fn guest(&mut self, command: &str, within: Duration) -> Result<Answer> {
+    pub(crate) fn guest(&mut self, command: &str, within: Duration) -> Result<Answer> {
         self.guest.run(command, within)
     }
 
@@ -58,7 +58,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// As [`Guest::control`].
-    pub(super) fn control(&self, request: &Value) -> Result<Value> {
+    pub(crate) fn control(&self, request: &Value) -> Result<Value> {
         self.guest.control(self.kind, request)
     }
 
@@ -66,7 +66,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// As [`Guest::dir`].
-    pub(super) fn dir(&self) -> Result<PathBuf> {
+    pub(crate) fn dir(&self) -> Result<PathBuf> {
         self.guest.dir(self.kind)
     }
 
@@ -79,7 +79,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// When it does not answer.
-    pub(super) fn all_counters(&self) -> Result<Value> {
+    pub(crate) fn all_counters(&self) -> Result<Value> {
         self.control(&json!({ "cmd": "counters" }))
     }
 
@@ -87,7 +87,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// When the simulator does not tell.
-    pub(super) fn counters(&self) -> Result<Vf> {
+    pub(crate) fn counters(&self) -> Result<Vf> {
         let counters = self.all_counters()?;
         Vf::of(&counters, 1).with_context(|| format!("no counters of VF 1 in {counters}"))
     }
@@ -96,7 +96,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// When the simulator does not tell.
-    pub(super) fn number(&self, name: &str) -> Result<u64> {
+    pub(crate) fn number(&self, name: &str) -> Result<u64> {
         let counters = self.all_counters()?;
         counters
             .pointer(&format!("/hardware/functions/vf1/type/{name}"))
@@ -108,7 +108,7 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// When it is another one all the time.
-    pub(super) fn wait_number(&self, name: &str, want: u64, within: Duration) -> Result<()> {
+    pub(crate) fn wait_number(&self, name: &str, want: u64, within: Duration) -> Result<()> {
         let until = Instant::now() + within;
         loop {
             let now = self.number(name)?;
