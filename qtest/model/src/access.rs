@@ -12,7 +12,7 @@ use crate::bars::{
 use crate::config::SrIovCapability;
 use crate::config_space::Window;
 use crate::effect::FunctionId;
-use crate::event::{Via, Violation};
+use crate::event::{ResetCause, Via, Violation};
 use crate::function::Kick;
 use crate::model::Model;
 
@@ -63,7 +63,14 @@ impl Model {
             self.reset_function(f);
             return;
         }
-        if touched.command {
+        if touched.woken {
+            if x.core.config.soft_reset() {
+                x.reset_function(ResetCause::PowerState, shared);
+            } else {
+                x.core.flush_interrupts(shared);
+            }
+        }
+        if touched.command || touched.woken {
             self.serve_waiting(f);
         }
         if let (true, Some(before)) = (touched.sriov, sriov_before) {
@@ -150,7 +157,11 @@ impl Model {
         if !memory_on {
             self.shared.violation(f, Violation::MemorySpaceOff { bar });
         }
-        memory_on
+        let awake = self.function(f).is_some_and(|x| x.core.config.is_awake());
+        if !awake {
+            self.shared.violation(f, Violation::Asleep { bar });
+        }
+        memory_on && awake
     }
 
     /// Reads from a BAR. What does not exist answers with all-ones.

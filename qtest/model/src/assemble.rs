@@ -6,7 +6,7 @@ use virtio_pci_spec::DeviceType;
 
 use crate::bars::{BarLayout, BarNeeds};
 use crate::config::{ConfigError, Knobs, ModelConfig, SrIovCapability, MAX_VECTORS};
-use crate::config_space::{ConfigSpace, Identity, SriovNeeds};
+use crate::config_space::{ConfigSpace, Identity, Power, SriovNeeds};
 use crate::device::VirtioDevice;
 use crate::effect::FunctionId;
 use crate::function::{Core, Function};
@@ -170,6 +170,9 @@ pub(crate) fn function(
         multiplier: k.notify_multiplier,
         bogus: k.bogus_capabilities,
         interrupt_pin,
+        power: (!is_pf && k.vf_power).then_some(Power {
+            soft_reset: k.vf_soft_reset,
+        }),
     };
     let sriov = match (vf_bars, config.sriov) {
         (Some(vf_bars), SrIovCapability::Own) => Some(SriovNeeds::Own {

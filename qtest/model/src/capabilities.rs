@@ -3,7 +3,7 @@
 
 use virtio_pci_spec::bytes::{put_u16, put_u32};
 use virtio_pci_spec::modern::{cap, cfg_type, common};
-use virtio_pci_spec::pci::{self, express, header, msix, sriov};
+use virtio_pci_spec::pci::{self, express, header, msix, power, sriov};
 
 use crate::bars::{
     BarLayout, COMMON_OFFSET, ISR_LEN, ISR_OFFSET, MODERN_BAR, MSIX_BAR, NOTIFY_OFFSET,
@@ -13,6 +13,7 @@ use crate::bars::{
 pub const CONFIG_SPACE_LEN: usize = 4096;
 const EXPRESS_LEN: u8 = 0x3c;
 const EXPRESS_VERSION: u16 = 2;
+const POWER_VERSION: u16 = 3;
 /// Link 1 lane wide at 2.5 GT/s, as every virtual function shows.
 const LINK: u32 = 0x11;
 /// 4 KiB up to 4 MiB pages, as the SR-IOV capability codes them.
@@ -36,6 +37,7 @@ pub(crate) struct CapOffsets {
     pub(crate) msix: usize,
     pub(crate) pci_cfg: usize,
     pub(crate) sriov: Option<usize>,
+    pub(crate) power: Option<usize>,
     /// First and one-past-last byte of the virtio capabilities.
     pub(crate) virtio: (usize, usize),
 }
@@ -183,8 +185,20 @@ impl Image {
             msix,
             pci_cfg,
             sriov: None,
+            power: None,
             virtio: (start, end),
         }
+    }
+
+    /// A power management capability without D1, D2 and PME.
+    pub(crate) fn add_power(&mut self, soft_reset: bool) -> usize {
+        let at = self.add(pci::CAP_ID_POWER, power::LEN as u8);
+        self.set16(at + power::CAPABILITIES, POWER_VERSION);
+        if !soft_reset {
+            self.set16(at + power::CONTROL, power::CONTROL_NO_SOFT_RESET);
+        }
+        self.writable16(at + power::CONTROL, power::CONTROL_STATE_MASK);
+        at
     }
 
     /// The Device Serial Number capability, always first.

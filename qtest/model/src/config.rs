@@ -28,6 +28,9 @@ pub enum ConfigError {
     /// Number of MSI-X vectors.
     #[error("{0} MSI-X vectors: a function has 1 to {MAX_VECTORS}")]
     Vectors(u16),
+    /// More capabilities than there is room for.
+    #[error("unusable capabilities and power management together have no room")]
+    Capabilities,
     /// Notification multiplier.
     #[error("notify_off_multiplier {0:#x} is neither 0 nor an even power of two up to 64 KiB")]
     Multiplier(u32),
@@ -275,6 +278,11 @@ pub struct Knobs {
     pub suppress_kicks: bool,
     /// The PF has an interrupt pin. VFs never have one.
     pub pf_intx: bool,
+    /// VFs have a power management capability with D0 and D3hot, in which nothing but their
+    /// configuration space answers.
+    pub vf_power: bool,
+    /// A VF with that capability is reset when it leaves D3hot.
+    pub vf_soft_reset: bool,
 }
 
 impl Default for Knobs {
@@ -307,6 +315,8 @@ impl Default for Knobs {
             extra_opcode_words: Vec::new(),
             suppress_kicks: false,
             pf_intx: false,
+            vf_power: false,
+            vf_soft_reset: false,
         }
     }
 }
@@ -379,6 +389,9 @@ impl ModelConfig {
             if n == 0 || n > MAX_VECTORS {
                 return Err(ConfigError::Vectors(n));
             }
+        }
+        if k.bogus_capabilities && k.vf_power {
+            return Err(ConfigError::Capabilities);
         }
         let m = k.notify_multiplier;
         let fits_data = !k.notification_data || m % 4 == 0;

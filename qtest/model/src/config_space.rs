@@ -5,7 +5,7 @@
 use virtio_pci_spec::bytes::{get_u16, get_u32, put_u16};
 use virtio_pci_spec::ids;
 use virtio_pci_spec::modern::cap;
-use virtio_pci_spec::pci::{self, express, header, msix, sriov};
+use virtio_pci_spec::pci::{self, express, header, msix, power, sriov};
 use virtio_pci_spec::DeviceType;
 
 use crate::bars::BarLayout;
@@ -23,6 +23,8 @@ pub(crate) struct Touched {
     pub(crate) function_reset: bool,
     pub(crate) window_data: bool,
     pub(crate) sriov: bool,
+    /// The function has left D3hot.
+    pub(crate) woken: bool,
     /// A write into virtio capabilities other than the access window, at this offset.
     pub(crate) virtio_capability: Option<u16>,
 }
@@ -44,6 +46,13 @@ pub(crate) struct Identity {
     pub(crate) multiplier: u32,
     pub(crate) bogus: bool,
     pub(crate) interrupt_pin: bool,
+    pub(crate) power: Option<Power>,
+}
+
+/// What leaving D3hot means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Power {
+    pub(crate) soft_reset: bool,
 }
 
 /// The SR-IOV capability of a PF.
@@ -87,6 +96,7 @@ impl ConfigSpace {
             i.memory_bar(header::BAR0 + 4 * n, *size);
         }
         let mut caps = i.add_all(id.vectors, bars, id.multiplier, id.bogus);
+        caps.power = id.power.map(|p| i.add_power(p.soft_reset));
         i.add_serial(id.serial);
         caps.sriov = sriov.map(|needs| match needs {
             SriovNeeds::Own {
@@ -136,7 +146,25 @@ impl ConfigSpace {
     }
 
     pub(crate) fn bus_master(&self) -> bool {
-        self.command() & pci::COMMAND_MASTER != 0
+        self.command() & pci::COMMAND_MASTER != 0 && self.is_awake()
+    }
+
+    /// In D0, or without power management.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.power_state() == 0
+    }
+
+    fn power_state(&self) -> u16 {
+        self.caps.power.map_or(0, |at| {
+            self.word(at + power::CONTROL) & power::CONTROL_STATE_MASK
+        })
+    }
+
+    /// Leaving D3hot resets the function.
+    pub(crate) fn soft_reset(&self) -> bool {
+        self.caps
+            .power
+            .is_some_and(|at| self.word(at + power::CONTROL) & power::CONTROL_NO_SOFT_RESET == 0)
     }
 
     pub(crate) fn memory_space(&self) -> bool {
@@ -210,11 +238,17 @@ impl ConfigSpace {
 
     /// Stores the writable bits of `data`; what lies behind the end is ignored.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) -> Touched {
+        let slept = self.power_state();
         for (i, d) in data.iter().enumerate() {
             let at = offset.saturating_add(i);
             if let (Some(b), Some(m)) = (self.bytes.get_mut(at), self.mask.get(at)) {
                 *b = (*b & !m) | (d & m);
             }
+        }
+        if let (Some(at), 1 | 2) = (self.caps.power, self.power_state()) {
+            // There is no D1 and no D2: the write has no effect.
+            let control = self.word(at + power::CONTROL) & !power::CONTROL_STATE_MASK;
+            let _fits = put_u16(&mut self.bytes, at + power::CONTROL, control | slept);
         }
         let end = offset.saturating_add(data.len()).min(CONFIG_SPACE_LEN);
         let hit = |at: usize, len: usize| offset < at + len && at < end;
@@ -230,6 +264,7 @@ impl ConfigSpace {
                     .get(reset_byte - offset.min(reset_byte))
                     .is_some_and(|b| b & flr != 0),
             window_data: hit(self.window_data_offset(), 4),
+            woken: slept != 0 && self.power_state() == 0,
             sriov: self
                 .caps
                 .sriov

@@ -37,6 +37,8 @@ pub enum ResetCause {
     VfEnable,
     /// The function's client went away.
     Disconnected,
+    /// It left D3hot and does not keep its state.
+    PowerState,
 }
 
 /// Something a driver must not do. The device copes; the record shows who did it.
@@ -216,7 +218,12 @@ pub enum Violation {
         /// BAR number.
         bar: u8,
     },
-    /// DMA is needed while Bus Master Enable is clear.
+    /// A BAR access in D3hot.
+    Asleep {
+        /// BAR number.
+        bar: u8,
+    },
+    /// DMA is needed while Bus Master Enable is clear, or in D3hot.
     BusMasterOff {
         /// Queue.
         queue: u16,
@@ -263,6 +270,7 @@ impl Violation {
             Violation::CrossesFields { .. } => "crosses_fields",
             Violation::NotifyByCommand { .. } => "notify_by_command",
             Violation::MemorySpaceOff { .. } => "memory_space_off",
+            Violation::Asleep { .. } => "asleep",
             Violation::BusMasterOff { .. } => "bus_master_off",
             Violation::DeviceRule { rule, .. } => rule,
         }

@@ -29,6 +29,7 @@ pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 pub const STATUS_INTERRUPT: u16 = 1 << 3;
 pub const STATUS_CAP_LIST: u16 = 1 << 4;
 
+pub const CAP_ID_POWER: u8 = 0x01;
 pub const CAP_ID_VENDOR: u8 = 0x09;
 pub const CAP_ID_EXPRESS: u8 = 0x10;
 pub const CAP_ID_MSIX: u8 = 0x11;
@@ -44,6 +45,17 @@ pub mod msix {
     pub const CONTROL_SIZE_MASK: u16 = 0x7ff;
     /// Bytes of a table entry.
     pub const ENTRY_LEN: usize = 16;
+}
+
+/// Power management capability, relative to its start.
+pub mod power {
+    pub const CAPABILITIES: usize = 2;
+    pub const CONTROL: usize = 4;
+    pub const LEN: usize = 8;
+    /// The power state: 0 is D0, 3 is D3hot.
+    pub const CONTROL_STATE_MASK: u16 = 3;
+    /// The function keeps its state when it leaves D3hot.
+    pub const CONTROL_NO_SOFT_RESET: u16 = 1 << 3;
 }
 
 /// PCI Express capability, relative to its start.

@@ -15,6 +15,7 @@ mod legacy;
 mod modern;
 mod notify;
 mod pci;
+mod power;
 mod reset;
 mod rings;
 mod robust;

@@ -9,17 +9,14 @@ use virtio_pci_spec::{
     legacy::bar0_size,
     modern::{cap, cfg_type},
     pci::{
-        express, header, msix, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_VENDOR, EXT_CAP_ID_DSN,
-        EXT_CAP_START,
+        express, header, msix, power, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_POWER, CAP_ID_VENDOR,
+        EXT_CAP_ID_DSN, EXT_CAP_START,
     },
 };
 
 /// Bytes that the legacy interface can address behind the header: its commands carry an 8-bit
 /// offset.
 const MAX_CONFIG_LEN: u16 = 256;
-
-/// The power management capability.
-const CAP_ID_POWER: u8 = 0x01;
 
 /// A virtio vendor capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,12 +178,24 @@ fn serial_number(space: &[u8]) -> u64 {
 
 /// Where the power management capability has its control and status register.
 pub const fn power_control(power_cap: u8) -> u32 {
-    power_cap as u32 + 4
+    power_cap as u32 + power::CONTROL as u32
 }
 
 /// Whether the value of that register means that the function sleeps.
 pub const fn sleeps(control: u32) -> bool {
-    control & 3 != 0
+    control & power::CONTROL_STATE_MASK as u32 != 0
+}
+
+/// Whether a configuration write wakes a function up whose register reads `control`, and the
+/// function is as new then.
+pub fn wakes_as_new(power_cap: u8, control: u32, address: u32, value: u32, len: u8) -> bool {
+    if !sleeps(control) || control & u32::from(power::CONTROL_NO_SOFT_RESET) != 0 {
+        return false;
+    }
+    match power_control(power_cap).checked_sub(address) {
+        Some(byte) if byte < u32::from(len) => !sleeps(value >> (8 * byte)),
+        _ => false,
+    }
 }
 
 /// Whether a configuration write of `len` bytes may change the power state.
@@ -322,6 +331,17 @@ mod tests {
         assert!(sets_power(cap, 0xe4, 2) && sets_power(cap, 0xe4, 1) && sets_power(cap, 0xe2, 4));
         assert!(!sets_power(cap, 0xe5, 1) && !sets_power(cap, 0xe0, 4));
         assert!(sleeps(3) && sleeps(0x103) && !sleeps(0x100));
+        // From D3hot to D0, in every width, and only if that is not a state it keeps.
+        for (address, value, len) in [(0xe4, 0x100, 2), (0xe4, 0, 1), (0xe2, 0xffff, 4)] {
+            assert!(wakes_as_new(cap, 3, address, value, len));
+            assert!(
+                !wakes_as_new(cap, 0xb, address, value, len),
+                "No_Soft_Reset"
+            );
+            assert!(!wakes_as_new(cap, 0, address, value, len), "it was awake");
+        }
+        assert!(!wakes_as_new(cap, 3, 0xe4, 3, 2));
+        assert!(!wakes_as_new(cap, 3, 0xe5, 0, 1) && !wakes_as_new(cap, 3, 0xe0, 0, 4));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::sync::{atomic::Ordering, Arc, PoisonError};
 
 use pci::{with_bql, ChainedPciMethods};
 use virtio_pci_spec::{
-    pci::{header, msix, COMMAND_MASTER},
+    pci::{header, msix, power, COMMAND_MASTER},
     status::{ACKNOWLEDGE, DRIVER},
 };
 
 use crate::{
     access::Access,
     events, hide,
-    identity::{power_control, sets_power, sleeps, starts_flr, Identity},
+    identity::{power_control, sets_power, sleeps, starts_flr, wakes_as_new, Identity},
     intx_guest,
     legacy::{pci, vfio, Kind, LegacyVf},
     link::Link,
@@ -109,15 +109,18 @@ fn write_shown<D: LegacyVf>(
     let flr = identity
         .express
         .is_some_and(|cap| starts_flr(cap, address, value, len));
+    let power = identity.power.filter(|cap| sets_power(*cap, address, len));
+    let as_new = power.is_some_and(|cap| {
+        let control = dev.parent_config_read(power_control(cap), 2);
+        wakes_as_new(cap, control, address, value, len)
+    });
+    let reset = flr || as_new;
     let vectors = intx_guest::before_config_write(dev, link, address, value, len);
-    if flr {
+    if reset {
         intx_guest::reset(dev, link);
         quiesce(dev, identity);
     }
-    let power = identity
-        .power
-        .is_some_and(|cap| sets_power(cap, address, len));
-    if flr || power {
+    if reset || power.is_some() {
         // Nobody may touch the VF's mapped registers while they go away.
         link.set_asleep(|| {
             dev.parent_config_write(address, value, len);
@@ -126,7 +129,7 @@ fn write_shown<D: LegacyVf>(
     } else {
         dev.parent_config_write(address, value, len);
     }
-    if flr {
+    if reset {
         // Before vectors are looked at: the window must not write those of the driver of before.
         link.stats.resets.add();
         link.forget_driver();
@@ -143,14 +146,21 @@ fn write_shown<D: LegacyVf>(
     }
 }
 
-/// A function level reset ends bus mastering, decoding and MSI-X. Of these VFIO keeps what it
-/// emulates, so they are ended before it.
+/// A reset of the function ends bus mastering, decoding, MSI-X and its sleep. Of these VFIO and PCI
+/// code keep what they emulate, so they are ended before it.
 fn quiesce<D: LegacyVf>(dev: &D, identity: &Identity) {
     if let Some(cap) = identity.msix {
         let control = u32::from(cap) + msix::CONTROL as u32;
         dev.parent_config_write(control + 1, 0, 1);
     }
     dev.parent_config_write(header::COMMAND as u32, 0, 2);
+    if let Some(at) = identity.power.map(power_control) {
+        let control = dev.parent_config_read(at, 2);
+        if sleeps(control) {
+            let state = u32::from(power::CONTROL_STATE_MASK);
+            dev.parent_config_write(at, control & !state, 2);
+        }
+    }
 }
 
 /// The guest accesses BAR0. Runs without the big QEMU lock.
