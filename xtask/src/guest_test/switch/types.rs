@@ -30,7 +30,7 @@ const PAGES: [u64; 2] = [4096, 12288];
 /// A page of the balloon in KiB.
 const PAGE_KIB: u64 = 4;
 /// Buffers that a busy function goes through before it is switched.
-const BUSY: u64 = 20;
+const BUSY: u64 = 5;
 
 pub(super) fn switch(bench: &Bench) -> Result<String> {
     let mut direct = Direct::boot(bench, Driver::Legacy, "", &TYPES)?;
