@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Waits for L2, and finds out what it does when it does not come.
-//!
-//! L2 runs under L1's KVM on a processor that is emulated, with its virtualization. On a busy machine
-//! one boot in some tens has been seen to stop for good while L2's processor went on running. So L2 gets
-//! a second try, once for each boot, if it is the guest that stands still: QEMU must answer, and hand
-//! out the registers of the processor, for which that has to leave KVM and whatever a device makes it wait
-//! for. A device or helper that blocks the processor or QEMU therefore fails at once. The second try is
-//! told with the scenario's figures.
+//! Waits for L2, and finds out what it does when it does not come or answer: whether its QEMU stands
+//! still, for instance because a device makes it wait, or the guest does, and where.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context, Result};
@@ -23,28 +16,8 @@ const L2_BOOT: Duration = Duration::from_secs(180);
 const L2_LOOK: Duration = Duration::from_secs(10);
 /// How often it is looked where L2's processor is.
 const LOOKS: usize = 3;
-
-/// What L2's QEMU does, as far as it can be found out.
-#[derive(Debug, Default)]
-struct State {
-    lines: Vec<String>,
-    /// Where the processor was, each time that QEMU could tell.
-    places: Vec<String>,
-}
-
-impl State {
-    /// Whether nothing of QEMU stands still: what does is the guest.
-    fn only_guest(&self) -> bool {
-        self.places.len() == LOOKS
-    }
-
-    /// For an error.
-    fn text(&self) -> String {
-        let places = self.places.iter().map(|place| format!("L2: {place}"));
-        let lines = self.lines.iter().cloned().chain(places);
-        lines.map(|line| format!("\n    {line}")).collect()
-    }
-}
+/// How long L1's processor runs between two stops.
+const BETWEEN_STOPS: Duration = Duration::from_millis(1);
 
 /// The line of QEMU's `info registers` that tells where the processor is.
 fn place(registers: &str) -> Option<String> {
@@ -61,34 +34,55 @@ impl Nested {
         if self.l2_came()? {
             return Ok(());
         }
-        let state = self.l2_state();
-        let error = anyhow!("not within {L2_BOOT:?}{}", state.text());
-        if !state.only_guest() {
-            return self.explained(Err(error));
+        let error = anyhow!("not within {L2_BOOT:?}{}", self.l2_state());
+        self.explained(Err(error))
+    }
+
+    /// Starts L2 with words on its kernel's command line and more arguments of QEMU, and waits until
+    /// it takes commands.
+    ///
+    /// # Errors
+    /// When QEMU does not start, or L2 does not boot.
+    pub(crate) fn start_l2(&mut self, words: &[&str], arguments: &[String]) -> Result<()> {
+        self.launch_l2(words, arguments)?;
+        self.wait_l2().context("boot L2")
+    }
+
+    /// Starts L2, and until it takes commands stops L1's processor for a moment again and again. Gives
+    /// how often.
+    ///
+    /// # Errors
+    /// When L2 does not boot.
+    pub(super) fn start_l2_interrupted(
+        &mut self,
+        words: &[&str],
+        arguments: &[String],
+    ) -> Result<u64> {
+        self.launch_l2(words, arguments)?;
+        let until = Instant::now() + L2_BOOT;
+        let mut times = 0;
+        while Instant::now() < until {
+            times += self.interrupt_l1(1)?;
+            if self.l2_ready(BETWEEN_STOPS).is_ok() {
+                return Ok(times);
+            }
+            self.l1_alive()?;
         }
-        let number = self.second_tries.len() + 1;
-        let log = self
-            .l2_port_log()
-            .with_file_name(format!("{}-l2-hang-{number}.log", self.name));
-        let details = self.l2_details();
-        fs::write(&log, format!("{error:#}\n{details}"))
-            .with_context(|| format!("cannot write {}", log.display()))?;
-        self.drain_l2();
-        self.l2_qmp()?
-            .execute("system_reset", &json!({}))
-            .context("reset L2 for its second try")?;
-        if !self.l2_came()? {
-            let state = self.l2_state();
-            let error = error.context(format!(
-                "second try: not within {L2_BOOT:?}{}",
-                state.text()
-            ));
-            return self.explained(Err(error));
+        let error = anyhow!("L2 has not booted within {L2_BOOT:?}{}", self.l2_state());
+        self.explained(Err(error))
+    }
+
+    /// Stops L1's processor for a moment, some times.
+    ///
+    /// # Errors
+    /// When QEMU does not do it.
+    pub(super) fn interrupt_l1(&mut self, times: u64) -> Result<u64> {
+        for _ in 0..times {
+            for command in ["stop", "cont"] {
+                self.machine.qmp().execute(command, &json!({}))?;
+            }
         }
-        let name = log.file_name().unwrap_or_default().to_string_lossy();
-        self.second_tries
-            .push(format!("L2 booted at the second try (see {name})"));
-        Ok(())
+        Ok(times)
     }
 
     /// Whether L2 takes commands before its time is over.
@@ -109,52 +103,46 @@ impl Nested {
         }
     }
 
-    fn l2_state(&mut self) -> State {
-        let mut state = State::default();
-        if let Ok(answer) = self.attempt("l2_state") {
-            state.lines = answer.all("text").map(str::to_owned).collect();
+    /// For an error: what the threads of L2's QEMU do, how L2's interrupt controllers stand, and where
+    /// its processor is, as far as it can be found out.
+    pub(super) fn l2_state(&mut self) -> String {
+        let mut lines: Vec<String> = match self.attempt("l2_state") {
+            Ok(answer) => answer.all("text").map(str::to_owned).collect(),
+            Err(error) => vec![format!("L1: {error:#}")],
+        };
+        let mut ask = |command: &str| match self.l2_monitor(command) {
+            Ok(text) => {
+                lines.extend(text.lines().map(str::to_owned));
+                text
+            }
+            Err(error) => {
+                lines.push(format!("L2's QEMU: {error:#}"));
+                String::new()
+            }
+        };
+        ask("info lapic");
+        ask("info pic");
+        if let Some(stack) = register(&ask("info registers"), "RSP") {
+            ask(&format!("x /64gx 0x{stack}"));
         }
         // Whether the processor moves.
         for _ in 0..LOOKS {
-            match self.l2_monitor("info registers") {
-                Ok(found) => match place(&found) {
-                    Some(place) => state.places.push(place),
-                    None => state.lines.push(format!("L2's QEMU: {found}")),
+            lines.push(match self.l2_monitor("info registers") {
+                Ok(text) => match place(&text) {
+                    Some(place) => format!("L2: {place}"),
+                    None => format!("L2's QEMU: {text}"),
                 },
-                Err(error) => state.lines.push(format!("L2's QEMU: {error:#}")),
-            }
+                Err(error) => format!("L2's QEMU: {error:#}"),
+            });
         }
-        state
+        lines.iter().map(|line| format!("\n    {line}")).collect()
     }
 
-    /// An answer of the monitor for people.
+    /// Asks the monitor of L2's QEMU.
     fn l2_monitor(&mut self, command: &str) -> Result<String> {
-        let arguments = json!({ "command-line": command });
-        let answer = self
-            .l2_qmp()?
-            .execute("human-monitor-command", &arguments)?;
+        let command = json!({ "command-line": command });
+        let answer = self.l2_qmp()?.execute("human-monitor-command", &command)?;
         Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
-    }
-
-    /// For somebody who looks for the cause: all registers, the stack, the lock that the kernel's slow
-    /// path of a spin lock waits for, interrupts.
-    fn l2_details(&mut self) -> String {
-        let mut details = String::new();
-        let mut ask = |command: &str| {
-            let answer = self.l2_monitor(command);
-            let answer = answer.unwrap_or_else(|error| format!("{error:#}\n"));
-            details += &format!("\n{command}\n{answer}");
-            answer
-        };
-        let registers = ask("info registers");
-        for (name, examine) in [("RSP", "x /128gx"), ("RBX", "x /4wx")] {
-            if let Some(value) = register(&registers, name) {
-                ask(&format!("{examine} 0x{value}"));
-            }
-        }
-        ask("info lapic");
-        ask("info pic");
-        details
     }
 }
 
@@ -170,23 +158,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_try_needs_a_qemu_that_answers() {
+    fn the_place_is_that_of_the_instruction() {
         let running = "RAX=0\nRIP=ffffffff81a55240 RFL=00000002 [-------] CPL=0 HLT=0\nES =0\n";
+        let found = place(running).unwrap();
+        assert!(found.starts_with("RIP=ffffffff81a55240 "), "{found}");
+        assert!(place("EIP=0000fff0 EFL=00000002").is_some());
+        assert_eq!(place(""), None);
         assert_eq!(register(running, "RIP"), Some("ffffffff81a55240"));
         assert_eq!(register(running, "RSP"), None);
-        let mut state = State::default();
-        assert!(!state.only_guest());
-        state.places.extend(place(running));
-        state.places.extend(place(""));
-        state.places.extend(place(running));
-        assert!(!state.only_guest(), "{state:?}");
-        state.places.extend(place("EIP=0000fff0 EFL=00000002"));
-        assert!(state.only_guest());
-        let text = state.text();
-        assert!(text.contains("\n    L2: RIP=ffffffff81a55240 "), "{text}");
-        assert!(
-            text.ends_with("\n    L2: EIP=0000fff0 EFL=00000002"),
-            "{text}"
-        );
     }
 }

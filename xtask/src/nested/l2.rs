@@ -53,6 +53,12 @@ pub(super) const ALL: &[Scenario] = &[
         run: l2_stock,
     },
     Scenario {
+        name: "l2-interrupted",
+        setup: &HELPERS,
+        violations: &[],
+        run: l2_interrupted,
+    },
+    Scenario {
         name: "l2-legacy",
         setup: &HELPERS,
         violations: &[],
@@ -75,6 +81,24 @@ pub(super) const ALL: &[Scenario] = &[
 /// Words for L2's kernel command line.
 pub(super) const LEGACY: &[&str] = &["vlvf.addr=10.0.77.9", "virtio_pci.force_legacy=1"];
 const MODERN: &[&str] = &["vlvf.addr=10.0.77.9"];
+/// How often L1's processor is stopped while L2 pings.
+const STOPS: u64 = 1000;
+
+/// L1's processor is stopped at any moment, so also between the interrupt that KVM injects into L2 and
+/// L2's next exit: the emulated processor must not take the interrupt again.
+fn l2_interrupted(nested: &mut Nested) -> Result<String> {
+    let address = vf_address(nested, "net", 1)?;
+    let device = format!("virtio-legacy-vf,host={address},id=net");
+    let mut times = nested.start_l2_interrupted(LEGACY, &["-device".to_owned(), device])?;
+    nested.l2("net", SHORT)?;
+    nested.l2("ping_start 0.05", SHORT)?;
+    times += nested.interrupt_l1(STOPS)?;
+    let received = pings(nested, "ping_stop")?;
+    nested.stop_l2()?;
+    Ok(format!(
+        "{times} stops of L1's processor while L2 boots and pings, pings {received}"
+    ))
+}
 
 /// Loads VFIO and KVM and starts the helpers of both PFs.
 pub(super) fn start_helpers(nested: &mut Nested) -> Result<()> {

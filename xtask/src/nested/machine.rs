@@ -61,15 +61,11 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Nested {
     // Fields are dropped in this order: QEMU before the functions it uses.
-    machine: Machine,
+    pub(super) machine: Machine,
     cards: Vec<Running>,
     port: Port,
     qmp: Option<Qmp>,
     qemu_log: PathBuf,
-    /// Of its logs.
-    pub(super) name: &'static str,
-    /// What there is to tell of boots that needed one.
-    pub(super) second_tries: Vec<String>,
 }
 
 impl Nested {
@@ -124,8 +120,6 @@ impl Nested {
             port,
             qmp: None,
             qemu_log: bench.logs.join(format!("{}-qemu.log", plan.name)),
-            name: plan.name,
-            second_tries: Vec::new(),
         })
     }
 
@@ -159,16 +153,11 @@ impl Nested {
         Ok(answer)
     }
 
-    /// Starts L2 with words on its kernel's command line and more arguments of QEMU, and waits until
-    /// it takes commands.
-    ///
-    /// # Errors
-    /// When QEMU does not start, or L2 does not boot.
-    pub(crate) fn start_l2(&mut self, words: &[&str], arguments: &[String]) -> Result<()> {
+    /// Starts L2's QEMU, and does not wait for L2.
+    pub(super) fn launch_l2(&mut self, words: &[&str], arguments: &[String]) -> Result<()> {
+        self.port.drain();
         let command = l2_command(words, arguments);
-        self.drain_l2();
-        self.step(&command).context("start QEMU in L1")?;
-        self.wait_l2().context("boot L2")
+        self.step(&command).context("start QEMU in L1").map(|_| ())
     }
 
     /// Waits until L2 says that it takes commands.
@@ -178,16 +167,6 @@ impl Nested {
     pub(super) fn l2_ready(&mut self, within: Duration) -> Result<()> {
         let (port, machine) = (&mut self.port, &mut self.machine);
         port.wait_ready(within, &mut || machine.alive())
-    }
-
-    /// Forgets what L2 said before it starts anew.
-    pub(super) fn drain_l2(&mut self) {
-        self.port.drain();
-    }
-
-    /// Where everything L2 said is.
-    pub(super) fn l2_port_log(&self) -> &Path {
-        self.port.log()
     }
 
     /// Whether L1 still runs.
@@ -217,6 +196,11 @@ impl Nested {
         let done = port
             .send(command)
             .and_then(|id| port.wait(&id, command, within, &mut || machine.alive()));
+        let done = match done {
+            Ok(answer) => return Ok(answer),
+            // What stands still, L2 or its QEMU, is worth knowing.
+            Err(error) => Err(anyhow!("{error:#}{}", self.l2_state())),
+        };
         self.explained(done)
     }
 
