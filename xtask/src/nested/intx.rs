@@ -4,7 +4,7 @@
 
 use anyhow::{ensure, Context, Result};
 
-use super::l2::{both_vfs, pings, property, use_again, HELPERS, LEGACY, LONG, SHORT};
+use super::l2::{both_vfs, pings, property, rebind_and_reboot, HELPERS, LEGACY, LONG, SHORT};
 use super::{Nested, Scenario};
 
 pub(super) const ALL: &[Scenario] = &[Scenario {
@@ -46,15 +46,7 @@ fn run(nested: &mut Nested) -> Result<String> {
         ensure!(property(nested, kind, "intx-unmapped")? == "0", "{kind}");
         counts.push(format!("{kind} {taken} interrupts of {arrived} messages"));
     }
-    for kind in ["net", "blk"] {
-        nested
-            .l2(&format!("rebind {kind} 5"), SHORT)
-            .with_context(|| format!("rebind the {kind} driver"))?;
-    }
-    received += use_again(nested).context("after the drivers were rebound")?;
-    nested.l2_send("reboot")?;
-    nested.wait_l2().context("reboot L2")?;
-    received += use_again(nested).context("after L2's reboot")?;
+    received += rebind_and_reboot(nested)?;
     nested.stop_l2()?;
     // The same kernel may use either; switched under load.
     nested.start_l2(LEGACY, &arguments)?;

@@ -236,15 +236,7 @@ fn l2_legacy(nested: &mut Nested) -> Result<String> {
     nested.l2("disk 64", LONG).context("disk, 64 MiB")?;
     let (interrupts, by_qemu) = interrupts(nested)?;
     let doorbells = property(nested, "net", "doorbell-path")?;
-    for kind in ["net", "blk"] {
-        nested
-            .l2(&format!("rebind {kind} 5"), SHORT)
-            .with_context(|| format!("rebind the {kind} driver"))?;
-    }
-    received += use_again(nested).context("after the drivers were rebound")?;
-    nested.l2_send("reboot")?;
-    nested.wait_l2().context("reboot L2")?;
-    received += use_again(nested).context("after L2's reboot")?;
+    received += rebind_and_reboot(nested)?;
     nested.stop_l2()?;
     Ok(format!(
         "pings {received}, TCP 16 MiB, disk 64 MiB, {interrupts} interrupts of which {by_qemu} \
@@ -270,6 +262,20 @@ fn interrupts(nested: &mut Nested) -> Result<(u64, u64)> {
         "L1's VFIO had {vfio} interrupts of the VFs, L2 {taken}"
     );
     Ok((taken, by_qemu))
+}
+
+/// Has L2 rebind both drivers 5 times, then reboot, and use the devices after each. Gives the pings.
+pub(super) fn rebind_and_reboot(nested: &mut Nested) -> Result<u64> {
+    for kind in ["net", "blk"] {
+        nested
+            .l2(&format!("rebind {kind} 5"), SHORT)
+            .with_context(|| format!("rebind the {kind} driver"))?;
+    }
+    let rebound = use_again(nested).context("after the drivers were rebound")?;
+    nested.l2_send("reboot")?;
+    nested.wait_l2().context("reboot L2")?;
+    let rebooted = use_again(nested).context("after L2's reboot")?;
+    Ok(rebound + rebooted)
 }
 
 /// A little traffic on both devices; gives the pings.
