@@ -12,26 +12,31 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use rustix::thread::{sched_setaffinity, CpuSet};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 
 use crate::socket::connected;
 
 /// Bytes there and back, as of a register read.
 const LEN: usize = 24;
 
-/// Keeps this thread on one processor; all of them if `cpu` is `None`.
+/// Keeps this thread on one processor. Gives where it could be before.
 ///
 /// # Errors
 /// If there is no such processor.
-pub fn stay_on(cpu: Option<usize>) -> Result<()> {
+pub fn stay_on(cpu: usize) -> Result<CpuSet> {
+    let before = sched_getaffinity(None)?;
     let mut set = CpuSet::new();
-    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-    for n in 0..processors {
-        if cpu.is_none_or(|c| c == n) {
-            set.set(n);
-        }
-    }
-    Ok(sched_setaffinity(None, &set)?)
+    set.set(cpu);
+    sched_setaffinity(None, &set)?;
+    Ok(before)
+}
+
+/// Lets this thread be where it could be before [`stay_on`].
+///
+/// # Errors
+/// If these processors are gone.
+pub fn leave(before: &CpuSet) -> Result<()> {
+    Ok(sched_setaffinity(None, before)?)
 }
 
 /// The server: one client, until it leaves. On processor `cpu`, if given.
@@ -39,7 +44,7 @@ pub fn stay_on(cpu: Option<usize>) -> Result<()> {
 /// # Errors
 /// If a socket call fails.
 pub fn serve(path: &Path, cpu: Option<usize>) -> Result<()> {
-    if cpu.is_some() {
+    if let Some(cpu) = cpu {
         stay_on(cpu)?;
     }
     let socket = socket_with(

@@ -12,7 +12,7 @@ use legacy_vf_proto::QueryKind;
 use qtest_harness::{DeviceKind, Helper, HelperClient, Simulator, SimulatorBuilder};
 use rustix::process::{kill_process, Pid, Signal};
 
-use crate::echo::{stay_on, Echo};
+use crate::echo::{leave, stay_on, Echo};
 use crate::report::{Aim, Figure};
 use crate::socket::Access;
 use crate::{compare, memory, time_per_call, Effort};
@@ -90,14 +90,14 @@ fn far_echo(dir: &Path, effort: Effort) -> Result<Option<f64>> {
         return Ok(None);
     }
     let echo = Echo::start(dir, Some(1))?;
-    stay_on(Some(0))?;
+    let before = stay_on(0)?;
     let mut result = Ok(());
     let time = time_per_call(effort, || {
         if let Err(e) = echo.round_trip() {
             result = Err(e);
         }
     });
-    stay_on(None)?;
+    leave(&before)?;
     result.map(|()| Some(time))
 }
 
@@ -218,8 +218,10 @@ pub fn all(dir: &Path, effort: Effort) -> Result<Vec<Figure>> {
     // A device is not a process that sleeps; see docs/system/virtio-pf-sim.md.
     let own = dir.join("awake");
     let awake = Stack::start(&own, 1, AWAKE)?;
-    let (echo, one) = round_trips(&awake, &Echo::start(&own, None)?, effort)?;
+    let (again, one) = round_trips(&awake, &Echo::start(&own, None)?, effort)?;
     drop(awake);
+    // Against the better of both: a simulator that is awake disturbs the echo.
+    let echo = echo.min(again);
     figures.push(
         Figure::new("stack: register read, PF awake", us(one), "us")
             .aim(Aim::AtMost(3.0 * us(echo)))
