@@ -139,7 +139,7 @@ impl Nested {
     }
 
     /// Asks the monitor of L2's QEMU.
-    fn l2_monitor(&mut self, command: &str) -> Result<String> {
+    pub(super) fn l2_monitor(&mut self, command: &str) -> Result<String> {
         let command = json!({ "command-line": command });
         let answer = self.l2_qmp()?.execute("human-monitor-command", &command)?;
         Ok(answer.as_str().unwrap_or_default().replace('\r', ""))

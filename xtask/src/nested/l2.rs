@@ -230,6 +230,7 @@ fn l2_legacy(nested: &mut Nested) -> Result<String> {
     for kind in ["net", "blk"] {
         check_driver(&info, kind, Driver::Legacy)?;
     }
+    check_shown(nested).context("what L2's QEMU shows")?;
     let mut received = pings(nested, "ping 100")?;
     ensure!(received == 100, "{received} pings");
     nested.l2("tcp 16", LONG).context("TCP, 16 MiB each way")?;
@@ -242,6 +243,37 @@ fn l2_legacy(nested: &mut Nested) -> Result<String> {
         "pings {received}, TCP 16 MiB, disk 64 MiB, {interrupts} interrupts of which {by_qemu} \
          through QEMU, doorbells by {doorbells}, 5 rebinds each, reboot"
     ))
+}
+
+/// QEMU's monitor shows the transitional function of the net VF, its BAR0, and which VF it is.
+fn check_shown(nested: &mut Nested) -> Result<()> {
+    let address = vf_address(nested, "net", 1)?;
+    for (command, wanted) in [
+        (
+            "info pci",
+            [
+                "Ethernet controller: PCI device 1af4:1000".to_owned(),
+                "PCI subsystem 1af4:0001".to_owned(),
+                "BAR0: I/O at 0x".to_owned(),
+            ],
+        ),
+        (
+            "info qtree",
+            [
+                "dev: virtio-legacy-vf, id \"net\"".to_owned(),
+                format!("host = \"{address}\""),
+                "pci id 1af4:1000 (sub 1af4:0001)".to_owned(),
+            ],
+        ),
+    ] {
+        let text = nested.l2_monitor(command)?;
+        for line in &wanted {
+            ensure!(text.contains(line), "no {line:?} in {command}:\n{text}");
+        }
+    }
+    let state = property(nested, "net", "state")?;
+    ensure!(state.contains("VF 1"), "the property state is {state:?}");
+    Ok(())
 }
 
 /// Interrupts that L2 took from its VFs, and how many of them QEMU handled: the others went from the
