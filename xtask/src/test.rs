@@ -27,7 +27,7 @@ const FUZZ_TARGETS: [&str; 5] = ["proto_decode", "session", "hostile_pf", "windo
 const FUZZ_SECONDS: &str = "60";
 /// The same inputs for the same program: a check of a change must not depend on luck. The search for
 /// new findings is `fuzz/run all SECONDS`, with another seed each time.
-const FUZZ_FIXED: [&str; 2] = ["-seed=1", "-runs=100000"];
+const FUZZ_FIXED: [&str; 2] = ["-seed=1", "-runs=1000000"];
 
 /// Failures that were shown already; the closing line stays the last one.
 #[derive(Debug)]
