@@ -6,32 +6,19 @@
 //! 1. write `src/name.rs` with a `pub(crate) fn run(project: &Project, ...) -> anyhow::Result<()>`,
 //! 2. add a variant with its options to [`Command`] and its call to [`dispatch`].
 //!
-//! What a subcommand has at hand: [`project::Project`] (the tree and the cache), [`steps::Steps`]
-//! (named steps with progress, elapsed time and a log), [`run::Cmd`] (commands into a step's log),
-//! [`packages::ensure`] (Debian packages), [`qemu::ensure`] (QEMU with the overlay),
-//! [`programs::build`] (helper and simulator), [`lock::Lock`]. Steps report on standard error;
-//! standard output is for a subcommand's result.
+//! What a subcommand has at hand: [`xtask_kit`] (the tree and the cache, named steps with progress and a log,
+//! commands into it, Debian packages), [`qemu::ensure`] (QEMU with the overlay), [`programs::build`]
+//! (helper and simulator). Steps report on standard error; standard output is for a subcommand's result.
+//! Tests of whole machines are crates below `qtest/`, which are given what is built here.
 
-mod apt;
 mod bench;
 mod conformance;
-mod demo;
-mod digest;
 mod docs;
-mod guest;
 mod guest_test;
-mod lock;
 mod meson;
-mod nested;
-mod packages;
-mod peer;
 mod programs;
-mod project;
 mod qemu;
-mod run;
-mod steps;
 mod test;
-mod unpacked;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +27,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::programs::Profile;
-use crate::project::Project;
-use crate::steps::Steps;
+use xtask_kit::project::Project;
+use xtask_kit::steps::Steps;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -73,7 +60,7 @@ enum Command {
         debug: bool,
     },
     /// Boot a guest that has only the legacy driver on two simulated VFs and show what happened.
-    Demo(demo::Options),
+    Demo(guest_tests::demo::Options),
     /// Boot Debian's kernel on simulated VFs and test what its drivers do.
     GuestTest {
         /// Only these scenarios (repeat the option for several).
@@ -82,7 +69,7 @@ enum Command {
     },
     /// Boot Debian's kernel with simulated PFs and their VFs on its PCIe bus behind an emulated
     /// IOMMU; use them through the kernel's own VFIO and drivers, and in guests of that machine.
-    Nested(nested::Options),
+    Nested(nested_tests::Options),
     /// Build Linux's virtio-vfio-pci for the nested machine's kernel and print where it is.
     Peer,
     /// Make what the test guest boots from and print where it is.
@@ -139,11 +126,21 @@ fn dispatch(args: Args) -> Result<()> {
             }
             Ok(())
         }
-        Command::Demo(options) => demo::run(&project, options),
+        Command::Demo(options) => {
+            let steps = &mut Steps::new(&project, "demo")?;
+            let programs = programs::for_machines(&project, steps)?;
+            guest_tests::demo::run(&project, steps, programs, options)
+        }
         Command::GuestTest { scenarios } => guest_test::run(&project, &scenarios),
-        Command::Nested(options) => nested::run(&project, &options),
-        Command::Peer => peer::run(&project),
-        Command::Guest => guest::run(&project),
+        Command::Nested(options) => {
+            // Before anything is built for a name that is wrong.
+            options.scenarios()?;
+            let steps = &mut Steps::new(&project, "nested")?;
+            let programs = programs::for_machines(&project, steps)?;
+            nested_tests::run(&project, steps, programs, &options)
+        }
+        Command::Peer => nested_tests::peer::run(&project),
+        Command::Guest => guest_test::image(&project),
         Command::Bench(options) => bench::run(&project, options),
         Command::Test { suites } => test::run(&project, &suites),
         Command::Conformance { check } => conformance::run(project.root(), check),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::project::Project;
 use crate::qemu;
-use crate::run::Cmd;
-use crate::steps::Steps;
+use test_machine::rig;
+use xtask_kit::project::Project;
+use xtask_kit::run::Cmd;
+use xtask_kit::steps::Steps;
 
 /// The packages that have them, and their names.
 const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];
@@ -66,23 +67,34 @@ pub(crate) fn build(
     })
 }
 
-/// Builds the program that looks at functions through the kernel's VFIO, without need of shared
-/// libraries: it runs in a guest that has few.
+/// Builds everything that tests of whole machines run; what is current is not built again. `VLVF_QEMU`,
+/// and `VLVF_HELPER` together with `VLVF_SIM`, name programs that are to be used instead.
+///
+/// # Errors
+/// When something cannot be built.
+pub(crate) fn for_machines(project: &Project, steps: &mut Steps) -> Result<rig::Programs> {
+    let qemu = qemu::ensure(project, steps)?;
+    let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let (helper, simulator) = match (given("VLVF_HELPER"), given("VLVF_SIM")) {
+        (Some(helper), Some(simulator)) => (helper, simulator),
+        _ => {
+            let built = build(project, steps, Profile::Release, None)?;
+            (built.helper, built.simulator)
+        }
+    };
+    Ok(rig::Programs {
+        qemu,
+        helper,
+        simulator,
+        kexec: build_static(project, steps, "guest_kexec", KEXEC)?,
+        probe: build_static(project, steps, "vfio_probe", PROBE)?,
+    })
+}
+
+/// Builds a program that needs no shared libraries: it runs in a guest that has few.
 ///
 /// # Errors
 /// When cargo fails.
-pub(crate) fn build_probe(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
-    build_static(project, steps, "vfio_probe", PROBE)
-}
-
-/// Builds the guest's program that starts another kernel.
-///
-/// # Errors
-/// When cargo fails.
-pub(crate) fn build_kexec(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
-    build_static(project, steps, "guest_kexec", KEXEC)
-}
-
 fn build_static(
     project: &Project,
     steps: &mut Steps,

@@ -11,12 +11,12 @@ use clap::ValueEnum;
 
 use crate::docs;
 use crate::meson;
-use crate::packages;
 use crate::programs::{self, Profile};
-use crate::project::Project;
 use crate::qemu;
-use crate::run::Cmd;
-use crate::steps::{Step, Steps};
+use xtask_kit::packages;
+use xtask_kit::project::Project;
+use xtask_kit::run::Cmd;
+use xtask_kit::steps::{Step, Steps};
 
 /// The package of the tests of everything together, and its test that needs no QEMU.
 const QTESTS: &str = "qtest_tests";

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::project::Project;
-use crate::steps::Steps;
+use xtask_kit::project::Project;
+use xtask_kit::steps::Steps;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use super::{lock_path, CHECKOUT};
-use crate::lock::Lock;
-use crate::project::Project;
+use xtask_kit::lock::Lock;
+use xtask_kit::project::Project;
 
 /// Builds of one checkout that are kept besides the current one.
 const KEPT: usize = 1;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::digest::Digest;
-use crate::lock::Lock;
-use crate::project::Project;
-use crate::run::Cmd;
-use crate::steps::Steps;
+use xtask_kit::digest::Digest;
+use xtask_kit::lock::Lock;
+use xtask_kit::project::Project;
+use xtask_kit::run::Cmd;
+use xtask_kit::steps::Steps;
 
 /// Pinned with hashes; pip verifies them.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
