@@ -10,21 +10,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 
 use self::config::more_ports;
 use super::answer::Answer;
+use super::patience::Patience;
 use super::port::Port;
 use super::process::{Interrupted, Process, POLL};
 use super::qmp::Qmp;
 use xtask_kit::run::quote;
 use xtask_kit::steps::tail;
 
-/// Longest time from QEMU's start until the guest takes commands, on a loaded machine.
+/// Longest time from QEMU's start until the guest takes commands, in its own time.
 const BOOT: Duration = Duration::from_secs(120);
-/// Longest time until QEMU has opened its sockets.
+/// Longest time until QEMU has opened its sockets, in its own time.
 const OPEN: Duration = Duration::from_secs(20);
 
 /// A running machine.
@@ -197,10 +198,10 @@ impl Machine {
     /// # Errors
     /// When the user interrupts.
     pub fn wait_ended(&mut self, within: Option<Duration>) -> Result<bool> {
-        let began = Instant::now();
+        let mut patience = within.map(Patience::new);
         while !self.process.ended() {
             self.interrupted.check()?;
-            if within.is_some_and(|within| began.elapsed() > within) {
+            if patience.as_mut().is_some_and(|left| left.look().is_err()) {
                 return Ok(false);
             }
             thread::sleep(POLL);
@@ -222,19 +223,26 @@ impl Machine {
 }
 
 /// Connects to a socket that a process is about to open.
-fn connect(process: &mut Process, path: &Path, interrupted: &Interrupted) -> Result<UnixStream> {
-    let until = Instant::now() + OPEN;
+///
+/// # Errors
+/// When it does not in time, or ends.
+pub fn connect(
+    process: &mut Process,
+    path: &Path,
+    interrupted: &Interrupted,
+) -> Result<UnixStream> {
+    let mut patience = Patience::new(OPEN);
     loop {
-        match UnixStream::connect(path) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() > until => {
+        match (UnixStream::connect(path), patience.look()) {
+            (Ok(stream), _) => return Ok(stream),
+            (Err(error), Err(spent)) => {
                 bail!(
-                    "QEMU has not opened {}: {error}{}",
+                    "QEMU has not opened {} {spent}: {error}{}",
                     path.display(),
                     process.evidence()
                 )
             }
-            Err(_) => {}
+            (Err(_), Ok(())) => {}
         }
         interrupted.check()?;
         if process.ended() {

@@ -7,15 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
 use super::answer::{Answer, Line};
+use super::patience::{Patience, Spent};
 use super::process::Interrupted;
-
-/// How often it is looked whether there is still somebody to answer.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// A guest's command port.
 #[derive(Debug)]
@@ -63,12 +61,12 @@ impl Port {
     /// # Errors
     /// When it does not in time.
     pub fn wait_ready(&mut self, within: Duration, alive: Alive<'_>) -> Result<()> {
-        let until = Instant::now() + within;
+        let mut patience = Patience::new(within);
         loop {
-            match self.line(until, alive)? {
-                Some(Line::Ready) => return Ok(()),
-                Some(_) => {}
-                None => bail!("{} has not booted within {within:?}", self.name),
+            match self.line(&mut patience, alive)? {
+                Ok(Line::Ready) => return Ok(()),
+                Ok(_) => {}
+                Err(spent) => bail!("{} has not booted {spent}", self.name),
             }
         }
     }
@@ -97,17 +95,17 @@ impl Port {
         within: Duration,
         alive: Alive<'_>,
     ) -> Result<Answer> {
-        let until = Instant::now() + within;
+        let mut patience = Patience::new(within);
         let mut values = Vec::new();
         loop {
-            match self.line(until, alive)? {
-                Some(Line::Done { id: done, status }) if done == id => {
+            match self.line(&mut patience, alive)? {
+                Ok(Line::Done { id: done, status }) if done == id => {
                     return Ok(Answer::new(command, status, values))
                 }
-                Some(Line::Values(more)) => values.extend(more),
-                Some(_) => {}
-                None => bail!(
-                    "{} has not finished \"{command}\" within {within:?}; it said so far: {}",
+                Ok(Line::Values(more)) => values.extend(more),
+                Ok(_) => {}
+                Err(spent) => bail!(
+                    "{} has not finished \"{command}\" {spent}; it said so far: {}",
                     self.name,
                     Answer::new(command, 0, values).text()
                 ),
@@ -120,18 +118,17 @@ impl Port {
         while self.lines.try_recv().is_ok() {}
     }
 
-    /// The next line of the protocol; `None` when the time is over.
-    fn line(&mut self, until: Instant, alive: Alive<'_>) -> Result<Option<Line>> {
+    /// The next line of the protocol, unless the time is over before.
+    fn line(&mut self, patience: &mut Patience, alive: Alive<'_>) -> Result<Result<Line, Spent>> {
         loop {
             self.interrupted.check()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
+            if let Err(spent) = patience.look() {
+                return Ok(Err(spent));
             }
-            match self.lines.recv_timeout(left.min(LOOK)) {
+            match self.lines.recv_timeout(patience.step()) {
                 Ok(text) => {
                     if let Some(line) = Line::parse(&text) {
-                        return Ok(Some(line));
+                        return Ok(Ok(line));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => alive()?,

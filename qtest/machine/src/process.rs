@@ -8,15 +8,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use rustix::process::{kill_process, Pid, Signal};
 
+use crate::patience::{self, Patience};
 use xtask_kit::run::quote;
 use xtask_kit::steps::tail;
 
-/// How long a process may take to end by itself after it was asked to.
+/// How long a process may take to end by itself after it was asked to, in its own time.
 const END: Duration = Duration::from_secs(5);
 /// How often is looked at something that gives no sign.
 pub const POLL: Duration = Duration::from_millis(10);
@@ -100,16 +101,12 @@ impl Process {
             .stderr(out)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-            line,
-        })
+        Ok(Self::adopt(name, child, log, line))
     }
 
     /// Takes a process that was started otherwise.
     pub fn adopt(name: &str, child: Child, log: &Path, line: String) -> Self {
+        patience::watch(child.id());
         Self {
             name: name.to_owned(),
             child,
@@ -143,7 +140,7 @@ impl Process {
         within: Duration,
         interrupted: &Interrupted,
     ) -> Result<()> {
-        let until = Instant::now() + within;
+        let mut patience = Patience::new(within);
         loop {
             let mut text = Vec::new();
             if let Ok(file) = File::open(&self.log) {
@@ -157,12 +154,8 @@ impl Process {
             if self.ended() {
                 bail!("{} ended at once{}", self.name, self.evidence());
             }
-            if Instant::now() > until {
-                bail!(
-                    "{} is not ready after {within:?}{}",
-                    self.name,
-                    self.evidence()
-                );
+            if let Err(spent) = patience.look() {
+                bail!("{} is not ready {spent}{}", self.name, self.evidence());
             }
             thread::sleep(POLL);
         }
@@ -196,8 +189,8 @@ impl Process {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        let until = Instant::now() + END;
-        while Instant::now() < until {
+        let mut patience = Patience::new(END);
+        while patience.look().is_ok() {
             if self.ended() {
                 return true;
             }
@@ -213,6 +206,7 @@ impl Drop for Process {
         if !KEEP.load(Ordering::Relaxed) {
             self.end();
         }
+        patience::forget(self.child.id());
     }
 }
 

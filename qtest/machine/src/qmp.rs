@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A client of QEMU's machine protocol: one command at a time.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
-/// Longest time QEMU may take for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
+use crate::patience::{read_line, Patience, LOOK};
+
+/// Longest time QEMU may take for an answer, in its own time.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Longest time QEMU may take to read a command, by the clock: what it is sent fits into a socket.
+const SENT: Duration = Duration::from_secs(120);
 
 /// A connection that takes commands.
 #[derive(Debug)]
@@ -23,12 +27,12 @@ impl Qmp {
     /// # Errors
     /// When QEMU does not answer as it should.
     pub fn new(stream: UnixStream) -> Result<Self> {
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(SENT))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
         };
-        let greeting = qmp.receive()?;
+        let greeting = qmp.receive(&mut Patience::new(ANSWER))?;
         if greeting.get("QMP").is_none() {
             bail!("this is not QEMU's machine protocol: {greeting}");
         }
@@ -42,8 +46,8 @@ impl Qmp {
     /// # Errors
     /// When QEMU does not answer as it should.
     pub fn over_serial(stream: UnixStream) -> Result<Self> {
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(SENT))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
         };
@@ -51,12 +55,11 @@ impl Qmp {
         qmp.reader
             .get_mut()
             .write_all(b"{\"execute\": \"qmp_capabilities\", \"id\": \"begin\"}")?;
-        let began = Instant::now();
-        while began.elapsed() < ANSWER {
-            let mut line = String::new();
-            if qmp.reader.read_line(&mut line).context("no answer")? == 0 {
+        let mut patience = Patience::new(ANSWER);
+        while patience.look().is_ok() {
+            let Some(line) = read_line(&mut qmp.reader, &mut patience)? else {
                 bail!("the port was closed");
-            }
+            };
             let answer: Value = serde_json::from_str(&line).unwrap_or_default();
             if answer.get("id").is_some_and(|id| id == "begin") {
                 return Ok(qmp);
@@ -71,11 +74,11 @@ impl Qmp {
     /// When QEMU refuses it or does not answer in time.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let text = json!({ "execute": command, "arguments": arguments }).to_string();
-        let began = Instant::now();
+        let mut patience = Patience::new(ANSWER);
         self.reader.get_mut().write_all(text.as_bytes())?;
-        while began.elapsed() < ANSWER {
+        while patience.look().is_ok() {
             let mut answer = self
-                .receive()
+                .receive(&mut patience)
                 .with_context(|| format!("QEMU, asked for {command}"))?;
             if let Some(value) = answer.get_mut("return") {
                 return Ok(value.take());
@@ -93,10 +96,10 @@ impl Qmp {
     /// # Errors
     /// When it does not come.
     pub fn wait_event(&mut self, name: &str, device: &str) -> Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < ANSWER {
+        let mut patience = Patience::new(ANSWER);
+        while patience.look().is_ok() {
             let message = self
-                .receive()
+                .receive(&mut patience)
                 .with_context(|| format!("no event {name} of {device}"))?;
             let of = message.pointer("/data/device").and_then(Value::as_str);
             if message.get("event").is_some_and(|event| event == name) && of == Some(device) {
@@ -106,11 +109,10 @@ impl Qmp {
         bail!("no event {name} of {device}, but others")
     }
 
-    fn receive(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        if self.reader.read_line(&mut line).context("no answer")? == 0 {
+    fn receive(&mut self, patience: &mut Patience) -> Result<Value> {
+        let Some(line) = read_line(&mut self.reader, patience)? else {
             bail!("QEMU closed the connection");
-        }
+        };
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
     }
 }

@@ -2,7 +2,7 @@
 //! A simulated PF with its helper, and a directory for their sockets.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufReader, ErrorKind, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,15 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
+use crate::patience::{read_line, Patience, LOOK};
+
 use super::machine::Function;
 use super::process::{Interrupted, Process};
 
-/// Longest time until a program serves.
+/// Longest time until a program serves, in its own time.
 const START: Duration = Duration::from_secs(30);
-/// Longest time for an answer of the simulator.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Longest time for an answer of the simulator, in its own time.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// The programs a rig is made of.
 #[derive(Debug, Clone)]
@@ -210,12 +212,11 @@ pub fn control(dir: &Path, request: &Value) -> Result<Value> {
     let path = dir.join("ctl.sock");
     let mut stream = UnixStream::connect(&path)
         .with_context(|| format!("cannot connect to {}", path.display()))?;
-    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(LOOK))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(stream)
-        .read_line(&mut line)
-        .context("the simulator does not answer")?;
+    let line = read_line(&mut BufReader::new(stream), &mut Patience::new(ANSWER))
+        .context("the simulator does not answer")?
+        .context("the simulator closed the connection")?;
     let answer: Value =
         serde_json::from_str(&line).with_context(|| format!("the simulator answers {line:?}"))?;
     if let Some(error) = answer.get("error") {

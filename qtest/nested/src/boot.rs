@@ -2,15 +2,15 @@
 //! Waits for L2, and finds out what it does when it does not come or answer: whether its QEMU stands
 //! still, for instance because a device makes it wait, or the guest does, and where.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{anyhow, Context, Result};
 use serde_json::json;
+use test_machine::patience::{Patience, Spent};
 
 use crate::machine::Nested;
 
-/// Longest time from the start of L2's QEMU until L2 takes commands. On a machine so busy that L1 gets
-/// a quarter of a processor, it took up to 124 s.
+/// Longest time from the start of L2's QEMU until L2 takes commands, in L1's own time.
 const L2_BOOT: Duration = Duration::from_secs(180);
 /// How often it is looked whether its QEMU still runs.
 const L2_LOOK: Duration = Duration::from_secs(10);
@@ -31,10 +31,10 @@ impl Nested {
     /// # Errors
     /// When it does not, or its QEMU has ended; with what that said.
     pub fn wait_l2(&mut self) -> Result<()> {
-        if self.l2_came()? {
+        let Err(spent) = self.l2_came()? else {
             return Ok(());
-        }
-        let error = anyhow!("not within {L2_BOOT:?}{}", self.l2_state());
+        };
+        let error = anyhow!("not {spent}{}", self.l2_state());
         self.explained(Err(error))
     }
 
@@ -59,16 +59,19 @@ impl Nested {
         arguments: &[String],
     ) -> Result<u64> {
         self.launch_l2(words, arguments)?;
-        let until = Instant::now() + L2_BOOT;
+        let mut patience = Patience::new(L2_BOOT);
         let mut times = 0;
-        while Instant::now() < until {
+        let spent = loop {
+            if let Err(spent) = patience.look() {
+                break spent;
+            }
             times += self.interrupt_l1(1)?;
             if self.l2_ready(BETWEEN_STOPS).is_ok() {
                 return Ok(times);
             }
             self.l1_alive()?;
-        }
-        let error = anyhow!("L2 has not booted within {L2_BOOT:?}{}", self.l2_state());
+        };
+        let error = anyhow!("L2 has not booted {spent}{}", self.l2_state());
         self.explained(Err(error))
     }
 
@@ -86,19 +89,19 @@ impl Nested {
     }
 
     /// Whether L2 takes commands before its time is over.
-    fn l2_came(&mut self) -> Result<bool> {
-        let until = Instant::now() + L2_BOOT;
+    fn l2_came(&mut self) -> Result<Result<(), Spent>> {
+        let mut patience = Patience::new(L2_BOOT);
         loop {
             let done = self.l2_ready(L2_LOOK);
             if done.is_ok() {
-                return Ok(true);
+                return Ok(Ok(()));
             }
             if self.l1_alive().is_err() {
-                return self.explained(done).map(|()| true);
+                return self.explained(done).map(Ok);
             }
             self.step("l2_running")?;
-            if Instant::now() > until {
-                return Ok(false);
+            if let Err(spent) = patience.look() {
+                return Ok(Err(spent));
             }
         }
     }

@@ -2,7 +2,7 @@
 //! The nested machine (L1) with its cards, and the guest in it (L2).
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context, Result};
 use serde_json::json;
@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::workbench::Workbench;
 use test_machine::answer::Answer;
 use test_machine::machine::{Config, Driver, Extra, Machine};
+use test_machine::patience::until;
 use test_machine::port::Port;
 use test_machine::process::{Interrupted, Process, POLL};
 use test_machine::qmp::Qmp;
@@ -17,9 +18,9 @@ use test_machine::rig::{control, simulator_arguments};
 
 /// Memory of L1 in MiB: its files, and L2's memory.
 const MEMORY_MIB: u32 = 2048;
-/// Longest time until a simulator serves.
+/// Longest time until a simulator serves, in its own time.
 const START: Duration = Duration::from_secs(30);
-/// Longest time for one command of a scenario, on a loaded machine.
+/// Longest time for one command of a scenario, in the machine's own time.
 const COMMAND: Duration = Duration::from_secs(60);
 /// Serial ports of L1 that are L2's command port and its QEMU's machine protocol.
 const L2_PORT: &str = "l2port";
@@ -258,12 +259,11 @@ impl Nested {
             .execute("device_del", &json!({ "id": format!("{kind}-pf") }))?;
         self.step("card_gone")?;
         // QEMU frees the PF when L1 has let go. It hides the VFs, but does not delete them.
-        let until = Instant::now() + COMMAND;
-        while self.number(kind, "/front/disconnections")? == 0 {
-            ensure!(Instant::now() < until, "QEMU keeps the PF");
-            std::thread::sleep(POLL);
-        }
-        Ok(())
+        until(COMMAND, POLL, || {
+            let gone = self.number(kind, "/front/disconnections")? > 0;
+            Ok(gone.then_some(()))
+        })
+        .context("QEMU keeps the PF")
     }
 
     /// VFs that a simulated PF has enabled, as the simulator knows it.

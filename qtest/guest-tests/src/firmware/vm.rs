@@ -7,18 +7,18 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
 use test_machine::bench::Bench;
+use test_machine::machine::{comma, connect};
+use test_machine::patience::Patience;
 use test_machine::process::{Interrupted, Process, POLL};
 
 /// Memory in MiB.
 const MEMORY_MIB: u32 = 768;
-/// Longest time until QEMU has opened its sockets.
-const OPEN: Duration = Duration::from_secs(20);
 /// Most that is kept of what a machine says.
 const KEPT: usize = 16 << 20;
 /// Lines of the console that an error shows.
@@ -124,7 +124,7 @@ impl Vm {
     /// # Errors
     /// When it does not in time, or ends.
     pub(crate) fn expect_any(&mut self, texts: &[&str], within: Duration) -> Result<usize> {
-        let until = Instant::now() + within;
+        let mut patience = Patience::new(within);
         loop {
             // Before the look at what it said: what it said last counts.
             let ended = self.process.ended();
@@ -145,9 +145,9 @@ impl Vm {
                     self.evidence()
                 );
             }
-            if Instant::now() > until {
+            if let Err(spent) = patience.look() {
                 bail!(
-                    "{} has not said \"{wanted}\" within {within:?}{}",
+                    "{} has not said \"{wanted}\" {spent}{}",
                     self.name,
                     self.evidence()
                 );
@@ -229,27 +229,6 @@ fn first_of(said: &[u8], texts: &[&str]) -> Option<(usize, usize)> {
         .min_by_key(|(_, end)| *end)
 }
 
-fn connect(process: &mut Process, path: &Path, interrupted: &Interrupted) -> Result<UnixStream> {
-    let until = Instant::now() + OPEN;
-    loop {
-        if let Ok(stream) = UnixStream::connect(path) {
-            return Ok(stream);
-        }
-        interrupted.check()?;
-        if process.ended() {
-            bail!("QEMU ended at once{}", process.evidence());
-        }
-        if Instant::now() > until {
-            bail!(
-                "QEMU has not opened {}{}",
-                path.display(),
-                process.evidence()
-            );
-        }
-        thread::sleep(POLL);
-    }
-}
-
 /// Reads in a thread of its own, so that the machine never waits for this program.
 fn listen(mut serial: UnixStream, log: &Path, said: Arc<Mutex<Vec<u8>>>) -> Result<()> {
     let mut log =
@@ -273,11 +252,6 @@ fn listen(mut serial: UnixStream, log: &Path, said: Arc<Mutex<Vec<u8>>>) -> Resu
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// A path for QEMU's options, where a comma is doubled.
-fn comma(path: &Path) -> String {
-    text(path).replace(',', ",,")
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! Scenarios about the device itself on a VF of L1: the ways of its doorbells, resets, a helper that
 //! hangs, VFs that L1 takes back.
 
-use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
@@ -10,6 +9,7 @@ use serde_json::{json, Value};
 use crate::l2::{pings, property, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
+use test_machine::patience::until;
 use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 
@@ -90,27 +90,22 @@ fn traffic(nested: &mut Nested, count: u32) -> Result<()> {
 
 /// Waits until L2's QEMU has no such device any more.
 fn wait_unplugged(nested: &mut Nested) -> Result<()> {
-    let until = Instant::now() + SHORT;
-    loop {
-        match property(nested, ID, "type") {
-            Err(error) if format!("{error:#}").contains("not found") => return Ok(()),
-            other => other?,
-        };
-        ensure!(Instant::now() < until, "the device is still there");
-        std::thread::sleep(POLL);
-    }
+    until(SHORT, POLL, || match property(nested, ID, "type") {
+        Err(error) if format!("{error:#}").contains("not found") => Ok(Some(())),
+        other => other.map(|_| None),
+    })
+    .context("the device is still there")
 }
 
 fn wait_state(nested: &mut Nested, words: &[&str]) -> Result<String> {
-    let until = Instant::now() + SHORT;
-    loop {
-        let state = property(nested, ID, "state")?;
-        if words.iter().all(|word| state.contains(word)) {
-            return Ok(state);
-        }
-        ensure!(Instant::now() < until, "no {words:?} in: {state}");
-        std::thread::sleep(POLL);
-    }
+    let mut state = String::new();
+    until(SHORT, POLL, || {
+        state = property(nested, ID, "state")?;
+        let all = words.iter().all(|word| state.contains(word));
+        Ok(all.then_some(()))
+    })
+    .with_context(|| format!("no {words:?} in: {state}"))?;
+    Ok(state)
 }
 
 /// The same guest on the same VF with each way of doorbells, plugged one after the other; then L1 takes

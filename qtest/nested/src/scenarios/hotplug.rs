@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A VF that is unplugged from and plugged into a running guest, and what that leaves behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
@@ -9,11 +9,12 @@ use serde_json::{json, Value};
 use crate::l2::{pings, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
+use test_machine::patience::{until, LOOK};
 use test_machine::scenario::Scenario;
 
 /// Times it is plugged; the first is there from the start.
 const TIMES: u32 = 10;
-/// Longest time until L2 has let go.
+/// Longest time until L2 has let go, in its own time.
 const LET_GO: Duration = Duration::from_secs(60);
 /// Memory that QEMU and the helper may have gained, in KiB, between the second time and the last: an
 /// allocator's slack, and less than a leak of a page table, a log or a thread's stack each time.
@@ -127,19 +128,14 @@ fn used(nested: &mut Nested) -> Result<u64> {
 /// Plugs the device. QEMU tells of the end of an unplugged one when it leaves the machine; the VF is
 /// given back when the last reader of the memory map has let go, which on a busy machine can be later.
 fn plug(nested: &mut Nested, device: &Value) -> Result<()> {
-    let until = Instant::now() + LET_GO;
-    loop {
+    until(LET_GO, LOOK, || {
         match nested.l2_qmp()?.execute("device_add", device) {
-            Ok(_) => return Ok(()),
-            Err(error)
-                if Instant::now() < until
-                    && format!("{error:#}").contains("device is already attached") =>
-            {
-                std::thread::sleep(Duration::from_millis(200));
-            }
-            Err(error) => return Err(error),
+            Err(error) if format!("{error:#}").contains("device is already attached") => Ok(None),
+            other => other.map(Some),
         }
-    }
+    })
+    .context("QEMU keeps the VF")
+    .map(|_| ())
 }
 
 /// Unplugs the device and waits until L2 and QEMU have let go.
@@ -147,8 +143,7 @@ fn unplug(nested: &mut Nested) -> Result<()> {
     nested
         .l2_qmp()?
         .execute("device_del", &json!({ "id": "net" }))?;
-    let until = Instant::now() + LET_GO;
-    loop {
+    until(LET_GO, LOOK, || {
         let list = nested
             .l2_qmp()?
             .execute("qom-list", &json!({ "path": "/machine/peripheral" }))?;
@@ -157,13 +152,7 @@ fn unplug(nested: &mut Nested) -> Result<()> {
             .context("no list of devices")?
             .iter()
             .any(|entry| entry.get("name").is_some_and(|name| name == "net"));
-        if !there {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < until,
-            "L2 has not let the device go within {LET_GO:?}"
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    }
+        Ok((!there).then_some(()))
+    })
+    .context("L2 does not let the device go")
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use super::takeback;
 use crate::l2::{
@@ -12,7 +12,11 @@ use crate::l2::{
 };
 use crate::machine::{Nested, Plan};
 use crate::setup::{Run, Setup};
+use test_machine::patience::{until, LOOK};
 use test_machine::scenario::Scenario;
+
+/// Longest time until the device's link to the helper is what it should be.
+const LINK: Duration = Duration::from_secs(20);
 
 pub(super) const HELPER_RESTART: Scenario<Run> = Scenario {
     name: "helper-restart",
@@ -157,13 +161,13 @@ fn kept(nested: &mut Nested) -> Result<String> {
 /// Waits until the device says so of its link to the helper.
 fn link_state(nested: &mut Nested, wanted: &str) -> Result<String> {
     let mut state = String::new();
-    for _ in 0..100 {
+    let done = until(LINK, LOOK, || {
         state = property(nested, "net", "link-state")?;
-        if state == wanted {
-            return Ok(state);
-        }
-        std::thread::sleep(Duration::from_millis(200));
+        Ok((state == wanted).then_some(()))
+    });
+    if let Err(spent) = done {
+        let error = property(nested, "net", "link-error")?;
+        bail!("the device's link is {state}, not {wanted} ({error}): {spent:#}");
     }
-    let error = property(nested, "net", "link-error")?;
-    anyhow::bail!("the device's link is {state}, not {wanted}: {error}")
+    Ok(state)
 }
