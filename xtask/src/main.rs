@@ -77,11 +77,7 @@ enum Command {
     /// Measure: codec, register window, admin commands against a bare socket echo, throughput, memory.
     Bench(bench::Options),
     /// Run the checks and tests.
-    Test {
-        /// Only these suites (repeat the option for several).
-        #[arg(long = "suite", value_enum)]
-        suites: Vec<test::Suite>,
-    },
+    Test(test::Options),
     /// Write docs/conformance.md from the rows and the tests that name them.
     Conformance {
         /// Only verify that the page is current and that no row is without test and reason.
@@ -142,7 +138,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Peer => nested_tests::peer::run(&project),
         Command::Guest => guest_test::image(&project),
         Command::Bench(options) => bench::run(&project, options),
-        Command::Test { suites } => test::run(&project, &suites),
+        Command::Test(options) => test::run(&project, &options),
         Command::Conformance { check } => conformance::run(project.root(), check),
         Command::Clean { qemu: true, .. } => qemu::clean(&project),
         Command::Clean { all, .. } => programs::clean(&project, all),

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use xtask_kit::project::Project;
 use xtask_kit::steps::Steps;
 
@@ -47,6 +47,23 @@ impl Bench {
             run: RunDir::new()?,
             logs: project.log_dir(command)?,
             interrupted,
+        })
+    }
+
+    /// The same for somebody who tests beside it: with sockets and logs of its own.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn beside(&self, name: &str) -> Result<Self> {
+        let logs = self.logs.join(name);
+        std::fs::create_dir_all(&logs)
+            .with_context(|| format!("cannot create {}", logs.display()))?;
+        Ok(Self {
+            programs: self.programs.clone(),
+            image: self.image.clone(),
+            run: RunDir::new()?,
+            logs,
+            interrupted: self.interrupted.clone(),
         })
     }
 

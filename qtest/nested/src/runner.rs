@@ -90,10 +90,16 @@ impl<'a> Runner<'a> {
             .filter(|(name, _)| *name == setup.plan.name)
             .map(|(_, nested)| nested);
         let result = in_machine(scenario, &mut nested, self.workbench);
-        if result.is_ok() || keep {
+        if (result.is_ok() && !scenario.run.spoils) || keep {
             self.shared = nested.map(|nested| (setup.plan.name, nested));
         }
         result
+    }
+
+    /// The machine that is left: the name of its plan.
+    #[must_use]
+    pub fn machine(&self) -> Option<&'static str> {
+        self.shared.as_ref().map(|(name, _)| *name)
     }
 
     /// Ends the machine that is left, if there is one.

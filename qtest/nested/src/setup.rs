@@ -22,6 +22,8 @@ pub struct Run {
     pub equipped: bool,
     /// The machine it runs in.
     pub setup: &'static Setup,
+    /// Whether it leaves the machine such that no other scenario can use it.
+    pub spoils: bool,
     /// Breaches of the specification, as the simulator names them, that it must not fail for.
     pub violations: &'static [&'static str],
     /// Gives the figures to be shown.

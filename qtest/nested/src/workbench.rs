@@ -50,4 +50,15 @@ impl Workbench {
         }
         Ok(Self { bench, image })
     }
+
+    /// The same for somebody who tests beside it.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn beside(&self, name: &str) -> Result<Self> {
+        Ok(Self {
+            bench: self.bench.beside(name)?,
+            image: self.image.clone(),
+        })
+    }
 }

@@ -30,6 +30,7 @@ pub struct Steps {
     count: u32,
     started: Instant,
     terminal: bool,
+    times: Vec<(String, Duration)>,
 }
 
 /// What a running step is given.
@@ -40,6 +41,18 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step of its own with a log, which nothing shows.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn alone(log: PathBuf) -> Result<Self> {
+        fs::write(&log, "").with_context(|| format!("cannot write log {}", log.display()))?;
+        Ok(Self {
+            log,
+            note: RefCell::new(None),
+        })
+    }
+
     /// The step's log file; commands append to it.
     pub fn log(&self) -> &Path {
         &self.log
@@ -83,6 +96,7 @@ impl Steps {
             count: 0,
             started: Instant::now(),
             terminal: io::stderr().is_terminal(),
+            times: Vec::new(),
         })
     }
 
@@ -93,7 +107,14 @@ impl Steps {
             count: 0,
             started: Instant::now(),
             terminal: false,
+            times: Vec::new(),
         }
+    }
+
+    /// Name and time of each step so far.
+    #[must_use]
+    pub fn times(&self) -> &[(String, Duration)] {
+        &self.times
     }
 
     /// Says that all steps are done, and in which time.
@@ -154,7 +175,9 @@ impl Steps {
         } else {
             "FAILED after"
         };
-        let line = format!("{word} {}{note}", seconds(began.elapsed()));
+        let time = began.elapsed();
+        let line = format!("{word} {}{note}", seconds(time));
+        self.times.push((name.to_owned(), time));
         if terminal {
             show("");
             eprintln!("{title}: {line}");

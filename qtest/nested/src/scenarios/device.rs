@@ -2,7 +2,6 @@
 //! Scenarios about the device itself on a VF of L1: the ways of its doorbells, resets, a helper that
 //! hangs, VFs that L1 takes back.
 
-
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 
@@ -21,6 +20,7 @@ pub(super) const DOORBELLS: Scenario<Run> = Scenario {
     shows: "Each way of the device's doorbells (in the kernel, by a mapping, by a write of the region) on the same VF; then L1 takes the VFs back while L2 uses one: QEMU asks L2 for it, and with a new helper all is as before",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run: doorbells,
@@ -32,6 +32,7 @@ pub(super) const DEVICE_RESETS: Scenario<Run> = Scenario {
     shows: "A function level reset by L2, one of the machine, one behind the helper; a helper that does not answer within the deadline",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run: resets,

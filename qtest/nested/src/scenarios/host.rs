@@ -21,6 +21,7 @@ pub(super) const SRIOV: Scenario<Run> = Scenario {
     shows: "PF on `vfio-pci` with `enable_sriov=1`, opened with a VF token; `sriov_numvfs` 2, 0, 2; each VF in an IOMMU group of its own; a VF opens with the right token only; IDs, BARs, registers in a BAR, MSI-X, reset; VFs are back after the PF was closed, which resets it",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "sriov",
@@ -40,6 +41,7 @@ pub(super) const LINUX_PF: Scenario<Run> = Scenario {
     shows: "Linux's `virtio_net` on the PF: pings and TCP with checksums; then VFs enabled by Linux's PF driver, and pings through a VF; then the PF is unplugged while its VFs are on",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "linux-pf",

@@ -72,6 +72,7 @@ pub(super) const HOTPLUG: Scenario<Run> = Scenario {
     shows: "A VF unplugged from and plugged into the running L2 10 times; QEMU and helper have no more open files and no more memory at the end than after the second time",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run,

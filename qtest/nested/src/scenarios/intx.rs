@@ -14,6 +14,7 @@ pub(super) const L2_INTX: Scenario<Run> = Scenario {
     shows: "L2 under `pci=nomsi`: net and blk by level interrupts, with checksums, messages of the VF and interrupts of L2 compared; rebinds, reboot; then 8 switches between INTx and MSI-X under load",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
     violations: &[],
     run,

@@ -16,6 +16,7 @@ pub(super) const IOMMUFD: Scenario<Run> = Scenario {
     shows: "L1 with VFIO rebuilt with iommufd: helper (by its default), proof and L2's QEMU (`iommufd=`, VF token with the bind request) have the functions' own files and no group; L2 with the legacy driver, 100 pings, TCP with checksums; the VF's file as `fd=`; refused: no token, a wrong one, a file that is not bound, the bound file of another VF, a VF that another QEMU has (said as such, not as a wrong token)",
     run: Run {
         equipped: true,
+        spoils: false,
         setup: &Setup {
         plan: Plan {
             name: "iommufd",

@@ -18,6 +18,7 @@ pub(super) const L2_STOCK: Scenario<Run> = Scenario {
     shows: "L2 with QEMU's own `vfio-pci` and Linux's modern driver on a VF whose PF Linux drives: what the next ones stand on, without this project's device and helper",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "l2-stock",
@@ -36,6 +37,7 @@ pub(super) const L2_INTERRUPTED: Scenario<Run> = Scenario {
     shows: "L2 with the legacy driver boots and pings while the outer QEMU stops and continues L1's processor all the time: the emulated virtualization delivers each interrupt once",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run: l2_interrupted,
@@ -47,6 +49,7 @@ pub(super) const L2_LEGACY: Scenario<Run> = Scenario {
     shows: "Helpers take a net and a blk PF (`--bind --vfs 2`); L2 with the legacy driver forced on a VF of each: IDs, features, status; 100 pings, TCP 16 MiB and disk 64 MiB with checksums; its interrupts do not go through QEMU; both drivers rebound 5 times; reboot",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run: l2_legacy,
@@ -58,6 +61,7 @@ pub(super) const L2_MODERN: Scenario<Run> = Scenario {
     shows: "The modern driver on the same VFs, machine q35",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &HELPERS,
         violations: &[],
         run: l2_modern,

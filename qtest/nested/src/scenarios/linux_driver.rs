@@ -49,6 +49,7 @@ pub(super) const KERNEL_DRIVER: Scenario<Run> = Scenario {
     shows: "Linux's own admin-queue driver on the PF and its `virtio-vfio-pci` on a VF, with a legacy L2: shows that the simulated PF is one Linux works with",
     run: Run {
         equipped: true,
+        spoils: false,
         setup: &KERNEL,
         violations: &[],
         run: kernel_driver,
@@ -60,7 +61,8 @@ pub(super) const DIFFERENTIAL: Scenario<Run> = Scenario {
     shows: "The same register accesses through Linux's driver and through this device, each answer compared with the other; differences have to be in the table of [kernel-driver.md](../system/kernel-driver.md)",
     run: Run {
         equipped: true,
-        // Leaves the PF to the helper, so it is the last one in its machine.
+        // It leaves the PF to the helper.
+        spoils: true,
         setup: &KERNEL,
         // What the script does, and Linux passes on.
         violations: &["crosses_fields", "no_such_queue", "vector_out_of_range"],
@@ -73,6 +75,7 @@ pub(super) const COUNTS: Scenario<Run> = Scenario {
     shows: "Instructions for doorbells and for reads of control registers, of both",
     run: Run {
         equipped: true,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "counts",

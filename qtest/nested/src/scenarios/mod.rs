@@ -40,7 +40,6 @@ pub const ALL: &[Kind<Run>] = &[
             device::DOORBELLS,
             device::DEVICE_RESETS,
             intx::L2_INTX,
-            // The last one in this machine: it loads drivers.
             takeback::HOST_TAKES_BACK,
         ],
     },

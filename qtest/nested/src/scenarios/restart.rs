@@ -23,6 +23,7 @@ pub(super) const HELPER_RESTART: Scenario<Run> = Scenario {
     shows: "The helper killed and started again while L2 runs. Measured: the kernel resets the PF when its last file is closed, and with it the VFs. Linux keeps the VFs and enables them again, but their registers are as after a reset. L2 lives on; its registers read all-ones until the helper is back, no packet comes through, and the device says `state-lost`. The driver started anew works; the other PF's VF is not touched",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "helper-restart",
@@ -41,6 +42,7 @@ pub(super) const HELPER_KEPT: Scenario<Run> = Scenario {
     shows: "The same under a manager that keeps the PF's files as systemd does (`vlvf-vfio-probe keep`): L2 notices nothing, its registers are as before and no ping is lost. Then L1 takes the PF: the helper has the manager close its files, and ends with code 5",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "helper-kept",

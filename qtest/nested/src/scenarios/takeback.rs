@@ -17,6 +17,8 @@ pub(super) const HOST_TAKES_BACK: Scenario<Run> = Scenario {
     shows: "L1 takes a VF of a PF by `unbind` while L2 uses both of them with traffic: QEMU is asked by the request interrupt and unplugs that device, the helper's client for it goes; the other VF loses no ping and no register. Then it takes the PF: nothing happens to L2 or the helper as long as L2, stopped, keeps its VF; when it goes on, the VF is unplugged, and the helper tells a client that is left, resets the PF and ends with code 5. Linux's own driver works on the PF; then a new helper, and a VF plugged into the same L2, which all the time had a VF of another PF",
     run: Run {
         equipped: false,
+        // It loads drivers.
+        spoils: true,
         setup: &HELPERS,
     violations: &[],
     run,

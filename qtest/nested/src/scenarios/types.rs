@@ -23,6 +23,7 @@ pub(super) const L2_TYPES: Scenario<Run> = Scenario {
     shows: "L2 with the legacy driver on VFs of rng, console, balloon and scsi: what the guest tests of the same name have a guest do (`qtest/guest-tests/src/types`), with less data to the disk",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
         plan: Plan {
             name: "types",

@@ -13,6 +13,7 @@ pub(super) const WRONG_INPUT: Scenario<Run> = Scenario {
     shows: "Everything a user can get wrong, each refused with its own message, while L2 goes on without losing a ping: host not ready, helpers without rights or twice, tokens, VFs of another PF or another driver, two users of a VF, files that prove nothing, another number of VFs while they are in use",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "wrong-input",
@@ -31,6 +32,7 @@ pub(super) const NO_IOMMU: Scenario<Run> = Scenario {
     shows: "The same for a host without IOMMU",
     run: Run {
         equipped: false,
+        spoils: false,
         setup: &Setup {
             plan: Plan {
                 name: "no-iommu",

@@ -1,45 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `cargo xtask test`: suites of checks and tests, and the closing line with their counts.
+//! The suites, and how those are run that are one thing after the other.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
 
+use super::counts::Counts;
 use crate::docs;
 use crate::meson;
 use crate::programs::{self, Profile};
 use crate::qemu;
-use xtask_kit::packages;
 use xtask_kit::project::Project;
 use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
+use xtask_kit::steps::Steps;
 
 /// The package of the tests of everything together, and its test that needs no QEMU.
 const QTESTS: &str = "qtest_tests";
 const LAYERING: &str = "layering";
-
-/// The fuzz targets, and how long each may run at most.
-const FUZZ_TARGETS: [&str; 5] = ["proto_decode", "session", "hostile_pf", "window", "p9"];
-const FUZZ_SECONDS: &str = "60";
-/// The same inputs for the same program: a check of a change must not depend on luck. The search for
-/// new findings is `fuzz/run all SECONDS`, with another seed each time.
-const FUZZ_FIXED: [&str; 2] = ["-seed=1", "-runs=1000000"];
-
-/// Failures that were shown already; the closing line stays the last one.
-#[derive(Debug)]
-pub(crate) struct Reported;
-
-impl fmt::Display for Reported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("checks failed")
-    }
-}
-
-impl std::error::Error for Reported {}
 
 /// A part of the checks that can be run alone; in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,8 +51,13 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
+    /// Whether it is made of jobs that can run beside each other.
+    pub(super) fn has_jobs(self) -> bool {
+        matches!(self, Self::Meson | Self::Guest | Self::Fuzz)
+    }
+
     /// Its name on the command line.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
@@ -108,6 +93,14 @@ enum InMeson {
     Never,
 }
 
+/// What meson.build has to know.
+pub(super) fn meson_expects() -> meson::Expected<'static> {
+    meson::Expected {
+        always: suites_in_meson(InMeson::Always),
+        with_qemu: suites_in_meson(InMeson::WithQemu),
+    }
+}
+
 /// The names of the suites that meson.build has under a condition.
 fn suites_in_meson(when: InMeson) -> BTreeSet<&'static str> {
     Suite::value_variants()
@@ -117,51 +110,9 @@ fn suites_in_meson(when: InMeson) -> BTreeSet<&'static str> {
         .collect()
 }
 
-/// How many checks went well and how many did not.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-}
-
-impl Counts {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-    }
-
-    fn one(ok: bool) -> Self {
-        Self {
-            passed: ok.into(),
-            failed: (!ok).into(),
-        }
-    }
-}
-
-/// Runs the given suites, or all.
-///
-/// # Errors
-/// When anything failed; the closing line is printed before.
-pub(crate) fn run(project: &Project, suites: &[Suite]) -> Result<()> {
-    let mut steps = Steps::new(project, "test")?;
-    let mut total = Counts::default();
-    let suites = if suites.is_empty() {
-        Suite::value_variants()
-    } else {
-        suites
-    };
-    for suite in suites {
-        total.add(run_suite(project, &mut steps, *suite));
-    }
-    println!("{} passed, {} failed", total.passed, total.failed);
-    if total.failed > 0 {
-        return Err(Reported.into());
-    }
-    Ok(())
-}
-
-/// Runs one suite; what fails is shown here and counted.
-fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
+/// Runs one suite; what fails is shown here and counted. Those made of jobs are not run here: see
+/// [`Suite::has_jobs`].
+pub(super) fn run(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
     let checked = match suite {
         Suite::Unit => {
             let args = ["--workspace", "--exclude", QTESTS];
@@ -177,17 +128,8 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
                 Counts::one(false)
             })
         }
-        Suite::Guest => return guest_tests(project, steps),
         Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
-        Suite::Meson => meson::check(
-            project,
-            steps,
-            &meson::Expected {
-                always: suites_in_meson(InMeson::Always),
-                with_qemu: suites_in_meson(InMeson::WithQemu),
-            },
-        ),
-        Suite::Fuzz => return fuzz(project, steps),
+        Suite::Meson | Suite::Guest | Suite::Fuzz => return Counts::default(),
         Suite::Fmt => fmt(project, steps),
         Suite::Clippy => cargo(
             project,
@@ -226,7 +168,7 @@ fn run_suite(project: &Project, steps: &mut Steps, suite: Suite) -> Counts {
 }
 
 /// Shows why something failed, at once and not only at the end.
-fn report<T>(result: &Result<T>) {
+pub(super) fn report<T>(result: &Result<T>) {
     if let Err(error) = result {
         eprintln!("error: {error:#}");
     }
@@ -312,69 +254,6 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
     Ok(tests(project, steps, "qtests", &args, &env))
 }
 
-/// Runs the guest tests and the nested machine as their own commands; their scenarios are counted one
-/// by one.
-fn guest_tests(project: &Project, steps: &mut Steps) -> Counts {
-    let mut counts = Counts::default();
-    for (name, command) in [("guest tests", "guest-test"), ("nested machine", "nested")] {
-        counts.add(counted(steps, name, ("PASS ", "FAIL "), |step| {
-            Cmd::new(std::env::current_exe()?)
-                .arg(command)
-                .dir(project.root())
-                .run(step)
-        }));
-    }
-    counts
-}
-
-/// Runs each fuzz target with [`FUZZ_FIXED`] for at most [`FUZZ_SECONDS`].
-fn fuzz(project: &Project, steps: &mut Steps) -> Counts {
-    let root = project.root();
-    let mut counts = Counts::default();
-    if let Err(error) = packages::ensure(steps, "fuzzing", packages::FUZZ) {
-        eprintln!("error: {error:#}");
-        return Counts::one(false);
-    }
-    for target in FUZZ_TARGETS {
-        let checked = steps.run(&format!("fuzz {target}"), |step| {
-            Cmd::new(root.join("fuzz/run"))
-                .args([target, FUZZ_SECONDS])
-                .args(FUZZ_FIXED)
-                .dir(root)
-                .run(step)
-        });
-        report(&checked);
-        counts.add(Counts::one(checked.is_ok()));
-    }
-    counts
-}
-
-/// Runs a step whose log tells good and bad results by how a line begins.
-fn counted(
-    steps: &mut Steps,
-    name: &str,
-    (good, bad): (&str, &str),
-    run: impl FnOnce(&Step) -> Result<()>,
-) -> Counts {
-    let mut log = None;
-    let result = steps.run(name, |step| {
-        log = Some(step.log().to_owned());
-        run(step)
-    });
-    report(&result);
-    let text = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count() as u64;
-    let mut counts = Counts {
-        passed: count(good),
-        failed: count(bad),
-    };
-    if counts.failed == 0 && (result.is_err() || counts.passed == 0) {
-        counts.failed = 1;
-    }
-    counts
-}
-
 /// Runs `cargo test`, its tests counted one by one.
 fn tests(
     project: &Project,
@@ -397,31 +276,10 @@ fn tests(
     });
     report(&result);
     let text = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
-    let mut counts = test_counts(&String::from_utf8_lossy(&text));
+    let mut counts = Counts::of_harness(&String::from_utf8_lossy(&text));
     if result.is_err() && counts.failed == 0 {
         // It did not even get to run: a test binary does not compile, or one was killed.
         counts.failed = 1;
-    }
-    counts
-}
-
-/// Adds up the result lines of Rust's test harness.
-fn test_counts(log: &str) -> Counts {
-    let mut counts = Counts::default();
-    for line in log
-        .lines()
-        .filter_map(|line| line.strip_prefix("test result: "))
-    {
-        let number = |what: &str| {
-            line.split(['.', ';'])
-                .filter_map(|part| part.trim().strip_suffix(what))
-                .find_map(|number| number.trim().parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        counts.add(Counts {
-            passed: number("passed"),
-            failed: number("failed"),
-        });
     }
     counts
 }
@@ -471,21 +329,5 @@ mod tests {
             assert_eq!(names, suites_in_meson(when));
         }
         assert!(meson.contains(concat!("  version: '", env!("CARGO_PKG_VERSION"), "',\n")));
-    }
-
-    #[test]
-    fn counts_are_those_of_the_harness() {
-        let log = "running 3 tests\n\
-            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
-            noise 7 passed; 7 failed\n\
-            test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1.25s\n";
-        assert_eq!(
-            test_counts(log),
-            Counts {
-                passed: 13,
-                failed: 2
-            }
-        );
-        assert_eq!(test_counts(""), Counts::default());
     }
 }
