@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::wire::{Reader, HEADER_LEN};
+use crate::wire::{CutOff, Reader, HEADER_LEN};
 
 /// Message types; the reply to each has the next number.
 pub mod kind {
@@ -106,6 +106,12 @@ impl Malformed {
             Malformed::NoVersion => "p9_no_version",
             Malformed::NoRoom => "p9_no_room",
         }
+    }
+}
+
+impl From<CutOff> for Malformed {
+    fn from(_: CutOff) -> Self {
+        Malformed::CutOff
     }
 }
 

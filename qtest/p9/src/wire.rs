@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The protocol's integers, strings and qids: little-endian, strings with a 16-bit length.
 
-use crate::message::Malformed;
-
 /// Bytes of size, type and tag, with which every message begins.
 pub(crate) const HEADER_LEN: usize = 7;
 /// Bytes of a qid.
@@ -21,6 +19,10 @@ pub(crate) struct Qid {
     pub(crate) path: u64,
 }
 
+/// The bytes end before the value that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CutOff;
+
 /// Takes values from the front of a message.
 #[derive(Debug)]
 pub(crate) struct Reader<'a>(&'a [u8]);
@@ -30,34 +32,34 @@ impl<'a> Reader<'a> {
         Reader(bytes)
     }
 
-    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let (now, rest) = self.0.split_at_checked(len).ok_or(Malformed::CutOff)?;
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], CutOff> {
+        let (now, rest) = self.0.split_at_checked(len).ok_or(CutOff)?;
         self.0 = rest;
         Ok(now)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], CutOff> {
         let bytes = self.bytes(N)?;
-        bytes.try_into().map_err(|_| Malformed::CutOff)
+        bytes.try_into().map_err(|_| CutOff)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn u8(&mut self) -> Result<u8, CutOff> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn u16(&mut self) -> Result<u16, CutOff> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(crate) fn u32(&mut self) -> Result<u32, CutOff> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn u64(&mut self) -> Result<u64, CutOff> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn string(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn string(&mut self) -> Result<&'a [u8], CutOff> {
         let len = self.u16()?;
         self.bytes(len.into())
     }
