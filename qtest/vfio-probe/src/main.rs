@@ -78,7 +78,7 @@ fn number(member: &str) -> io::Result<u16> {
 
 fn hold(address: &str, uuid: &str) -> io::Result<()> {
     let device = Device::open(address, None)?;
-    device.set_vf_token(parse_uuid(uuid)?)?;
+    device.set_vf_token(uuid)?;
     println!("held");
     io::stdout().flush()?;
     loop {
@@ -151,31 +151,4 @@ fn structure(device: &Device, kind: u8) -> io::Result<Structure> {
         at = [next & 0xfc];
     }
     Err(io::Error::other(format!("no virtio capability {kind}")))
-}
-
-/// The bytes of a UUID in the order of its text.
-fn parse_uuid(text: &str) -> io::Result<[u8; 16]> {
-    let wrong = || io::Error::other(format!("{text} is not a UUID"));
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    if digits.len() != 32 {
-        return Err(wrong());
-    }
-    u128::from_str_radix(&digits, 16)
-        .map(u128::to_be_bytes)
-        .map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_keeps_the_order_of_its_text() {
-        let bytes = parse_uuid("00112233-4455-6677-8899-aabbccddeeff").unwrap();
-        assert_eq!(bytes[..3], [0, 0x11, 0x22]);
-        assert_eq!(bytes[15], 0xff);
-        for text in ["", "00112233", "0g112233-4455-6677-8899-aabbccddeeff"] {
-            assert!(parse_uuid(text).is_err(), "{text}");
-        }
-    }
 }

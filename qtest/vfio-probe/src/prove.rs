@@ -15,7 +15,6 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType,
 };
 
-use crate::parse_uuid;
 use crate::sys::Device;
 
 /// Longest time for an answer of the helper.
@@ -87,7 +86,7 @@ fn open(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<
         file = File::options().read(true).write(true).open(what)?;
         file.as_fd()
     } else if let Some(address) = what.strip_prefix("cdev:") {
-        device = Device::open_cdev(address, token.map(parse_uuid).transpose()?)?;
+        device = Device::open_cdev(address, token)?;
         device.as_fd()
     } else {
         device = Device::open(what, token)?;

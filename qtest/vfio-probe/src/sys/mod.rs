@@ -169,7 +169,8 @@ impl Device {
 
     /// Opens the function at `address` by its own file, and binds it to an iommufd. `token` is the VF
     /// token to show, if any.
-    pub(crate) fn open_cdev(address: &str, token: Option<[u8; 16]>) -> io::Result<Self> {
+    pub(crate) fn open_cdev(address: &str, token: Option<&str>) -> io::Result<Self> {
+        let token = token.map(parse_uuid).transpose()?;
         let dir = format!("/sys/bus/pci/devices/{address}/vfio-dev");
         let entry = named(&dir, read_dir(&dir))?.next();
         let name = entry.ok_or(io::ErrorKind::NotFound)??.file_name();
@@ -228,11 +229,11 @@ impl Device {
     }
 
     /// Makes `uuid` the token that VFs of this PF must show.
-    pub(crate) fn set_vf_token(&self, uuid: [u8; 16]) -> io::Result<()> {
+    pub(crate) fn set_vf_token(&self, uuid: &str) -> io::Result<()> {
         let mut token = VfToken {
             argsz: size::<VfToken>(),
             flags: FEATURE_SET,
-            uuid,
+            uuid: parse_uuid(uuid)?,
         };
         call(&self.file, request::DEVICE_FEATURE, &raw mut token)?;
         Ok(())
@@ -266,5 +267,32 @@ impl Device {
         irqs.count = 0;
         call(&self.file, request::DEVICE_SET_IRQS, &raw mut irqs)?;
         Ok(())
+    }
+}
+
+/// The bytes of a UUID in the order of its text.
+fn parse_uuid(text: &str) -> io::Result<[u8; 16]> {
+    let wrong = || io::Error::other(format!("{text} is not a UUID"));
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 {
+        return Err(wrong());
+    }
+    u128::from_str_radix(&digits, 16)
+        .map(u128::to_be_bytes)
+        .map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_keeps_the_order_of_its_text() {
+        let bytes = parse_uuid("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!(bytes[..3], [0, 0x11, 0x22]);
+        assert_eq!(bytes[15], 0xff);
+        for text in ["", "00112233", "0g112233-4455-6677-8899-aabbccddeeff"] {
+            assert!(parse_uuid(text).is_err(), "{text}");
+        }
     }
 }
