@@ -24,7 +24,7 @@ use device::FrameQueue;
 use services::{Service, Services};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,15 +61,14 @@ impl Host {
         let mut config = Config::new(EthernetAddress(MAC).into());
         config.random_seed = 0x7069_7274_6f6f_6c73;
         let mut interface = Interface::new(config, device, Instant::ZERO);
-        let [a, b, c, d] = ADDRESS;
-        let address = IpCidr::new(Ipv4Address::new(a, b, c, d).into(), PREFIX);
+        let address = Ipv4Cidr::new(ADDRESS.into(), PREFIX);
         interface.update_ip_addrs(|list| {
             // The list is empty and holds at least one.
-            let _ = list.push(address);
+            let _ = list.push(address.into());
         });
         let mut sockets = SocketSet::new(Vec::new());
         let services = Services::listen(&mut sockets, &Service::ALL);
-        let boot = files.map(|files| Boot::listen(&mut sockets, files));
+        let boot = files.map(|files| Boot::listen(&mut sockets, address, files));
         Self {
             interface,
             sockets,

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time::Instant as When;
+use smoltcp::wire::{IpCidr, Ipv4Address};
 
 /// A guest at 10.0.77.2 whose wire may lose frames.
 struct Guest {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The DHCP server (RFC 2131, with the boot options of RFC 2132 and 4578).
 
-use super::super::{ADDRESS, PREFIX};
-use super::BootDir;
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use super::files::BootDir;
+use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Cidr};
 
 /// Where it listens.
 pub(super) const PORT: u16 = 67;
@@ -65,8 +64,10 @@ mod kind {
 }
 
 /// The server: which hardware address has which number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Dhcp {
+    /// The server's own address in the network whose addresses it gives out.
+    host: Ipv4Cidr,
     clients: Vec<[u8; 6]>,
 }
 
@@ -121,20 +122,34 @@ impl<'a> Request<'a> {
 }
 
 impl Dhcp {
+    /// A server at this address, whose network has room for the addresses it gives out.
+    pub(super) fn new(host: Ipv4Cidr) -> Self {
+        Self {
+            host,
+            clients: Vec::new(),
+        }
+    }
+
     /// The answer to a message, if there is one.
     pub(super) fn answer(&mut self, message: &[u8], files: &BootDir) -> Option<Vec<u8>> {
         let request = Request::parse(message)?;
         let kind = *request.option(option::TYPE)?.first()?;
         if request
             .option(option::SERVER)
-            .is_some_and(|server| server != ADDRESS)
+            .is_some_and(|server| server != self.host.address().octets())
         {
             return None;
         }
         match kind {
             kind::DISCOVER => {
                 let address = self.address(request.mac)?;
-                Some(reply(&request, kind::OFFER, Some(address), files))
+                Some(reply(
+                    self.host,
+                    &request,
+                    kind::OFFER,
+                    Some(address),
+                    files,
+                ))
             }
             kind::REQUEST => {
                 let address = self.address(request.mac)?;
@@ -143,11 +158,11 @@ impl Dhcp {
                     None => request.field(at::CIADDR),
                 };
                 if wanted != address {
-                    return Some(reply(&request, kind::NAK, None, files));
+                    return Some(reply(self.host, &request, kind::NAK, None, files));
                 }
-                Some(reply(&request, kind::ACK, Some(address), files))
+                Some(reply(self.host, &request, kind::ACK, Some(address), files))
             }
-            kind::INFORM => Some(reply(&request, kind::ACK, None, files)),
+            kind::INFORM => Some(reply(self.host, &request, kind::ACK, None, files)),
             _ => None,
         }
     }
@@ -163,13 +178,13 @@ impl Dhcp {
             }
             None => return None,
         };
-        let [a, b, c, _] = ADDRESS;
+        let [a, b, c, _] = self.host.address().octets();
         Some([a, b, c, FIRST + u8::try_from(index).ok()?])
     }
 }
 
 /// The file for a client, and whether it wants to be recognized as an HTTP client.
-fn boot_file(request: &Request<'_>, files: &BootDir) -> Option<(String, bool)> {
+fn boot_file(host: Ipv4Cidr, request: &Request<'_>, files: &BootDir) -> Option<(String, bool)> {
     let has = |code, text: &[u8]| {
         request
             .option(code)
@@ -188,13 +203,19 @@ fn boot_file(request: &Request<'_>, files: &BootDir) -> Option<(String, bool)> {
         return None;
     }
     if ipxe || http {
-        let [a, b, c, d] = ADDRESS;
-        return Some((format!("http://{a}.{b}.{c}.{d}/{name}"), http));
+        return Some((format!("http://{}/{name}", host.address()), http));
     }
     Some((name.to_owned(), false))
 }
 
-fn reply(request: &Request<'_>, kind: u8, address: Option<[u8; 4]>, files: &BootDir) -> Vec<u8> {
+fn reply(
+    host: Ipv4Cidr,
+    request: &Request<'_>,
+    kind: u8,
+    address: Option<[u8; 4]>,
+    files: &BootDir,
+) -> Vec<u8> {
+    let server = host.address().octets();
     let mut message = vec![0; HEADER];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = message.get_mut(at..at + bytes.len()) {
@@ -212,23 +233,22 @@ fn reply(request: &Request<'_>, kind: u8, address: Option<[u8; 4]>, files: &Boot
     put(at::COOKIE, &COOKIE);
     let mut options: Vec<(u8, Vec<u8>)> = vec![
         (option::TYPE, vec![kind]),
-        (option::SERVER, ADDRESS.to_vec()),
+        (option::SERVER, server.to_vec()),
     ];
     if kind != kind::NAK {
         put(at::CIADDR, &request.field(at::CIADDR));
-        put(at::SIADDR, &ADDRESS);
-        let mask = u32::MAX << (32 - u32::from(PREFIX));
-        options.push((option::MASK, mask.to_be_bytes().to_vec()));
+        put(at::SIADDR, &server);
+        options.push((option::MASK, host.netmask().octets().to_vec()));
         if let Some(address) = address {
             put(at::YIADDR, &address);
             options.push((option::LEASE, LEASE.to_be_bytes().to_vec()));
         }
-        if let Some((name, http)) = boot_file(request, files) {
+        if let Some((name, http)) = boot_file(host, request, files) {
             if name.len() < FILE_FIELD {
                 put(at::FILE, name.as_bytes());
             }
-            let [a, b, c, d] = ADDRESS;
-            options.push((option::TFTP_SERVER, format!("{a}.{b}.{c}.{d}").into_bytes()));
+            let name_of_host = host.address().to_string();
+            options.push((option::TFTP_SERVER, name_of_host.into_bytes()));
             options.push((option::BOOT_FILE, name.into_bytes()));
             if http {
                 options.push((option::VENDOR_CLASS, b"HTTPClient".to_vec()));

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The HTTP server: one GET or HEAD of a whole file per connection.
 
-use super::files::{BootFile, NoFile};
-use super::BootDir;
+use super::files::{BootDir, BootFile, NoFile};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;

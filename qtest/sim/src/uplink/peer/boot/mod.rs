@@ -28,6 +28,7 @@ use http::Http;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
 use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::Ipv4Cidr;
 use std::sync::Arc;
 use tftp::Tftp;
 
@@ -49,10 +50,15 @@ pub(super) struct Boot {
 }
 
 impl Boot {
-    pub(super) fn listen(sockets: &mut SocketSet<'static>, files: Arc<BootDir>) -> Self {
+    /// Listens on the host at this address.
+    pub(super) fn listen(
+        sockets: &mut SocketSet<'static>,
+        host: Ipv4Cidr,
+        files: Arc<BootDir>,
+    ) -> Self {
         Self {
             files,
-            dhcp: Dhcp::default(),
+            dhcp: Dhcp::new(host),
             dhcp_socket: sockets.add(listening(dhcp::PORT)),
             tftp: Tftp::default(),
             tftp_socket: sockets.add(listening(tftp::PORT)),

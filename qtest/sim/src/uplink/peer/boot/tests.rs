@@ -17,6 +17,11 @@ fn served(names: &[(&str, &[u8])]) -> (TempDir, BootDir) {
     (dir, files)
 }
 
+/// The DHCP server of 10.0.77.1.
+fn dhcp() -> Dhcp {
+    Dhcp::new(Ipv4Cidr::new([10, 0, 77, 1].into(), 24))
+}
+
 /// A DHCP request: its type, the last byte of the MAC address, more options.
 fn ask(kind: u8, mac: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
     let mut message = vec![0; 240];
@@ -48,7 +53,7 @@ fn told(answer: &[u8], code: u8) -> Option<Vec<u8>> {
 #[test]
 fn a_client_gets_the_same_address_again() {
     let (_dir, files) = served(&[]);
-    let mut dhcp = Dhcp::default();
+    let mut dhcp = dhcp();
     let offer = dhcp.answer(&ask(1, 7, &[]), &files).unwrap();
     assert_eq!(offer[..8], [2, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef]);
     assert_eq!(offer[16..20], [10, 0, 77, 100]);
@@ -84,7 +89,7 @@ fn a_client_gets_the_same_address_again() {
 #[test]
 fn the_file_to_boot_depends_on_the_client() {
     let (_dir, files) = served(&[("boot.ipxe", b""), ("boot.efi", b"")]);
-    let mut dhcp = Dhcp::default();
+    let mut dhcp = dhcp();
     let mut file = |options: &[(u8, &[u8])]| {
         let answer = dhcp.answer(&ask(1, 1, options), &files).unwrap();
         let name = told(&answer, 67).map(|name| String::from_utf8(name).unwrap());
@@ -108,7 +113,7 @@ fn the_file_to_boot_depends_on_the_client() {
 #[test]
 fn dhcp_survives_what_guests_send() {
     let (_dir, files) = served(&[]);
-    let mut dhcp = Dhcp::default();
+    let mut dhcp = dhcp();
     let whole = ask(1, 1, &[(77, b"iPXE"), (93, &[0, 7])]);
     for len in 0..whole.len() {
         let _any = dhcp.answer(&whole[..len], &files);

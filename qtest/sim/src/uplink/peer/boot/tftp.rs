@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The TFTP server (RFC 1350, options of RFC 2348 and 2349): reading, one port for all transfers.
 
-use super::files::{BootFile, NoFile};
-use super::BootDir;
+use super::files::{BootDir, BootFile, NoFile};
 use smoltcp::socket::udp::Socket;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::IpEndpoint;
