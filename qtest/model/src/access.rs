@@ -12,9 +12,10 @@ use crate::bars::{
 use crate::config::SrIovCapability;
 use crate::config_space::Window;
 use crate::effect::FunctionId;
-use crate::event::{ResetCause, Via, Violation};
+use crate::event::{ResetCause, Via};
 use crate::function::Kick;
 use crate::model::Model;
+use crate::violation::Violation;
 
 impl Model {
     // --- configuration space ---------------------------------------------------------------

@@ -9,7 +9,8 @@ use crate::config::{ConfigError, Knobs, ModelConfig, SrIovCapability, MAX_VECTOR
 use crate::config_space::{ConfigSpace, Identity, Power, SriovNeeds};
 use crate::device::VirtioDevice;
 use crate::effect::FunctionId;
-use crate::function::{Core, Function};
+use crate::function::Function;
+use crate::function_core::Core;
 use crate::msix::Msix;
 use crate::queue::VirtQueue;
 use crate::virtio::{QueueNumbers, VirtioState};

@@ -8,11 +8,12 @@ use virtio_pci_spec::status::{
     ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK, SUSPEND,
 };
 
-use crate::device::Interface;
-use crate::event::{ResetCause, Violation};
+use crate::effect::Interface;
+use crate::event::ResetCause;
 use crate::function::Function;
 use crate::queue::Mode;
 use crate::shared::Shared;
+use crate::violation::Violation;
 
 const NAME: &str = "common";
 

@@ -5,25 +5,16 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_pci_spec::features::{bit, LEGACY_MASK, VERSION_1};
 use virtio_pci_spec::DeviceType;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 use crate::counters::FunctionCounters;
 use crate::dma::Access;
-use crate::effect::FunctionId;
-use crate::event::{Event, Violation};
-use crate::function::Core;
-use crate::queue::{cover, Chain, RingFault};
+use crate::effect::{FunctionId, Interface};
+use crate::event::Event;
+use crate::function_core::Core;
+use crate::queue::{Chain, RingFault};
 use crate::shared::Shared;
-
-/// The interface through which an access came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Interface {
-    /// Legacy registers, reached through admin commands.
-    Legacy,
-    /// Modern structures in the function's BARs.
-    Modern,
-}
+use crate::violation::Violation;
 
 /// A change from outside: what a user does to the simulated hardware.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -360,42 +351,4 @@ pub(crate) fn copy_config(config: &[u8], offset: u16, out: &mut [u8]) {
     if let Some(bytes) = config.get(offset..offset + out.len()) {
         out.copy_from_slice(bytes);
     }
-}
-
-/// Copies between a chain's pieces and a buffer.
-pub(crate) fn copy_in(
-    core: &Core,
-    chain: &Chain,
-    offset: u64,
-    buf: &mut [u8],
-) -> Result<usize, RingFault> {
-    let view = core.view();
-    let mut done = 0;
-    cover(chain.readable(), offset, buf.len(), |addr, n| {
-        let part = buf
-            .get_mut(done..done + n)
-            .ok_or(RingFault::BufferUnreachable { addr })?;
-        done += n;
-        view.read_slice(part, GuestAddress(addr))
-            .map_err(|_| RingFault::BufferUnreachable { addr })
-    })
-}
-
-/// The other direction of [`copy_in`].
-pub(crate) fn copy_out(
-    core: &Core,
-    chain: &Chain,
-    offset: u64,
-    data: &[u8],
-) -> Result<usize, RingFault> {
-    let view = core.view();
-    let mut done = 0;
-    cover(chain.writable(), offset, data.len(), |addr, n| {
-        let part = data
-            .get(done..done + n)
-            .ok_or(RingFault::BufferUnreachable { addr })?;
-        done += n;
-        view.write_slice(part, GuestAddress(addr))
-            .map_err(|_| RingFault::BufferUnreachable { addr })
-    })
 }

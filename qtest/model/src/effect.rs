@@ -22,6 +22,16 @@ impl std::fmt::Display for FunctionId {
     }
 }
 
+/// The interface through which an access came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interface {
+    /// Legacy registers, reached through admin commands.
+    Legacy,
+    /// Modern structures in the function's BARs.
+    Modern,
+}
+
 /// Something for the front end to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -9,10 +9,11 @@ use virtio_pci_spec::features::{self, LEGACY_MASK};
 use virtio_pci_spec::legacy::{self, Field, Register};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
 
-use crate::device::Interface;
-use crate::event::{ResetCause, Via, Violation};
+use crate::effect::Interface;
+use crate::event::{ResetCause, Via};
 use crate::function::Function;
 use crate::shared::Shared;
+use crate::violation::Violation;
 
 /// An access that does not lie in one field, or not in the registers at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,6 +45,7 @@ mod effect;
 mod event;
 mod fault;
 mod function;
+mod function_core;
 mod legacy;
 mod model;
 mod msix;
@@ -60,6 +61,7 @@ mod sriov;
 pub mod switch;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod violation;
 mod virtio;
 
 pub use bars::{
@@ -73,10 +75,11 @@ pub use config::{
 };
 pub use config_space::REVISION;
 pub use counters::{Counters, FunctionCounters, COUNTED_OPCODES};
-pub use device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+pub use device::{ControlError, DeviceControl, DeviceCtx, VirtioDevice};
 pub use dma::{Access, Allowed, DmaMemory, DmaView, IovaMap, MapError, NoMemory};
-pub use effect::{Effect, FrameSwitch, FunctionId, NoSwitch, Port};
-pub use event::{CommandRecord, Event, EventMask, Record, ResetCause, Via, Violation};
+pub use effect::{Effect, FrameSwitch, FunctionId, Interface, NoSwitch, Port};
+pub use event::{CommandRecord, Event, EventMask, Record, ResetCause, Via};
 pub use fault::{Action, FaultError, FaultRule, FaultSet, FaultState, OpcodeName};
 pub use model::Model;
 pub use queue::{Chain, RingFault, Segment};
+pub use violation::Violation;

@@ -12,7 +12,8 @@ use crate::dma::{DmaMemory, IovaMap};
 use crate::effect::{Effect, FrameSwitch, FunctionId, Port};
 use crate::event::{EventMask, Record, ResetCause};
 use crate::fault::FaultSet;
-use crate::function::{Function, Memory};
+use crate::function::Function;
+use crate::function_core::Memory;
 use crate::shared::Shared;
 
 /// How often rings are looked at when drivers are asked not to notify.

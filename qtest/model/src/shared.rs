@@ -7,7 +7,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use crate::config::{Knobs, Leniency};
 use crate::counters::Counters;
 use crate::effect::{Effect, FunctionId};
-use crate::event::{Event, EventLog, EventMask, Violation};
+use crate::event::{Event, EventLog, EventMask};
+use crate::violation::Violation;
 
 /// Frames that wait for delivery inside one call at most; a loop of functions that answer each
 /// other cannot grow without bound.

@@ -6,11 +6,12 @@ use virtio_pci_spec::features;
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
 
 use crate::effect::Effect;
-use crate::event::{Event, Violation};
-use crate::function::Core;
+use crate::event::Event;
+use crate::function_core::Core;
 use crate::msix::Raised;
 use crate::queue::RingFault;
 use crate::shared::Shared;
+use crate::violation::Violation;
 
 impl Core {
     /// Tells the driver about used buffers, as far as it wants to know.

@@ -5,8 +5,9 @@ use virtio_pci_spec::pci::sriov::{CONTROL_VF_ENABLE, CONTROL_VF_MSE};
 
 use crate::config::SrIovCapability;
 use crate::effect::{Effect, FunctionId};
-use crate::event::{Event, ResetCause, Violation};
+use crate::event::{Event, ResetCause};
 use crate::model::Model;
+use crate::violation::Violation;
 
 impl Model {
     /// The driver wrote to the SR-IOV capability, which had `before` (control, NumVFs).

@@ -9,10 +9,10 @@ use super::list::{self, Lists};
 use super::notify_info;
 use crate::config::{ModelConfig, NotifyLayout};
 use crate::effect::FunctionId;
-use crate::event::Violation;
 use crate::function::Function;
 use crate::legacy::NotOneField;
 use crate::shared::Shared;
+use crate::violation::Violation;
 
 /// Longest access that can lie in one field: the tag of a 9P device.
 const MAX_ACCESS: u64 = 256;

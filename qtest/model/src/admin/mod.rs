@@ -10,11 +10,12 @@ use virtio_pci_spec::admin::{opcode, Reply, Request};
 
 use crate::config::ModelConfig;
 use crate::effect::FunctionId;
-use crate::event::{CommandRecord, Event, Violation};
+use crate::event::{CommandRecord, Event};
 use crate::fault::{Action, FaultSet, Subject};
 use crate::function::Function;
 use crate::queue::{Chain, RingFault};
 use crate::shared::Shared;
+use crate::violation::Violation;
 use command::{Command, Group, Outcome};
 use list::Lists;
 

@@ -19,8 +19,8 @@ use self::config::{BalloonSettings, ACTUAL_LEN, ACTUAL_OFFSET, CONFIG_LEN};
 use self::pages::{Insert, PageSet};
 use self::stats::{Stats, ENTRY_LEN, MAX_ENTRIES};
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
-use crate::effect::NoSwitch;
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::effect::{Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 

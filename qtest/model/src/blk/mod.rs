@@ -22,8 +22,8 @@ use self::config::{
 };
 use self::request::{Failure, Operation, HEADER_LEN, SEGMENT_LEN};
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
-use crate::effect::{FunctionId, NoSwitch};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 

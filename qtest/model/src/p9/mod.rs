@@ -12,8 +12,8 @@ use virtio_pci_spec::config::P9_MAX_TAG;
 use virtio_pci_spec::DeviceType;
 
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{copy_config, DeviceCtx, Interface, VirtioDevice};
-use crate::effect::{FunctionId, NoSwitch};
+use crate::device::{copy_config, DeviceCtx, VirtioDevice};
+use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 use crate::settings::check_queue_size;

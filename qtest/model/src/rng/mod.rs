@@ -13,8 +13,8 @@ use std::io;
 use virtio_pci_spec::DeviceType;
 
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
-use crate::effect::{FunctionId, NoSwitch};
+use crate::device::{ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 

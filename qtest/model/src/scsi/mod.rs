@@ -30,8 +30,8 @@ use self::unit::Unit;
 use crate::blk::backend::Backend;
 use crate::blk::SECTOR;
 use crate::config::{ConfigError, ModelConfig};
-use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
-use crate::effect::{FunctionId, NoSwitch};
+use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::RingFault;
 

@@ -4,7 +4,8 @@
 use virtio_pci_spec::config;
 use virtio_pci_spec::DeviceType;
 
-use crate::device::{ControlError, DeviceControl, DeviceCtx, Interface, VirtioDevice};
+use crate::device::{ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::effect::Interface;
 use crate::queue::{Chain, RingFault};
 
 /// Entries of each of its queues.
