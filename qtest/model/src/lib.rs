@@ -40,6 +40,7 @@ mod config_space;
 pub mod console;
 mod counters;
 mod device;
+pub mod disk;
 mod dma;
 mod effect;
 mod event;

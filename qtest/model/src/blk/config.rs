@@ -4,7 +4,7 @@
 use virtio_pci_spec::bytes::{put_u16, put_u32, put_u64};
 use virtio_pci_spec::features::{bit, blk};
 
-use super::SECTOR;
+use crate::disk::SECTOR;
 use crate::settings::{check_block_size, check_queue_size};
 
 /// Bytes of the device configuration, up to and without the zoned block.

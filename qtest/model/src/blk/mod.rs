@@ -2,13 +2,10 @@
 //! The block device type ("Block Device").
 //!
 //! [`config`] has settings, features and configuration; [`request`] the request headers;
-//! [`backend`] where the sectors are kept. This file joins them to a [`VirtioDevice`]. Requests are
-//! carried out one by one in the order of their queue, each before the next begins.
+//! [`crate::disk`] is where the sectors are kept. This file joins them to a [`VirtioDevice`]. Requests
+//! are carried out one by one in the order of their queue, each before the next begins.
 
-pub mod backend;
 pub mod config;
-#[cfg(test)]
-pub(crate) mod probe;
 pub mod request;
 #[cfg(test)]
 mod tests;
@@ -16,13 +13,13 @@ mod tests;
 use virtio_pci_spec::features::blk;
 use virtio_pci_spec::{status, DeviceType};
 
-use self::backend::Backend;
 use self::config::{
     BlkSettings, CONFIG_LEN, MAX_ERASE_SECTORS, MAX_ERASE_SEGMENTS, SERIAL_LEN, WRITEBACK_OFFSET,
 };
 use self::request::{Failure, Operation, HEADER_LEN, SEGMENT_LEN};
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::disk::{self, chunk, Backend, SECTOR};
 use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
@@ -45,14 +42,6 @@ pub fn model(
     };
     Model::with_devices(config, &mut make, Box::new(NoSwitch))
 }
-
-/// Bytes of a sector, the unit of all addresses of the type.
-pub const SECTOR: u64 = 512;
-
-/// Bytes moved between the backend and the driver's memory at once.
-const CHUNK: usize = 256 << 10;
-/// Largest disk: what a signed 64-bit file offset can address.
-const MAX_LEN: u64 = i64::MAX as u64;
 
 /// A block function.
 pub struct BlkDevice {
@@ -297,15 +286,6 @@ impl BlkDevice {
     }
 }
 
-/// Room for the next part of `left` bytes.
-fn chunk(scratch: &mut Vec<u8>, left: u64) -> &mut [u8] {
-    let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-    if scratch.len() < len {
-        scratch.resize(len, 0);
-    }
-    scratch.get_mut(..len).unwrap_or_default()
-}
-
 impl VirtioDevice for BlkDevice {
     fn device_type(&self) -> DeviceType {
         DeviceType::Block
@@ -377,15 +357,7 @@ impl VirtioDevice for BlkDevice {
     ) -> Result<(), ControlError> {
         match control {
             DeviceControl::Resize { sectors } => {
-                let len = sectors
-                    .checked_mul(SECTOR)
-                    .filter(|len| *len <= MAX_LEN)
-                    .ok_or_else(|| {
-                        ControlError::Refused(format!("{sectors} sectors are too many for a disk"))
-                    })?;
-                self.backend.resize(len).map_err(|e| {
-                    ControlError::Refused(format!("the disk cannot be resized: {e}"))
-                })?;
+                disk::resize(self.backend.as_mut(), *sectors).map_err(ControlError::Refused)?;
                 ctx.config_changed();
                 Ok(())
             }

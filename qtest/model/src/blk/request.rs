@@ -5,7 +5,7 @@
 use virtio_pci_spec::bytes::{get_u32, get_u64};
 use virtio_pci_spec::features::{bit, blk};
 
-use super::SECTOR;
+use crate::disk::SECTOR;
 
 /// Bytes of `type`, `reserved` (once `ioprio`) and `sector`.
 pub const HEADER_LEN: usize = 16;

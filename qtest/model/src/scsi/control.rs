@@ -3,11 +3,11 @@
 
 use super::request::{decode_control, response, Address, Control, Function, TMF_LEN};
 use super::sense::Sense;
-use super::ScsiDevice;
+use super::task::Tasks;
 use crate::device::DeviceCtx;
 use crate::queue::{Chain, RingFault};
 
-impl ScsiDevice {
+impl Tasks {
     /// Serves one control request.
     pub(super) fn control_request(
         &mut self,
@@ -97,10 +97,8 @@ impl ScsiDevice {
                 });
                 response::OK
             }
-            Function::QueryTask if self.held.iter().any(|t| t.id() == id) => {
-                response::FUNCTION_SUCCEEDED
-            }
-            Function::QueryTaskSet if !self.held.is_empty() => response::FUNCTION_SUCCEEDED,
+            Function::QueryTask if self.is_unanswered(id) => response::FUNCTION_SUCCEEDED,
+            Function::QueryTaskSet if self.unanswered() != 0 => response::FUNCTION_SUCCEEDED,
             Function::QueryTask | Function::QueryTaskSet => response::OK,
         })
     }

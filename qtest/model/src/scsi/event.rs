@@ -2,8 +2,7 @@
 //! What the driver is told unasked, on the event queue.
 
 use super::config::{feature, EVENT_LEN};
-use super::request::Event;
-use super::{ScsiDevice, EVENT_QUEUE};
+use super::request::{Event, EVENT_QUEUE};
 use crate::device::DeviceCtx;
 use crate::queue::RingFault;
 
@@ -16,6 +15,9 @@ pub(super) struct Events {
     waiting: Vec<Event>,
     /// Some were lost.
     missed: bool,
+    /// How many were sent, and how many found no buffer; a reset does not set it back.
+    pub(super) sent: u64,
+    pub(super) lost: u64,
 }
 
 impl Events {
@@ -25,31 +27,26 @@ impl Events {
             false => self.missed = true,
         }
     }
-}
 
-/// The feature without which the driver does not know an event.
-fn needed(event: Event) -> Option<u32> {
-    match event {
-        Event::Missed => None,
-        Event::Transport { .. } => Some(feature::HOTPLUG),
-        Event::Parameter { .. } => Some(feature::CHANGE),
+    /// Nothing is on its way any more.
+    pub(super) fn reset(&mut self) {
+        self.waiting.clear();
+        self.missed = false;
     }
-}
 
-impl ScsiDevice {
     /// Sends what waits. An event that finds no buffer is lost, as the specification has it: the
     /// next buffer says so.
-    pub(super) fn send_events(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
-        for event in std::mem::take(&mut self.events.waiting) {
+    pub(super) fn send_waiting(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        for event in std::mem::take(&mut self.waiting) {
             if needed(event).is_some_and(|n| !ctx.has(n)) {
                 continue;
             }
             if !self.send(event, ctx)? {
-                self.events.missed = true;
-                self.counts.events_missed += 1;
+                self.missed = true;
+                self.lost += 1;
             }
         }
-        if self.events.missed {
+        if self.missed {
             self.send(Event::Missed, ctx)?;
         }
         Ok(())
@@ -59,14 +56,23 @@ impl ScsiDevice {
         let Some(chain) = ctx.pop(EVENT_QUEUE)? else {
             return Ok(false);
         };
-        let bytes = event.encode(self.events.missed);
+        let bytes = event.encode(self.missed);
         if chain.writable_len() < EVENT_LEN as u64 {
             ctx.violation("scsi_event_room", chain.writable_len());
         }
         let used = ctx.write(&chain, 0, &bytes)?;
         ctx.complete(chain, u32::try_from(used).unwrap_or(u32::MAX))?;
-        self.events.missed = false;
-        self.counts.events += 1;
+        self.missed = false;
+        self.sent += 1;
         Ok(true)
+    }
+}
+
+/// The feature without which the driver does not know an event.
+fn needed(event: Event) -> Option<u32> {
+    match event {
+        Event::Missed => None,
+        Event::Transport { .. } => Some(feature::HOTPLUG),
+        Event::Parameter { .. } => Some(feature::CHANGE),
     }
 }

@@ -24,26 +24,16 @@ use virtio_pci_spec::DeviceType;
 use self::config::{ScsiSettings, Written, CONFIG_LEN, EVENT_LEN};
 use self::event::Events;
 use self::request::Event;
+pub use self::request::{CONTROL_QUEUE, EVENT_QUEUE, REQUEST_QUEUE};
 use self::sense::Sense;
-use self::task::Held;
+use self::task::Tasks;
 use self::unit::Unit;
-use crate::blk::backend::Backend;
-use crate::blk::SECTOR;
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
+use crate::disk::Backend;
 use crate::effect::{FunctionId, Interface, NoSwitch};
 use crate::model::Model;
 use crate::queue::RingFault;
-
-/// Number of the control queue.
-pub const CONTROL_QUEUE: u16 = 0;
-/// Number of the event queue.
-pub const EVENT_QUEUE: u16 = 1;
-/// Number of the first request queue.
-pub const REQUEST_QUEUE: u16 = 2;
-
-/// Largest disk: what a signed 64-bit file offset can address.
-const MAX_LEN: u64 = i64::MAX as u64;
 
 /// A device whose functions are SCSI hosts; `disk` opens each one's store.
 ///
@@ -63,31 +53,13 @@ pub fn model(
     Model::with_devices(config, &mut make, Box::new(NoSwitch))
 }
 
-/// What a SCSI function counts for itself.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    check_conditions: u64,
-    bad_targets: u64,
-    overruns: u64,
-    aborted: u64,
-    task_management: u64,
-    events: u64,
-    events_missed: u64,
-}
-
 /// A SCSI function.
 pub struct ScsiDevice {
     settings: ScsiSettings,
     written: Written,
-    unit: Unit,
     queue_sizes: Vec<u16>,
+    tasks: Tasks,
     events: Events,
-    /// The disk does not answer.
-    stalled: bool,
-    /// Requests it has not answered.
-    held: Vec<Held>,
-    counts: Counts,
-    scratch: Vec<u8>,
 }
 
 impl std::fmt::Debug for ScsiDevice {
@@ -95,8 +67,8 @@ impl std::fmt::Debug for ScsiDevice {
         f.debug_struct("ScsiDevice")
             .field("settings", &self.settings)
             .field("written", &self.written)
-            .field("len", &self.unit.len())
-            .field("counts", &self.counts)
+            .field("len", &self.tasks.unit.len())
+            .field("counts", &self.tasks.counts)
             .finish_non_exhaustive()
     }
 }
@@ -114,31 +86,18 @@ impl ScsiDevice {
         settings.check()?;
         let queues = usize::from(REQUEST_QUEUE + settings.num_queues);
         let serial = settings.serial_of(function);
+        let unit = Unit::new(store, settings.block_size, settings.read_only, serial);
         Ok(Self {
-            unit: Unit::new(store, settings.block_size, settings.read_only, serial),
+            tasks: Tasks::new(unit),
             queue_sizes: vec![settings.queue_size; queues],
             settings,
             written: Written::default(),
             events: Events::default(),
-            stalled: false,
-            held: Vec::new(),
-            counts: Counts::default(),
-            scratch: Vec::new(),
         })
     }
 
     fn request_queues(&self) -> std::ops::Range<u16> {
         REQUEST_QUEUE..REQUEST_QUEUE + self.settings.num_queues
-    }
-
-    fn resize(&mut self, sectors: u64) -> Result<(), ControlError> {
-        let len = sectors.checked_mul(SECTOR).filter(|len| *len <= MAX_LEN);
-        let len = len.ok_or_else(|| {
-            ControlError::Refused(format!("{sectors} sectors are too many for a disk"))
-        })?;
-        self.unit
-            .resize(len)
-            .map_err(|e| ControlError::Refused(format!("the disk cannot be resized: {e}")))
     }
 }
 
@@ -171,53 +130,49 @@ impl VirtioDevice for ScsiDevice {
 
     fn reset(&mut self) {
         self.written = Written::default();
-        self.unit.power_on();
-        self.events = Events::default();
-        // Their buffers belong to queues of before.
-        self.held.clear();
+        self.tasks.reset();
+        self.events.reset();
     }
 
     fn queue_reset(&mut self, queue: u16) {
-        self.held.retain(|held| held.queue() != queue);
+        self.tasks.queue_reset(queue);
     }
 
     fn process_queue(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
         match queue {
             CONTROL_QUEUE => {
                 while let Some(chain) = ctx.pop(queue)? {
-                    self.control_request(chain, ctx)?;
+                    self.tasks.control_request(chain, ctx)?;
                 }
                 Ok(())
             }
-            EVENT_QUEUE => self.send_events(ctx),
-            _ => self.serve(queue, ctx),
+            EVENT_QUEUE => self.events.send_waiting(ctx),
+            _ => self.tasks.serve(queue, &self.written, ctx),
         }
     }
 
     fn wake(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
-        self.send_events(ctx)?;
-        if !self.stalled && !self.held.is_empty() {
-            for held in std::mem::take(&mut self.held) {
-                self.carry_out_held(held, ctx)?;
-            }
+        self.events.send_waiting(ctx)?;
+        if !self.tasks.stalled && self.tasks.unanswered() != 0 {
+            self.tasks.catch_up(ctx)?;
             for queue in self.request_queues() {
-                self.serve(queue, ctx)?;
+                self.tasks.serve(queue, &self.written, ctx)?;
             }
         }
         Ok(())
     }
 
     fn numbers(&self) -> Vec<(&'static str, u64)> {
-        let c = &self.counts;
+        let c = &self.tasks.counts;
         vec![
             ("check_conditions", c.check_conditions),
             ("bad_targets", c.bad_targets),
             ("overruns", c.overruns),
             ("aborted", c.aborted),
             ("task_management", c.task_management),
-            ("events", c.events),
-            ("events_missed", c.events_missed),
-            ("held", self.held.len() as u64),
+            ("events", self.events.sent),
+            ("events_missed", self.events.lost),
+            ("held", self.tasks.unanswered() as u64),
         ]
     }
 
@@ -228,24 +183,26 @@ impl VirtioDevice for ScsiDevice {
     ) -> Result<(), ControlError> {
         match control {
             DeviceControl::Resize { sectors } => {
-                self.resize(*sectors)?;
+                let resized = self.tasks.unit.resize(*sectors);
+                resized.map_err(ControlError::Refused)?;
                 let Sense { asc, ascq, .. } = Sense::CAPACITY_CHANGED;
-                self.unit.attend(Sense::CAPACITY_CHANGED);
+                self.tasks.unit.attend(Sense::CAPACITY_CHANGED);
                 self.events.push(Event::Parameter { asc, ascq });
             }
             DeviceControl::Plug { present } => {
-                if self.unit.present == *present {
+                let unit = &mut self.tasks.unit;
+                if unit.present == *present {
                     let state = if *present { "there" } else { "not there" };
                     return Err(ControlError::Refused(format!("the unit is {state}")));
                 }
-                self.unit.present = *present;
+                unit.present = *present;
                 if *present {
-                    self.unit.power_on();
-                    self.unit.attend(Sense::LUNS_CHANGED);
+                    unit.power_on();
+                    unit.attend(Sense::LUNS_CHANGED);
                 }
                 self.events.push(Event::Transport { present: *present });
             }
-            DeviceControl::Stall { on } => self.stalled = *on,
+            DeviceControl::Stall { on } => self.tasks.stalled = *on,
             _ => return Err(ControlError::NotSupported("scsi")),
         }
         // What there is to do may find a broken ring, which only `wake` can tell.
@@ -255,4 +212,4 @@ impl VirtioDevice for ScsiDevice {
     }
 }
 
-const _: () = assert!(EVENT_LEN == 16 && SECTOR == 512);
+const _: () = assert!(EVENT_LEN == 16);

@@ -4,6 +4,13 @@
 
 use virtio_pci_spec::bytes::{get_u32, get_u64, put_u16, put_u32};
 
+/// Number of the control queue.
+pub const CONTROL_QUEUE: u16 = 0;
+/// Number of the event queue.
+pub const EVENT_QUEUE: u16 = 1;
+/// Number of the first request queue.
+pub const REQUEST_QUEUE: u16 = 2;
+
 /// Bytes of a request before the command: LUN, id, task attribute, priority, crn.
 pub const HEADER_LEN: usize = 19;
 /// Bytes of a response before the sense data.

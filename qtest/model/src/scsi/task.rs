@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Requests: from the queue through a command to a response.
+//! Requests: from the queue through a command on the disk to a response.
 
 use super::cdb::{self, Command};
+use super::config::Written;
 use super::request::{
     decode_header, response, Address, Header, Response, HEADER_LEN, RESPONSE_LEN,
 };
 use super::sense::{Sense, CHECK_CONDITION, GOOD};
-use super::{unit, ScsiDevice};
-use crate::blk::SECTOR;
+use super::unit::{self, Unit};
 use crate::device::DeviceCtx;
+use crate::disk::{chunk, SECTOR};
 use crate::queue::{Chain, RingFault};
 
-/// Bytes moved between the backend and the driver's memory at once.
-const CHUNK: usize = 256 << 10;
 /// Longest parameter list that is read.
 const MAX_PARAMETERS: u64 = 4096;
 /// Requests of a stalled disk that are taken from the queues; the rest stays there.
@@ -20,7 +19,7 @@ const MAX_HELD: usize = 1024;
 
 /// A request with its lengths.
 #[derive(Debug)]
-pub(super) struct Held {
+struct Held {
     chain: Chain,
     header: Header,
     cdb: Vec<u8>,
@@ -35,14 +34,6 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn queue(&self) -> u16 {
-        self.chain.queue()
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.header.id
-    }
-
     /// Bytes of the data buffer, whichever way it goes.
     fn data_len(&self) -> u64 {
         self.out_len.max(self.in_len)
@@ -74,17 +65,75 @@ impl From<Sense> for Ended {
     }
 }
 
-impl ScsiDevice {
-    /// Serves a request queue.
-    pub(super) fn serve(&mut self, queue: u16, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+/// What is counted of requests; a reset does not set it back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) check_conditions: u64,
+    pub(super) bad_targets: u64,
+    pub(super) overruns: u64,
+    pub(super) aborted: u64,
+    pub(super) task_management: u64,
+}
+
+/// The disk and the requests for it.
+pub(super) struct Tasks {
+    pub(super) unit: Unit,
+    /// The disk does not answer.
+    pub(super) stalled: bool,
+    /// Requests it has not answered.
+    held: Vec<Held>,
+    pub(super) counts: Counts,
+    scratch: Vec<u8>,
+}
+
+impl Tasks {
+    pub(super) fn new(unit: Unit) -> Self {
+        Self {
+            unit,
+            stalled: false,
+            held: Vec::new(),
+            counts: Counts::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// As after power-on.
+    pub(super) fn reset(&mut self) {
+        self.unit.power_on();
+        // Their buffers belong to queues of before.
+        self.held.clear();
+    }
+
+    /// The requests of a queue are gone.
+    pub(super) fn queue_reset(&mut self, queue: u16) {
+        self.held.retain(|held| held.chain.queue() != queue);
+    }
+
+    /// Requests that a stalled disk has not answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether a request with this id is among them.
+    pub(super) fn is_unanswered(&self, id: u64) -> bool {
+        self.held.iter().any(|held| held.header.id == id)
+    }
+
+    /// Serves a request queue, whose requests have the lengths that the driver wrote.
+    pub(super) fn serve(
+        &mut self,
+        queue: u16,
+        written: &Written,
+        ctx: &mut DeviceCtx<'_>,
+    ) -> Result<(), RingFault> {
         while self.held.len() < MAX_HELD {
             let Some(chain) = ctx.pop(queue)? else {
                 break;
             };
             ctx.counters().requests += 1;
-            match self.take(&chain, ctx)? {
+            match take(&chain, written, ctx)? {
                 Ok((header, lengths)) => {
-                    let held = self.hold(chain, header, lengths, ctx)?;
+                    let held = hold(chain, header, lengths, ctx)?;
                     match self.stalled {
                         true => self.held.push(held),
                         false => self.carry_out(held, ctx)?,
@@ -107,72 +156,15 @@ impl ScsiDevice {
         Ok(())
     }
 
-    /// Checks the shape of a request; the error is the rule that the driver broke.
-    #[allow(clippy::type_complexity)]
-    fn take(
-        &self,
-        chain: &Chain,
-        ctx: &mut DeviceCtx<'_>,
-    ) -> Result<Result<(Header, (usize, usize)), (&'static str, u64)>, RingFault> {
-        let Some((cdb_size, sense_size)) = self.written.lengths() else {
-            let sizes = u64::from(self.written.cdb_size()) << 32;
-            let sizes = sizes | u64::from(self.written.sense_size());
-            return Ok(Err(("scsi_sizes", sizes)));
-        };
-        let (readable, writable) = (chain.readable_len(), chain.writable_len());
-        let out_at = (HEADER_LEN + cdb_size) as u64;
-        let in_at = (RESPONSE_LEN + sense_size) as u64;
-        if readable < out_at {
-            return Ok(Err(("scsi_request_cut_off", readable)));
+    /// Carries out the requests that were not answered. The queue of one may be gone.
+    pub(super) fn catch_up(&mut self, ctx: &mut DeviceCtx<'_>) -> Result<(), RingFault> {
+        for held in std::mem::take(&mut self.held) {
+            match self.carry_out(held, ctx) {
+                Ok(()) | Err(RingFault::Stale) => {}
+                Err(fault) => return Err(fault),
+            }
         }
-        if writable < in_at {
-            return Ok(Err(("scsi_response_room", writable)));
-        }
-        if readable > out_at && writable > in_at {
-            // INOUT is not offered.
-            return Ok(Err(("scsi_both_directions", readable - out_at)));
-        }
-        let mut bytes = [0; HEADER_LEN];
-        ctx.read(chain, 0, &mut bytes)?;
-        Ok(match decode_header(&bytes) {
-            Some(header) => Ok((header, (cdb_size, sense_size))),
-            None => Err(("scsi_request_cut_off", readable)),
-        })
-    }
-
-    fn hold(
-        &self,
-        chain: Chain,
-        header: Header,
-        (cdb_size, sense_size): (usize, usize),
-        ctx: &mut DeviceCtx<'_>,
-    ) -> Result<Held, RingFault> {
-        let mut cdb = vec![0; cdb_size];
-        ctx.read(&chain, HEADER_LEN as u64, &mut cdb)?;
-        let out_at = (HEADER_LEN + cdb_size) as u64;
-        let in_at = (RESPONSE_LEN + sense_size) as u64;
-        Ok(Held {
-            out_len: chain.readable_len() - out_at,
-            in_len: chain.writable_len() - in_at,
-            chain,
-            header,
-            cdb,
-            sense_size,
-            out_at,
-            in_at,
-        })
-    }
-
-    /// As [`carry_out`](Self::carry_out), for a request whose queue may be gone.
-    pub(super) fn carry_out_held(
-        &mut self,
-        held: Held,
-        ctx: &mut DeviceCtx<'_>,
-    ) -> Result<(), RingFault> {
-        match self.carry_out(held, ctx) {
-            Err(RingFault::Stale) => Ok(()),
-            other => other,
-        }
+        Ok(())
     }
 
     /// Ends every held request that `which` names by its id with a response code.
@@ -184,7 +176,7 @@ impl ScsiDevice {
     ) -> Result<(), RingFault> {
         let (gone, kept) = std::mem::take(&mut self.held)
             .into_iter()
-            .partition(|held| which(held.id()));
+            .partition(|held| which(held.header.id));
         self.held = kept;
         for held in gone {
             self.counts.aborted += 1;
@@ -337,13 +329,59 @@ impl ScsiDevice {
     }
 }
 
-/// Room for the next part of `left` bytes.
-fn chunk(scratch: &mut Vec<u8>, left: u64) -> &mut [u8] {
-    let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-    if scratch.len() < len {
-        scratch.resize(len, 0);
+/// Checks the shape of a request; the error is the rule that the driver broke.
+#[allow(clippy::type_complexity)]
+fn take(
+    chain: &Chain,
+    written: &Written,
+    ctx: &mut DeviceCtx<'_>,
+) -> Result<Result<(Header, (usize, usize)), (&'static str, u64)>, RingFault> {
+    let Some((cdb_size, sense_size)) = written.lengths() else {
+        let sizes = u64::from(written.cdb_size()) << 32;
+        let sizes = sizes | u64::from(written.sense_size());
+        return Ok(Err(("scsi_sizes", sizes)));
+    };
+    let (readable, writable) = (chain.readable_len(), chain.writable_len());
+    let out_at = (HEADER_LEN + cdb_size) as u64;
+    let in_at = (RESPONSE_LEN + sense_size) as u64;
+    if readable < out_at {
+        return Ok(Err(("scsi_request_cut_off", readable)));
     }
-    scratch.get_mut(..len).unwrap_or_default()
+    if writable < in_at {
+        return Ok(Err(("scsi_response_room", writable)));
+    }
+    if readable > out_at && writable > in_at {
+        // INOUT is not offered.
+        return Ok(Err(("scsi_both_directions", readable - out_at)));
+    }
+    let mut bytes = [0; HEADER_LEN];
+    ctx.read(chain, 0, &mut bytes)?;
+    Ok(match decode_header(&bytes) {
+        Some(header) => Ok((header, (cdb_size, sense_size))),
+        None => Err(("scsi_request_cut_off", readable)),
+    })
+}
+
+fn hold(
+    chain: Chain,
+    header: Header,
+    (cdb_size, sense_size): (usize, usize),
+    ctx: &mut DeviceCtx<'_>,
+) -> Result<Held, RingFault> {
+    let mut cdb = vec![0; cdb_size];
+    ctx.read(&chain, HEADER_LEN as u64, &mut cdb)?;
+    let out_at = (HEADER_LEN + cdb_size) as u64;
+    let in_at = (RESPONSE_LEN + sense_size) as u64;
+    Ok(Held {
+        out_len: chain.readable_len() - out_at,
+        in_len: chain.writable_len() - in_at,
+        chain,
+        header,
+        cdb,
+        sense_size,
+        out_at,
+        in_at,
+    })
 }
 
 /// Writes the response and gives the request back. All of the sense buffer is written, so that the

@@ -4,7 +4,7 @@
 use super::cdb::{Blocks, Command};
 use super::pages::{self, Disk};
 use super::sense::Sense;
-use crate::blk::backend::Backend;
+use crate::disk::{self, Backend};
 
 /// Unit attentions kept at most; there are not that many kinds.
 const MAX_ATTENTIONS: usize = 8;
@@ -84,9 +84,9 @@ impl Unit {
         }
     }
 
-    /// Changes the size.
-    pub(super) fn resize(&mut self, len: u64) -> std::io::Result<()> {
-        self.backend.resize(len)
+    /// Changes the size; the error says why it cannot be done.
+    pub(super) fn resize(&mut self, sectors: u64) -> Result<(), String> {
+        disk::resize(self.backend.as_mut(), sectors)
     }
 
     /// Byte offset and length of a range of blocks.

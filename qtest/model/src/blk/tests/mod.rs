@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use virtio_pci_spec::features::bit;
 
 use super::*;
-use crate::blk::backend::RamDisk;
-use crate::blk::probe::Probe;
+use crate::disk::probe::Probe;
+use crate::disk::{RamDisk, CHUNK};
 use crate::testing::{Buffer, DriverRing, LegacyVf};
 
 const SECTORS: u64 = 256;

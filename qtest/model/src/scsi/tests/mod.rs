@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use super::request::{encode_lun, response};
 use super::sense::{CHECK_CONDITION, GOOD};
 use super::*;
-use crate::blk::backend::RamDisk;
-use crate::blk::probe::Probe;
+use crate::disk::probe::Probe;
+use crate::disk::{RamDisk, SECTOR};
 use crate::testing::{DriverRing, LegacyVf};
 
 const SECTORS: u64 = 256;

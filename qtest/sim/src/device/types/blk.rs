@@ -8,11 +8,9 @@ use serde_json::Value;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::blk;
-use virtio_pf_model::blk::backend::{Backend, FileDisk, RamDisk};
 use virtio_pf_model::blk::config::BlkSettings;
+use virtio_pf_model::disk::{Backend, FileDisk, RamDisk, SECTOR};
 use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
-
-const SECTOR: u64 = 512;
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]

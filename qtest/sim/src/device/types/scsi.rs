@@ -5,7 +5,7 @@ use super::{blk, Built, CommonArgs, TypeOptions};
 use crate::device::config::parse_size;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use virtio_pf_model::blk::backend::Backend;
+use virtio_pf_model::disk::Backend;
 use virtio_pf_model::scsi::{self, config::ScsiSettings};
 use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
 

@@ -5,8 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use super::backend::{Backend, RamDisk};
-use super::SECTOR;
+use super::{Backend, RamDisk, SECTOR};
 use crate::effect::FunctionId;
 
 /// A disk that counts flushes and can be made to fail.

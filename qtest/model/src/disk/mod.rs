@@ -1,12 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Where the sectors are kept: memory or a file.
+//! What block and SCSI disks have in common: where the sectors are kept (memory or a file), how much
+//! is moved at once, and how the size changes.
+
+#[cfg(test)]
+pub(crate) mod probe;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// A store of bytes. The block function checks every range against [`Backend::len`] before it
+/// Bytes of a sector, in which the size of a disk is given.
+pub const SECTOR: u64 = 512;
+
+/// Bytes moved between the backend and the driver's memory at once.
+pub(crate) const CHUNK: usize = 256 << 10;
+/// Largest disk: what a signed 64-bit file offset can address.
+const MAX_LEN: u64 = i64::MAX as u64;
+
+/// A store of bytes. The device type checks every range against [`Backend::len`] before it
 /// calls, so an implementation never sees an offset of a driver that lies outside.
 pub trait Backend: Send {
     /// Size in bytes.
@@ -52,6 +64,26 @@ pub trait Backend: Send {
     /// # Errors
     /// Whatever prevents that; the size is then as before.
     fn resize(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// Gives a disk another size, in sectors.
+///
+/// # Errors
+/// Why that is not possible.
+pub(crate) fn resize(disk: &mut dyn Backend, sectors: u64) -> Result<(), String> {
+    let len = sectors.checked_mul(SECTOR).filter(|len| *len <= MAX_LEN);
+    let len = len.ok_or_else(|| format!("{sectors} sectors are too many for a disk"))?;
+    disk.resize(len)
+        .map_err(|e| format!("the disk cannot be resized: {e}"))
+}
+
+/// Room for the next part of `left` bytes.
+pub(crate) fn chunk(scratch: &mut Vec<u8>, left: u64) -> &mut [u8] {
+    let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    scratch.get_mut(..len).unwrap_or_default()
 }
 
 /// Bytes of one piece of a [`RamDisk`].
@@ -184,7 +216,7 @@ impl FileDisk {
         let len = file.metadata()?.len();
         Ok(Self {
             file,
-            len: len - len % super::SECTOR,
+            len: len - len % SECTOR,
         })
     }
 }
