@@ -11,7 +11,8 @@ use config::DeviceOptions;
 use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
-use types::{Built, Captured};
+use types::net::Captured;
+use types::Built;
 use vfio_user_wire::dma_flags;
 use virtio_pf_model::{
     Access, ConfigError, DmaMemory, Effect as ModelEffect, FunctionId, Model, LEGACY_NOTIFY_BAR,

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Memory balloons. They count pages; nothing of the host's memory changes hands.
 
-use super::{Built, CommonArgs, TypeOptions};
 use serde_json::Value;
 use virtio_pf_model::balloon::{self, config::BalloonSettings};
-use virtio_pf_model::{ConfigError, DeviceControl, ModelConfig};
+use virtio_pf_model::{ConfigError, DeviceControl, Model, ModelConfig};
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,22 +30,21 @@ impl BalloonArgs {
         given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> BalloonSettings {
         let default = BalloonSettings::default();
-        TypeOptions::Balloon {
-            settings: BalloonSettings {
-                queue_size: common.queue_size.unwrap_or(default.queue_size),
-                pages: self.balloon_pages.unwrap_or(default.pages),
-                stats: !self.balloon_no_stats,
-                deflate_on_oom: self.balloon_deflate_on_oom,
-                ..default
-            },
+        BalloonSettings {
+            queue_size: queue_size.unwrap_or(default.queue_size),
+            pages: self.balloon_pages.unwrap_or(default.pages),
+            stats: !self.balloon_no_stats,
+            deflate_on_oom: self.balloon_deflate_on_oom,
+            ..default
         }
     }
 }
 
-pub(super) fn build(config: ModelConfig, settings: &BalloonSettings) -> Result<Built, ConfigError> {
-    Ok(balloon::model(config, settings)?.into())
+pub(super) fn build(config: ModelConfig, settings: &BalloonSettings) -> Result<Model, ConfigError> {
+    balloon::model(config, settings)
 }
 
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {

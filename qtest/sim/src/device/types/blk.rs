@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Disks in files or in memory.
 
-use super::{Built, CommonArgs, TypeOptions};
-use crate::device::config::parse_size;
+use super::size::parse_size;
 use crate::hardware::Function;
 use serde_json::Value;
 use std::fs::OpenOptions;
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 use virtio_pf_model::blk;
 use virtio_pf_model::blk::config::BlkSettings;
 use virtio_pf_model::disk::{Backend, FileDisk, RamDisk, SECTOR};
-use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
+use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -44,17 +43,14 @@ impl BlkArgs {
         given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> BlkSettings {
         let mut settings = BlkSettings::default();
         settings.num_queues = self.blk_queues.unwrap_or(settings.num_queues);
-        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
+        settings.queue_size = queue_size.unwrap_or(settings.queue_size);
         settings.block_size = self.block_size.unwrap_or(settings.block_size);
         settings.read_only = self.read_only;
-        TypeOptions::Blk {
-            settings,
-            file: self.blk_file.clone(),
-            ram: self.blk_ram,
-        }
+        settings
     }
 }
 
@@ -94,9 +90,9 @@ pub(super) fn build(
     settings: &BlkSettings,
     file: Option<&Path>,
     ram: u64,
-) -> Result<Built, ConfigError> {
+) -> Result<Model, ConfigError> {
     let mut open = |f: FunctionId| store(file, ram, settings.read_only, f);
-    Ok(blk::model(config, settings, &mut open)?.into())
+    blk::model(config, settings, &mut open)
 }
 
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {

@@ -2,15 +2,15 @@
 //! Consoles whose ports are Unix stream sockets beside those of the functions: VF 1's port 0 is
 //! `vf1.console`, its port 1 `vf1.port1`.
 
-use super::{raise_descriptor_limit, Built, CommonArgs, TypeOptions};
 use crate::console_sockets::ConsoleSockets;
 use crate::hardware::Function;
 use serde_json::Value;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use virtio_pf_model::console::backend::{Backend, Nobody};
 use virtio_pf_model::console::{self, config::ConsoleSettings};
-use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
+use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,15 +26,13 @@ impl ConsoleArgs {
         self.console_ports.map(|_| "--console-ports")
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> ConsoleSettings {
         let default = ConsoleSettings::default();
-        TypeOptions::Console {
-            settings: ConsoleSettings {
-                queue_size: common.queue_size.unwrap_or(default.queue_size),
-                extra_ports: self.console_ports.unwrap_or(default.extra_ports),
-                ..default
-            },
-            dir: common.dir.clone(),
+        ConsoleSettings {
+            queue_size: queue_size.unwrap_or(default.queue_size),
+            extra_ports: self.console_ports.unwrap_or(default.extra_ports),
+            ..default
         }
     }
 }
@@ -47,13 +45,13 @@ fn socket_name(function: Function, port: u16) -> String {
     }
 }
 
+/// The device, and a descriptor for each function that is readable when its sockets want attention.
+/// Each function takes two descriptors, each port one and each client one.
 pub(super) fn build(
     config: ModelConfig,
     settings: &ConsoleSettings,
     dir: &Path,
-) -> Result<Built, ConfigError> {
-    // Two descriptors for each function, one for each port, and one for its client.
-    raise_descriptor_limit();
+) -> Result<(Model, Vec<(FunctionId, OwnedFd)>), ConfigError> {
     let mut wakers = Vec::new();
     let mut connect = |f: FunctionId| -> io::Result<Box<dyn Backend>> {
         // The PF is not for guests.
@@ -66,10 +64,7 @@ pub(super) fn build(
         Ok(Box::new(sockets))
     };
     let model = console::model(config, settings, &mut connect)?;
-    Ok(Built {
-        wakers,
-        ..Built::from(model)
-    })
+    Ok((model, wakers))
 }
 
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {

@@ -2,8 +2,8 @@
 //! The device types that can be simulated: each has its options on the command line, its way to a
 //! [`Model`], and its commands on the control socket.
 //!
-//! A new type is a module here (its `clap` arguments with `given` and `options`, a `build`, and
-//! `control` if it has commands), a variant of [`Kind`] and of [`TypeOptions`], and a line in each
+//! A new type is a module here (its `clap` arguments with `given` and `settings`, a `build`, and
+//! `control` if it has commands), which knows nothing of this file; a variant of [`Kind`] and of [`TypeOptions`], and a line in each
 //! of the functions below.
 
 pub mod balloon;
@@ -13,13 +13,13 @@ pub mod net;
 pub mod p9;
 pub mod rng;
 pub mod scsi;
+mod size;
 
 use clap::ValueEnum;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use virtio_pci_spec::DeviceType;
 use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
 
@@ -113,14 +113,38 @@ impl TypeArgs {
 
     /// The options of one type.
     pub fn options(&self, kind: Kind, common: &CommonArgs) -> TypeOptions {
+        let queue_size = common.queue_size;
         match kind {
-            Kind::Net => self.net.options(common),
-            Kind::Blk => self.blk.options(common),
-            Kind::Console => self.console.options(common),
-            Kind::Rng => self.rng.options(common),
-            Kind::Balloon => self.balloon.options(common),
-            Kind::Scsi => self.scsi.options(common),
-            Kind::P9 => self.p9.options(common),
+            Kind::Net => TypeOptions::Net {
+                settings: self.net.settings(queue_size),
+                capture: self.net.pcap.is_some(),
+            },
+            Kind::Blk => TypeOptions::Blk {
+                settings: self.blk.settings(queue_size),
+                file: self.blk.blk_file.clone(),
+                ram: self.blk.blk_ram,
+            },
+            Kind::Console => TypeOptions::Console {
+                settings: self.console.settings(queue_size),
+                dir: common.dir.clone(),
+            },
+            Kind::Rng => TypeOptions::Rng {
+                settings: self.rng.settings(queue_size),
+            },
+            Kind::Balloon => TypeOptions::Balloon {
+                settings: self.balloon.settings(queue_size),
+            },
+            Kind::Scsi => TypeOptions::Scsi {
+                settings: self.scsi.settings(queue_size),
+                file: self.scsi.scsi_file.clone(),
+                ram: self.scsi.ram(),
+            },
+            Kind::P9 => TypeOptions::P9 {
+                settings: self.p9.settings(queue_size),
+                share: self.p9.share.clone(),
+                own: common.dir.join(p9::OWN_DIRECTORY),
+                read_only: self.p9.share_read_only,
+            },
         }
     }
 }
@@ -183,13 +207,10 @@ pub enum TypeOptions {
     },
 }
 
-/// Frames waiting for the capture file; `None` when nothing is captured.
-pub(super) type Captured = Option<Arc<Mutex<Vec<Vec<u8>>>>>;
-
 /// A built device and what the front end has to know of it.
 pub(super) struct Built {
     pub(super) model: Model,
-    pub(super) captured: Captured,
+    pub(super) captured: net::Captured,
     /// Descriptors that are readable when a function's backend wants attention.
     pub(super) wakers: Vec<(FunctionId, OwnedFd)>,
 }
@@ -209,28 +230,45 @@ impl From<Model> for Built {
 /// # Errors
 /// What is not possible, or what of the host cannot be had.
 pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built, ConfigError> {
-    match options {
-        TypeOptions::Net { settings, capture } => net::build(config, settings, *capture),
+    let model = match options {
+        TypeOptions::Net { settings, capture } => {
+            let (model, captured) = net::build(config, settings, *capture)?;
+            return Ok(Built {
+                captured,
+                ..Built::from(model)
+            });
+        }
         TypeOptions::Blk {
             settings,
             file,
             ram,
-        } => blk::build(config, settings, file.as_deref(), *ram),
-        TypeOptions::Console { settings, dir } => console::build(config, settings, dir),
-        TypeOptions::Rng { settings } => rng::build(config, settings),
-        TypeOptions::Balloon { settings } => balloon::build(config, settings),
+        } => blk::build(config, settings, file.as_deref(), *ram)?,
+        TypeOptions::Console { settings, dir } => {
+            raise_descriptor_limit();
+            let (model, wakers) = console::build(config, settings, dir)?;
+            return Ok(Built {
+                wakers,
+                ..Built::from(model)
+            });
+        }
+        TypeOptions::Rng { settings } => rng::build(config, settings)?,
+        TypeOptions::Balloon { settings } => balloon::build(config, settings)?,
         TypeOptions::Scsi {
             settings,
             file,
             ram,
-        } => scsi::build(config, settings, file.as_deref(), *ram),
+        } => scsi::build(config, settings, file.as_deref(), *ram)?,
         TypeOptions::P9 {
             settings,
             share,
             own,
             read_only,
-        } => p9::build(config, settings, share.as_deref(), own, *read_only),
-    }
+        } => {
+            raise_descriptor_limit();
+            p9::build(config, settings, share.as_deref(), own, *read_only)?
+        }
+    };
+    Ok(model.into())
 }
 
 /// A command of the control socket that is a change to one function's device; `None` if no type has

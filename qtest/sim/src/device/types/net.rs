@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Network cards on one switch.
 
-use super::{Built, Captured, CommonArgs, TypeOptions};
+use super::size::parse_size;
 use crate::args::{parse_mac, Switch as OnOff};
-use crate::device::config::parse_size;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use virtio_pf_model::net::config::NetSettings;
 use virtio_pf_model::net::NetDevice;
 use virtio_pf_model::switch::Switch;
@@ -60,16 +59,19 @@ impl NetArgs {
         given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> NetSettings {
         let mut settings = NetSettings::default();
         settings.mac = self.mac.unwrap_or(settings.mac);
         settings.mtu = self.mtu.unwrap_or(settings.mtu);
         settings.max_queue_pairs = self.queue_pairs.unwrap_or(settings.max_queue_pairs);
-        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
-        let capture = self.pcap.is_some();
-        TypeOptions::Net { settings, capture }
+        settings.queue_size = queue_size.unwrap_or(settings.queue_size);
+        settings
     }
 }
+
+/// Frames waiting for the capture file; `None` when nothing is captured.
+pub(in crate::device) type Captured = Option<Arc<Mutex<Vec<Vec<u8>>>>>;
 
 /// A switch that keeps a copy of what passes.
 struct CapturingSwitch {
@@ -91,11 +93,12 @@ impl FrameSwitch for CapturingSwitch {
     }
 }
 
+/// The device, and the copies of what passes its switch.
 pub(super) fn build(
     config: ModelConfig,
     settings: &NetSettings,
     capture: bool,
-) -> Result<Built, ConfigError> {
+) -> Result<(Model, Captured), ConfigError> {
     let captured: Captured = capture.then(Arc::default);
     let bad = |why| ConfigError::Device("net", why);
     settings.check().map_err(bad)?;
@@ -112,10 +115,7 @@ pub(super) fn build(
         captured: captured.clone(),
     };
     let model = Model::with_devices(config, &mut make, Box::new(switch))?;
-    Ok(Built {
-        captured,
-        ..Built::from(model)
-    })
+    Ok((model, captured))
 }
 
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! 9P transports to a directory of this host.
 
-use super::{raise_descriptor_limit, Built, CommonArgs, TypeOptions};
 use p9_server::{Server, Settings, DESCRIPTORS_PER_FID};
 use rustix::process::{getrlimit, Resource};
 use std::io;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::p9::{self, P9Settings, Responder};
-use virtio_pf_model::{ConfigError, FunctionId, ModelConfig};
+use virtio_pf_model::{ConfigError, FunctionId, Model, ModelConfig};
 
 /// Name of the shared directory below the simulator's, where none is given.
-const OWN_DIRECTORY: &str = "share";
+pub(super) const OWN_DIRECTORY: &str = "share";
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,16 +37,12 @@ impl P9Args {
         given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> P9Settings {
         let mut settings = P9Settings::default();
         settings.tag = self.tag.clone().unwrap_or(settings.tag);
-        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
-        TypeOptions::P9 {
-            settings,
-            share: self.share.clone(),
-            own: common.dir.join(OWN_DIRECTORY),
-            read_only: self.share_read_only,
-        }
+        settings.queue_size = queue_size.unwrap_or(settings.queue_size);
+        settings
     }
 }
 
@@ -113,7 +108,7 @@ pub(super) fn build(
     share: Option<&Path>,
     own: &Path,
     read_only: bool,
-) -> Result<Built, ConfigError> {
+) -> Result<Model, ConfigError> {
     let bad = |e: io::Error, dir: &Path| {
         ConfigError::Device("9p", format!("directory {}: {e}", dir.display()))
     };
@@ -121,7 +116,6 @@ pub(super) fn build(
     if share.is_none() {
         std::fs::create_dir_all(own).map_err(|e| bad(e, own))?;
     }
-    raise_descriptor_limit();
     let functions = u64::from(config.total_vfs) + 1;
     let max_fids = fids_of_each(functions, getrlimit(Resource::Nofile).current)
         .map_err(|why| ConfigError::Device("9p", why))?;
@@ -134,7 +128,7 @@ pub(super) fn build(
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
         Ok(Box::new(Share(server)))
     };
-    Ok(p9::model(config, settings, &mut open)?.into())
+    p9::model(config, settings, &mut open)
 }
 
 #[cfg(test)]

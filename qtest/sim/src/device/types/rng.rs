@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Entropy sources: the host kernel's random numbers.
 
-use super::{Built, CommonArgs, TypeOptions};
-use crate::device::config::parse_size;
+use super::size::parse_size;
 use rustix::rand::{getrandom, GetRandomFlags};
 use serde_json::Value;
 use std::io;
 use virtio_pf_model::rng::{self, RngSettings, Source};
-use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
+use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -23,11 +22,12 @@ impl RngArgs {
         self.rng_rate.map(|_| "--rng-rate")
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> RngSettings {
         let mut settings = RngSettings::default();
-        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
+        settings.queue_size = queue_size.unwrap_or(settings.queue_size);
         settings.bytes_per_second = self.rng_rate.unwrap_or(settings.bytes_per_second);
-        TypeOptions::Rng { settings }
+        settings
     }
 }
 
@@ -51,9 +51,9 @@ impl Source for Host {
     }
 }
 
-pub(super) fn build(config: ModelConfig, settings: &RngSettings) -> Result<Built, ConfigError> {
+pub(super) fn build(config: ModelConfig, settings: &RngSettings) -> Result<Model, ConfigError> {
     let mut open = |_: FunctionId| -> io::Result<Box<dyn Source>> { Ok(Box::new(Host)) };
-    Ok(rng::model(config, settings, &mut open)?.into())
+    rng::model(config, settings, &mut open)
 }
 
 pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceControl, String>> {

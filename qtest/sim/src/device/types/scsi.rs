@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! SCSI hosts, each with one disk in a file or in memory.
 
-use super::{blk, Built, CommonArgs, TypeOptions};
-use crate::device::config::parse_size;
+use super::blk;
+use super::size::parse_size;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::disk::Backend;
 use virtio_pf_model::scsi::{self, config::ScsiSettings};
-use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, ModelConfig};
+use virtio_pf_model::{ConfigError, DeviceControl, FunctionId, Model, ModelConfig};
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -45,17 +45,19 @@ impl ScsiArgs {
         given.iter().find(|(g, _)| *g).map(|(_, name)| *name)
     }
 
-    pub(super) fn options(&self, common: &CommonArgs) -> TypeOptions {
+    /// What the options say of each function; `queue_size` is that of all types, if given.
+    pub(super) fn settings(&self, queue_size: Option<u16>) -> ScsiSettings {
         let mut settings = ScsiSettings::default();
         settings.num_queues = self.scsi_queues.unwrap_or(settings.num_queues);
-        settings.queue_size = common.queue_size.unwrap_or(settings.queue_size);
+        settings.queue_size = queue_size.unwrap_or(settings.queue_size);
         settings.block_size = self.scsi_block_size.unwrap_or(settings.block_size);
         settings.read_only = self.scsi_read_only;
-        TypeOptions::Scsi {
-            settings,
-            file: self.scsi_file.clone(),
-            ram: self.scsi_ram.unwrap_or(DEFAULT_RAM),
-        }
+        settings
+    }
+
+    /// Bytes of disks in memory.
+    pub(super) fn ram(&self) -> u64 {
+        self.scsi_ram.unwrap_or(DEFAULT_RAM)
     }
 }
 
@@ -64,11 +66,11 @@ pub(super) fn build(
     settings: &ScsiSettings,
     file: Option<&Path>,
     ram: u64,
-) -> Result<Built, ConfigError> {
+) -> Result<Model, ConfigError> {
     let mut open = |f: FunctionId| -> std::io::Result<Box<dyn Backend>> {
         blk::store(file, ram, settings.read_only, f)
     };
-    Ok(scsi::model(config, settings, &mut open)?.into())
+    scsi::model(config, settings, &mut open)
 }
 
 /// `resize` is a disk's of any type.
