@@ -9,7 +9,7 @@ use crate::config::{ConfigError, ModelConfig, SrIovCapability};
 use crate::counters::{Counters, FunctionCounters};
 use crate::device::{ControlError, DeviceControl, VirtioDevice};
 use crate::dma::{DmaMemory, IovaMap};
-use crate::effect::{Effect, FrameSwitch, FunctionId, Port};
+use crate::effect::{Effect, FrameSwitch, FunctionId, NoSwitch, Port};
 use crate::event::{EventMask, Record, ResetCause};
 use crate::fault::FaultSet;
 use crate::function::Function;
@@ -82,6 +82,17 @@ impl Model {
             model.start_vfs(at_start);
         }
         Ok(model)
+    }
+
+    /// As [`with_devices`](Self::with_devices) for a type whose functions send no frames. `make` says in
+    /// words why there is no such device; `kind` is the name of the type.
+    pub(crate) fn without_switch(
+        config: ModelConfig,
+        kind: &'static str,
+        make: &mut dyn FnMut(FunctionId) -> Result<Box<dyn VirtioDevice>, String>,
+    ) -> Result<Model, ConfigError> {
+        let mut make = |f| make(f).map_err(|why| ConfigError::Device(kind, why));
+        Self::with_devices(config, &mut make, Box::new(NoSwitch))
     }
 
     /// What the device was built from.

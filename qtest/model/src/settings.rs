@@ -14,6 +14,17 @@ pub(crate) fn check_queue_size(kind: &str, size: u16) -> Result<(), String> {
     Ok(())
 }
 
+/// How many queues for requests a disk has: 1 to 256.
+///
+/// # Errors
+/// Their number and those it may be, with the type's name and what it calls them.
+pub(crate) fn check_queue_count(kind: &str, queues: &str, count: u16) -> Result<(), String> {
+    if !(1..=256).contains(&count) {
+        return Err(format!("{kind}: {count} {queues}; 1 to 256 are possible"));
+    }
+    Ok(())
+}
+
 /// A disk's logical block size in bytes.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ use self::pages::{Insert, PageSet};
 use self::stats::{Stats, ENTRY_LEN, MAX_ENTRIES};
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
-use crate::effect::{Interface, NoSwitch};
+use crate::effect::Interface;
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 
@@ -29,12 +29,10 @@ use crate::queue::{Chain, RingFault};
 /// # Errors
 /// The configuration or the settings are not possible.
 pub fn model(config: ModelConfig, settings: &BalloonSettings) -> Result<Model, ConfigError> {
-    let mut make = |_| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let device = BalloonDevice::new(settings.clone())
-            .map_err(|why| ConfigError::Device("balloon", why))?;
-        Ok(Box::new(device))
+    let mut make = |_| -> Result<Box<dyn VirtioDevice>, String> {
+        Ok(Box::new(BalloonDevice::new(settings.clone())?))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "balloon", &mut make)
 }
 
 /// Bytes of a page, whatever the driver's pages are.

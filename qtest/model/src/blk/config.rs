@@ -5,7 +5,7 @@ use virtio_pci_spec::bytes::{put_u16, put_u32, put_u64};
 use virtio_pci_spec::features::{bit, blk};
 
 use crate::disk::SECTOR;
-use crate::settings::{check_block_size, check_queue_size};
+use crate::settings::{check_block_size, check_queue_count, check_queue_size};
 
 /// Bytes of the device configuration, up to and without the zoned block.
 pub const CONFIG_LEN: usize = 72;
@@ -52,15 +52,9 @@ impl BlkSettings {
     /// # Errors
     /// The setting and the values it may have.
     pub fn check(&self) -> Result<(), String> {
-        if self.num_queues == 0 || self.num_queues > 256 {
-            return Err(format!(
-                "blk: {} queues; 1 to 256 are possible",
-                self.num_queues
-            ));
-        }
+        check_queue_count("blk", "queues", self.num_queues)?;
         check_queue_size("blk", self.queue_size)?;
-        check_block_size("blk", self.block_size, 65536)?;
-        Ok(())
+        check_block_size("blk", self.block_size, 65536)
     }
 
     /// Data segments a driver may put in one request: header and status take two descriptors.

@@ -20,7 +20,7 @@ use self::request::{Failure, Operation, HEADER_LEN, SEGMENT_LEN};
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
 use crate::disk::{self, chunk, Backend, SECTOR};
-use crate::effect::{FunctionId, Interface, NoSwitch};
+use crate::effect::{FunctionId, Interface};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 
@@ -33,14 +33,11 @@ pub fn model(
     settings: &BlkSettings,
     disk: &mut dyn FnMut(FunctionId) -> std::io::Result<Box<dyn Backend>>,
 ) -> Result<Model, ConfigError> {
-    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let store = disk(function)
-            .map_err(|e| ConfigError::Device("blk", format!("disk of {function}: {e}")))?;
-        let device = BlkDevice::new(settings.clone(), store)
-            .map_err(|why| ConfigError::Device("blk", why))?;
-        Ok(Box::new(device))
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, String> {
+        let store = disk(function).map_err(|e| format!("disk of {function}: {e}"))?;
+        Ok(Box::new(BlkDevice::new(settings.clone(), store)?))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "blk", &mut make)
 }
 
 /// A block function.

@@ -24,7 +24,7 @@ use self::control::{event, Message, MESSAGE_LEN};
 use self::port::Port;
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
-use crate::effect::{FunctionId, Interface, NoSwitch};
+use crate::effect::{FunctionId, Interface};
 use crate::event::Event;
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
@@ -38,14 +38,11 @@ pub fn model(
     settings: &ConsoleSettings,
     connect: &mut dyn FnMut(FunctionId) -> io::Result<Box<dyn Backend>>,
 ) -> Result<Model, ConfigError> {
-    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let backend = connect(function)
-            .map_err(|e| ConfigError::Device("console", format!("ports of {function}: {e}")))?;
-        let device = ConsoleDevice::new(settings.clone(), backend)
-            .map_err(|why| ConfigError::Device("console", why))?;
-        Ok(Box::new(device))
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, String> {
+        let backend = connect(function).map_err(|e| format!("ports of {function}: {e}"))?;
+        Ok(Box::new(ConsoleDevice::new(settings.clone(), backend)?))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "console", &mut make)
 }
 
 /// Control messages to the driver.

@@ -13,7 +13,7 @@ use virtio_pci_spec::DeviceType;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, DeviceCtx, VirtioDevice};
-use crate::effect::{FunctionId, Interface, NoSwitch};
+use crate::effect::{FunctionId, Interface};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 use crate::settings::check_queue_size;
@@ -102,13 +102,13 @@ pub fn model(
     settings: &P9Settings,
     responder: &mut dyn FnMut(FunctionId) -> std::io::Result<Box<dyn Responder>>,
 ) -> Result<Model, ConfigError> {
-    let bad = |why| ConfigError::Device("9p", why);
-    settings.check().map_err(bad)?;
-    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let behind = responder(function).map_err(|e| bad(format!("share of {function}: {e}")))?;
-        Ok(Box::new(P9Device::new(settings, behind).map_err(bad)?))
+    let checked = settings.check();
+    checked.map_err(|why| ConfigError::Device("9p", why))?;
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, String> {
+        let behind = responder(function).map_err(|e| format!("share of {function}: {e}"))?;
+        Ok(Box::new(P9Device::new(settings, behind)?))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "9p", &mut make)
 }
 
 /// A 9P function.

@@ -14,7 +14,7 @@ use virtio_pci_spec::DeviceType;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{ControlError, DeviceControl, DeviceCtx, VirtioDevice};
-use crate::effect::{FunctionId, Interface, NoSwitch};
+use crate::effect::{FunctionId, Interface};
 use crate::model::Model;
 use crate::queue::{Chain, RingFault};
 
@@ -70,14 +70,11 @@ pub fn model(
     settings: &RngSettings,
     source: &mut dyn FnMut(FunctionId) -> io::Result<Box<dyn Source>>,
 ) -> Result<Model, ConfigError> {
-    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let source = source(function)
-            .map_err(|e| ConfigError::Device("rng", format!("source of {function}: {e}")))?;
-        let device =
-            RngDevice::new(settings, source).map_err(|why| ConfigError::Device("rng", why))?;
-        Ok(Box::new(device))
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, String> {
+        let source = source(function).map_err(|e| format!("source of {function}: {e}"))?;
+        Ok(Box::new(RngDevice::new(settings, source)?))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "rng", &mut make)
 }
 
 /// Bytes given for one buffer at most: the driver asks again if it wants more.

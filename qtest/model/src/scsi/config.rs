@@ -4,7 +4,7 @@
 use virtio_pci_spec::bytes::{get_u32, put_u16, put_u32};
 
 use crate::effect::FunctionId;
-use crate::settings::{check_block_size, check_queue_size};
+use crate::settings::{check_block_size, check_queue_count, check_queue_size};
 
 /// Bytes of the device configuration.
 pub const CONFIG_LEN: usize = 36;
@@ -64,12 +64,7 @@ impl ScsiSettings {
     /// # Errors
     /// The setting and the values it may have.
     pub fn check(&self) -> Result<(), String> {
-        if self.num_queues == 0 || self.num_queues > 256 {
-            return Err(format!(
-                "scsi: {} request queues; 1 to 256 are possible",
-                self.num_queues
-            ));
-        }
+        check_queue_count("scsi", "request queues", self.num_queues)?;
         check_queue_size("scsi", self.queue_size)?;
         check_block_size("scsi", self.block_size, 4096)?;
         let printable = self.serial.bytes().all(|b| (0x20..0x7f).contains(&b));

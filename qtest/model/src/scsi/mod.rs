@@ -31,7 +31,7 @@ use self::unit::Unit;
 use crate::config::{ConfigError, ModelConfig};
 use crate::device::{copy_config, ControlError, DeviceControl, DeviceCtx, VirtioDevice};
 use crate::disk::Backend;
-use crate::effect::{FunctionId, Interface, NoSwitch};
+use crate::effect::{FunctionId, Interface};
 use crate::model::Model;
 use crate::queue::RingFault;
 
@@ -44,13 +44,12 @@ pub fn model(
     settings: &ScsiSettings,
     disk: &mut dyn FnMut(FunctionId) -> std::io::Result<Box<dyn Backend>>,
 ) -> Result<Model, ConfigError> {
-    let bad = |why| ConfigError::Device("scsi", why);
-    let mut make = |function| -> Result<Box<dyn VirtioDevice>, ConfigError> {
-        let store = disk(function).map_err(|e| bad(format!("disk of {function}: {e}")))?;
-        let device = ScsiDevice::new(settings.clone(), function, store).map_err(bad)?;
+    let mut make = |function| -> Result<Box<dyn VirtioDevice>, String> {
+        let store = disk(function).map_err(|e| format!("disk of {function}: {e}"))?;
+        let device = ScsiDevice::new(settings.clone(), function, store)?;
         Ok(Box::new(device))
     };
-    Model::with_devices(config, &mut make, Box::new(NoSwitch))
+    Model::without_switch(config, "scsi", &mut make)
 }
 
 /// A SCSI function.
