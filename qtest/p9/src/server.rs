@@ -10,6 +10,7 @@ use rustix::io::{Errno, Result};
 
 use crate::attributes;
 use crate::fids::{Fid, Fids};
+use crate::files::{self, How};
 use crate::message::{decode, header, kind, Malformed, Request};
 use crate::tree::{self, qid, Node};
 use crate::wire::{finish, Writer, ERROR_LEN, HEADER_LEN};
@@ -68,14 +69,14 @@ pub struct Counts {
 pub struct Server {
     root: Arc<Node>,
     settings: Settings,
-    pub(crate) fids: Fids,
+    fids: Fids,
     /// Agreed message size; 0 before the version is agreed upon.
     msize: u32,
-    pub(crate) counts: Counts,
+    counts: Counts,
 }
 
 /// What became of a request: the type of the reply, or an error.
-pub(crate) type Done = Result<u8>;
+type Done = Result<u8>;
 
 impl Server {
     /// A server of `dir`.
@@ -190,11 +191,20 @@ impl Server {
         }
     }
 
-    pub(crate) fn may_write(&self) -> Result<()> {
+    fn may_write(&self) -> Result<()> {
         match self.settings.read_only {
             true => Err(Errno::ROFS),
             false => Ok(()),
         }
+    }
+
+    /// How a file is to be opened, if that is allowed.
+    fn how(&self, flags: u32) -> Result<How> {
+        let how = How::decode(flags)?;
+        if how.changes() {
+            self.may_write()?;
+        }
+        Ok(how)
     }
 
     fn carry_out(&mut self, request: &Request<'_>, w: &mut Writer<'_>) -> Done {
@@ -213,13 +223,22 @@ impl Server {
                 attributes::file_system(&self.fids.get(fid)?.node, w)?;
                 Ok(kind::STATFS + 1)
             }
-            Request::Lopen { fid, flags } => self.open(fid, flags, w),
+            Request::Lopen { fid, flags } => {
+                let how = self.how(flags)?;
+                files::open(self.fids.get_mut(fid)?, &how, w)?;
+                Ok(kind::LOPEN + 1)
+            }
             Request::Lcreate {
                 fid,
                 name,
                 flags,
                 mode,
-            } => self.create(fid, name, flags, mode, w),
+            } => {
+                self.may_write()?;
+                let how = self.how(flags)?;
+                files::create(self.fids.get_mut(fid)?, name, &how, mode, w)?;
+                Ok(kind::LCREATE + 1)
+            }
             Request::Symlink { fid, name, target } => {
                 self.may_write()?;
                 let dir = &self.fids.get(fid)?.node;
@@ -270,9 +289,20 @@ impl Server {
                 attributes::set(self.fids.get(fid)?, &set)?;
                 Ok(kind::SETATTR + 1)
             }
-            Request::Readdir { fid, offset, count } => self.list(fid, offset, count, w),
-            Request::Read { fid, offset, count } => self.read(fid, offset, count, w),
-            Request::Write { fid, offset, data } => self.write(fid, offset, data, w),
+            Request::Readdir { fid, offset, count } => {
+                files::list(self.fids.get(fid)?, offset, count, w)?;
+                Ok(kind::READDIR + 1)
+            }
+            Request::Read { fid, offset, count } => {
+                let read = files::read(self.fids.get(fid)?, offset, count, w)?;
+                self.counts.bytes_read += read;
+                Ok(kind::READ + 1)
+            }
+            Request::Write { fid, offset, data } => {
+                let written = files::write(self.fids.get(fid)?, offset, data, w)?;
+                self.counts.bytes_written += written;
+                Ok(kind::WRITE + 1)
+            }
             Request::Fsync { fid, data_only } => {
                 let fd = self.fids.get(fid)?.any()?;
                 match data_only {
