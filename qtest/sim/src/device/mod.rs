@@ -239,6 +239,6 @@ impl Hardware for Device {
     }
 
     fn control(&mut self, command: &str, args: &Value) -> Result<Value, String> {
-        self.carry_out(command, args)
+        control::carry_out(&mut self.model, command, args)
     }
 }
