@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Putting a function together: features, queues, BARs, configuration space.
+//! Putting functions together (features, queues, BARs, configuration space), and the device from them.
 
 use virtio_pci_spec::features::{self as f, bit};
 use virtio_pci_spec::DeviceType;
@@ -8,9 +8,10 @@ use crate::bars::{BarLayout, BarNeeds};
 use crate::config::{ConfigError, Knobs, ModelConfig, SrIovCapability, MAX_VECTORS};
 use crate::config_space::{ConfigSpace, Identity, Power, SriovNeeds};
 use crate::device::VirtioDevice;
-use crate::effect::FunctionId;
+use crate::effect::{FrameSwitch, FunctionId, NoSwitch};
 use crate::function::Function;
 use crate::function_core::Core;
+use crate::model::Model;
 use crate::msix::Msix;
 use crate::queue::VirtQueue;
 use crate::virtio::{QueueNumbers, VirtioState};
@@ -139,7 +140,7 @@ fn vector_count(k: &Knobs, queues: &[Option<VirtQueue>]) -> u16 {
 }
 
 /// Makes the function `id` around `device`; the PF also needs the BARs of a VF.
-pub(crate) fn function(
+fn function(
     config: &ModelConfig,
     id: FunctionId,
     device: Box<dyn VirtioDevice>,
@@ -202,4 +203,44 @@ pub(crate) fn function(
     let mut core = Core::new(id, virtio, space, msix, bars, interrupt_pin);
     core.wants_kicks = !k.suppress_kicks;
     Ok(Function { core, device })
+}
+
+impl Model {
+    /// Builds the device. `make` is called once for every function; `switch` connects those that
+    /// send frames.
+    ///
+    /// # Errors
+    /// The configuration is not possible; the error says what is wrong with it.
+    pub fn with_devices(
+        config: ModelConfig,
+        make: &mut dyn FnMut(FunctionId) -> Result<Box<dyn VirtioDevice>, ConfigError>,
+        switch: Box<dyn FrameSwitch>,
+    ) -> Result<Model, ConfigError> {
+        config.validate()?;
+        let mut vfs = Vec::with_capacity(config.total_vfs.into());
+        for n in 1..=config.total_vfs {
+            let id = FunctionId::Vf(n);
+            vfs.push(function(&config, id, make(id)?, None)?);
+        }
+        let vf_bars = vfs.first().map(|f| f.core.bars);
+        let pf_device = make(FunctionId::Pf)?;
+        let pf = function(&config, FunctionId::Pf, pf_device, vf_bars.as_ref())?;
+        let at_start = config.vfs_at_start;
+        let mut model = Model::new(config, pf, vfs, switch);
+        if at_start > 0 {
+            model.start_vfs(at_start);
+        }
+        Ok(model)
+    }
+
+    /// As [`with_devices`](Self::with_devices) for a type whose functions send no frames. `make` says in
+    /// words why there is no such device; `kind` is the name of the type.
+    pub(crate) fn without_switch(
+        config: ModelConfig,
+        kind: &'static str,
+        make: &mut dyn FnMut(FunctionId) -> Result<Box<dyn VirtioDevice>, String>,
+    ) -> Result<Model, ConfigError> {
+        let mut make = |f| make(f).map_err(|why| ConfigError::Device(kind, why));
+        Self::with_devices(config, &mut make, Box::new(NoSwitch))
+    }
 }

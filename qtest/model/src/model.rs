@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use crate::admin::{Admin, Around};
-use crate::assemble;
-use crate::config::{ConfigError, ModelConfig, SrIovCapability};
+use crate::config::{ModelConfig, SrIovCapability};
 use crate::counters::{Counters, FunctionCounters};
-use crate::device::{ControlError, DeviceControl, VirtioDevice};
+use crate::device::{ControlError, DeviceControl};
 use crate::dma::{DmaMemory, IovaMap};
-use crate::effect::{Effect, FrameSwitch, FunctionId, NoSwitch, Port};
-use crate::event::{EventMask, Record, ResetCause};
+use crate::effect::{Effect, FrameSwitch, FunctionId, Port};
+use crate::event::{Event, EventMask, Record, ResetCause};
 use crate::fault::FaultSet;
 use crate::function::Function;
 use crate::function_core::Memory;
 use crate::shared::Shared;
+use crate::violation::Violation;
 
 /// How often rings are looked at when drivers are asked not to notify.
 const POLL_NS: u64 = 1_000_000;
@@ -44,28 +44,15 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the device. `make` is called once for every function; `switch` connects those that
-    /// send frames.
-    ///
-    /// # Errors
-    /// The configuration is not possible; the error says what is wrong with it.
-    pub fn with_devices(
+    /// The device of these functions, without live VFs.
+    pub(crate) fn new(
         config: ModelConfig,
-        make: &mut dyn FnMut(FunctionId) -> Result<Box<dyn VirtioDevice>, ConfigError>,
+        pf: Function,
+        vfs: Vec<Function>,
         switch: Box<dyn FrameSwitch>,
-    ) -> Result<Model, ConfigError> {
-        config.validate()?;
-        let mut vfs = Vec::with_capacity(config.total_vfs.into());
-        for n in 1..=config.total_vfs {
-            let id = FunctionId::Vf(n);
-            vfs.push(assemble::function(&config, id, make(id)?, None)?);
-        }
-        let vf_bars = vfs.first().map(|f| f.core.bars);
-        let pf_device = make(FunctionId::Pf)?;
-        let pf = assemble::function(&config, FunctionId::Pf, pf_device, vf_bars.as_ref())?;
-        let shared = Shared::new(config.knobs.clone(), config.leniency, config.events);
-        let at_start = config.vfs_at_start;
-        let mut model = Model {
+    ) -> Self {
+        Model {
+            shared: Shared::new(config.knobs.clone(), config.leniency, config.events),
             config,
             pf,
             vfs,
@@ -74,25 +61,9 @@ impl Model {
             sriov_negotiated: false,
             admin: Admin::new(),
             faults: FaultSet::default(),
-            shared,
             switch,
             ports: Vec::new(),
-        };
-        if at_start > 0 {
-            model.start_vfs(at_start);
         }
-        Ok(model)
-    }
-
-    /// As [`with_devices`](Self::with_devices) for a type whose functions send no frames. `make` says in
-    /// words why there is no such device; `kind` is the name of the type.
-    pub(crate) fn without_switch(
-        config: ModelConfig,
-        kind: &'static str,
-        make: &mut dyn FnMut(FunctionId) -> Result<Box<dyn VirtioDevice>, String>,
-    ) -> Result<Model, ConfigError> {
-        let mut make = |f| make(f).map_err(|why| ConfigError::Device(kind, why));
-        Self::with_devices(config, &mut make, Box::new(NoSwitch))
     }
 
     /// What the device was built from.
@@ -143,6 +114,52 @@ impl Model {
     /// MSI-X vectors of a function.
     pub fn msix_vectors(&self, f: FunctionId) -> u16 {
         self.function(f).map_or(0, |x| x.core.msix.vectors())
+    }
+
+    // --- life of the VFs -------------------------------------------------------------------
+
+    /// Ends all VFs as a reset of the PF does.
+    fn stop_vfs(&mut self) {
+        if self.live > 0 {
+            self.bring_down();
+        }
+        self.vf_memory = false;
+        self.pf.core.config.set_sriov(0, 0);
+    }
+
+    /// VFs 1 to `num_vfs` live from now on.
+    pub(crate) fn bring_up(&mut self, num_vfs: u16) {
+        self.live = num_vfs;
+        for vf in self.vfs.iter_mut().take(num_vfs.into()) {
+            vf.reset_function(ResetCause::VfEnable, &mut self.shared);
+            vf.core.live = true;
+        }
+        self.announce();
+    }
+
+    /// No VF lives any more.
+    pub(crate) fn bring_down(&mut self) {
+        let outstanding = self.admin.outstanding();
+        if outstanding > 0 {
+            self.shared.violation(
+                FunctionId::Pf,
+                Violation::VfsDisabledWithCommands { outstanding },
+            );
+        }
+        for vf in self.vfs.iter_mut().take(self.live.into()) {
+            vf.reset_function(ResetCause::VfEnable, &mut self.shared);
+            vf.core.live = false;
+        }
+        self.live = 0;
+        self.announce();
+    }
+
+    fn announce(&mut self) {
+        let num_vfs = self.live;
+        self.shared.log(FunctionId::Pf, Event::VfEnable { num_vfs });
+        self.shared
+            .effects
+            .push(Effect::VfsChanged { enabled: num_vfs });
     }
 
     // --- memory and interrupts -------------------------------------------------------------

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Life of the VFs: VF Enable, NumVFs and VF MSE of the PF's SR-IOV capability.
+//! VF Enable, NumVFs and VF MSE of the PF's SR-IOV capability.
 
 use virtio_pci_spec::pci::sriov::{CONTROL_VF_ENABLE, CONTROL_VF_MSE};
 
 use crate::config::SrIovCapability;
-use crate::effect::{Effect, FunctionId};
-use crate::event::{Event, ResetCause};
+use crate::effect::FunctionId;
 use crate::model::Model;
 use crate::violation::Violation;
 
@@ -68,47 +67,5 @@ impl Model {
         self.vf_memory = true;
         self.bring_up(num_vfs);
         self.settle();
-    }
-
-    /// Ends all VFs as a reset of the PF does.
-    pub(crate) fn stop_vfs(&mut self) {
-        if self.live > 0 {
-            self.bring_down();
-        }
-        self.vf_memory = false;
-        self.pf.core.config.set_sriov(0, 0);
-    }
-
-    fn bring_up(&mut self, num_vfs: u16) {
-        self.live = num_vfs;
-        for vf in self.vfs.iter_mut().take(num_vfs.into()) {
-            vf.reset_function(ResetCause::VfEnable, &mut self.shared);
-            vf.core.live = true;
-        }
-        self.announce();
-    }
-
-    fn bring_down(&mut self) {
-        let outstanding = self.admin.outstanding();
-        if outstanding > 0 {
-            self.shared.violation(
-                FunctionId::Pf,
-                Violation::VfsDisabledWithCommands { outstanding },
-            );
-        }
-        for vf in self.vfs.iter_mut().take(self.live.into()) {
-            vf.reset_function(ResetCause::VfEnable, &mut self.shared);
-            vf.core.live = false;
-        }
-        self.live = 0;
-        self.announce();
-    }
-
-    fn announce(&mut self) {
-        let num_vfs = self.live;
-        self.shared.log(FunctionId::Pf, Event::VfEnable { num_vfs });
-        self.shared
-            .effects
-            .push(Effect::VfsChanged { enabled: num_vfs });
     }
 }
