@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_pci_spec::features::{bit, LEGACY_MASK, VERSION_1};
 use virtio_pci_spec::DeviceType;
-use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 use crate::counters::FunctionCounters;
-use crate::dma::Access;
 use crate::effect::{FunctionId, Interface};
 use crate::event::Event;
 use crate::function_core::Core;
@@ -259,35 +258,6 @@ impl DeviceCtx<'_> {
     /// A piece is not reachable by DMA.
     pub fn write(&mut self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, RingFault> {
         self.core.write_chain(chain, offset, data)
-    }
-
-    /// Hands the host memory of `len` bytes of the readable part to `f`, piece by piece, for
-    /// devices that copy straight to or from their own storage. `f` must only read.
-    ///
-    /// # Errors
-    /// A piece is not reachable by DMA; the pieces before it were handed out.
-    pub fn readable_pieces(
-        &mut self,
-        chain: &Chain,
-        offset: u64,
-        len: usize,
-        f: impl FnMut(VolatileSlice<'_>),
-    ) -> Result<usize, RingFault> {
-        self.core.pieces(chain, offset, len, Access::Read, f)
-    }
-
-    /// As [`readable_pieces`](Self::readable_pieces) for the writable part; `f` may write.
-    ///
-    /// # Errors
-    /// A piece is not reachable by DMA; the pieces before it were handed out.
-    pub fn writable_pieces(
-        &mut self,
-        chain: &Chain,
-        offset: u64,
-        len: usize,
-        f: impl FnMut(VolatileSlice<'_>),
-    ) -> Result<usize, RingFault> {
-        self.core.pieces(chain, offset, len, Access::Write, f)
     }
 
     /// Whether all of this memory is reachable by DMA for writing.

@@ -147,24 +147,6 @@ impl<'m> DmaView<'m> {
             access,
         }
     }
-
-    /// Hands every host piece of `len` bytes at `iova` to `f` in order; `false` (after the pieces
-    /// before it) at the first byte that is not reachable.
-    pub fn for_each(
-        &self,
-        iova: u64,
-        len: usize,
-        access: Access,
-        mut f: impl FnMut(VolatileSlice<'m>),
-    ) -> bool {
-        for piece in self.pieces(iova, len, access) {
-            match piece {
-                Ok(slice) => f(slice),
-                Err(_) => return false,
-            }
-        }
-        true
-    }
 }
 
 /// Why a mapping was refused.

@@ -5,12 +5,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::bars::BarLayout;
 use crate::config_space::ConfigSpace;
 use crate::counters::FunctionCounters;
-use crate::dma::{Access, DmaMemory, DmaView, IovaMap};
+use crate::dma::{DmaMemory, DmaView, IovaMap};
 use crate::effect::FunctionId;
 use crate::msix::Msix;
 use crate::queue::{cover, Chain, RingFault, Segment};
@@ -191,29 +191,6 @@ impl Core {
         let view = self.memory.view();
         copy(chain.writable(), offset, data.len(), |part, addr| {
             view.write_slice(data.get(part)?, addr).ok()
-        })
-    }
-
-    pub(crate) fn pieces(
-        &mut self,
-        chain: &Chain,
-        offset: u64,
-        len: usize,
-        access: Access,
-        mut f: impl FnMut(VolatileSlice<'_>),
-    ) -> Result<usize, RingFault> {
-        self.may_touch(chain)?;
-        let view = self.memory.view();
-        let segments = match access {
-            Access::Read => chain.readable(),
-            Access::Write => chain.writable(),
-        };
-        cover(segments, offset, len, |addr, n| {
-            if view.for_each(addr, n, access, &mut f) {
-                Ok(())
-            } else {
-                Err(RingFault::BufferUnreachable { addr })
-            }
         })
     }
 
