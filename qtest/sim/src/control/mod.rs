@@ -7,7 +7,6 @@
 //! others go to the hardware.
 
 pub mod client;
-mod commands;
 
 use rustix::io::Errno;
 use rustix::net::{recv, send, RecvFlags, SendFlags};

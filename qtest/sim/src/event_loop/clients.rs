@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Clients of functions and of the control socket: coming, being served, going.
+//! Clients of functions: coming, being served, going.
 
-use super::{Simulator, Token, MAX_EXTRA};
-use crate::control::ControlConnection;
+use super::simulator::{Simulator, Token, MAX_EXTRA};
 use crate::dma::DmaSpace;
 use crate::hardware::Function;
 use crate::server::session::{Session, Shared};
@@ -28,7 +27,8 @@ const LAST_WORDS: usize = 64;
 const TURN: usize = 256;
 
 impl Simulator {
-    fn accept(&mut self, listener: usize, control: bool) -> Option<OwnedFd> {
+    /// The next client of a function, or of the control socket.
+    pub(super) fn accept(&mut self, listener: usize, control: bool) -> Option<OwnedFd> {
         let listener = if control {
             &self.control_listener
         } else {
@@ -147,6 +147,13 @@ impl Simulator {
             json!({ "pid": pid, "why": why }),
         );
         self.drain_effects();
+    }
+
+    /// Cuts a function's client off; `false` if there is none.
+    pub(super) fn cut_off(&mut self, f: usize) -> bool {
+        let there = self.clients.get(f).is_some_and(Option::is_some);
+        self.drop_client(f, "cut off by the control socket");
+        there
     }
 
     pub(super) fn serve_client(&mut self, f: usize, flags: EventFlags) {
@@ -279,59 +286,6 @@ impl Simulator {
                 .bar_write(function, bar, doorbell.offset, data);
         }
         self.drain_effects();
-    }
-
-    pub(super) fn accept_control(&mut self) {
-        let Some(socket) = self.accept(0, true) else {
-            return;
-        };
-        let Some(slot) = self.controls.iter().position(Option::is_none) else {
-            tracing::warn!("too many clients of the control socket, one is turned away");
-            return;
-        };
-        let connection = ControlConnection::new(socket);
-        let token = Token::Control(slot);
-        if self
-            .watch(connection.socket(), token, EventFlags::IN)
-            .is_ok()
-        {
-            if let Some(place) = self.controls.get_mut(slot) {
-                *place = Some(connection);
-            }
-        }
-    }
-
-    pub(super) fn serve_control(&mut self, n: usize, _flags: EventFlags) {
-        let Some(mut connection) = self.controls.get_mut(n).and_then(Option::take) else {
-            return;
-        };
-        let mut alive = connection.receive().is_ok();
-        while let Some(line) = connection.next_line() {
-            let reply = self.control(&line);
-            connection.reply(&reply);
-            self.drain_effects();
-        }
-        let wants_write = match connection.flush() {
-            Ok(more) => more,
-            Err(_) => {
-                alive = false;
-                false
-            }
-        };
-        alive &= !connection.is_broken();
-        if !alive {
-            return;
-        }
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, !wants_write);
-        flags.set(EventFlags::OUT, wants_write);
-        let data = Token::Control(n).encode();
-        if epoll::modify(&self.epoll, connection.socket(), data, flags).is_err() {
-            return;
-        }
-        if let Some(place) = self.controls.get_mut(n) {
-            *place = Some(connection);
-        }
     }
 }
 

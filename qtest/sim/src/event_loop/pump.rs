@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Moves what the hardware wants done: interrupts, records, frames in both directions.
 
-use super::Simulator;
+use super::simulator::{Simulator, FLUSH_AFTER};
 use crate::hardware::Effect;
 use crate::uplink::MAX_QUEUE;
 
@@ -42,7 +42,7 @@ impl Simulator {
                 Effect::Capture(frame) => {
                     if let Some(pcap) = &mut self.pcap {
                         pcap.frame(&frame);
-                        let soon = std::time::Instant::now().checked_add(super::FLUSH_AFTER);
+                        let soon = std::time::Instant::now().checked_add(FLUSH_AFTER);
                         self.flush_at = self.flush_at.or(soon);
                     }
                 }

@@ -2,7 +2,7 @@
 //! From options to a simulator whose sockets listen.
 
 use super::clients::spare;
-use super::{FrontCounters, Simulator, Token, MAX_EXTRA};
+use super::simulator::{FrontCounters, Simulator, Token, MAX_EXTRA};
 use crate::dma::files::FileCache;
 use crate::event_log::EventLog;
 use crate::hardware::{Function, Hardware};

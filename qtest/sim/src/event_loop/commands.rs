@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The commands of the control socket that concern the front end.
 
-use crate::event_loop::Simulator;
+use super::simulator::Simulator;
 use serde_json::{json, Value};
 
 /// Records in one reply unless asked otherwise.
@@ -10,7 +10,7 @@ const MAX_EVENTS: u64 = 10_000;
 
 impl Simulator {
     /// Carries out one line of the control socket.
-    pub(crate) fn control(&mut self, line: &[u8]) -> Value {
+    pub(super) fn control(&mut self, line: &[u8]) -> Value {
         let result = match serde_json::from_slice::<Value>(line) {
             Ok(Value::Object(request)) => match request.get("cmd").and_then(Value::as_str) {
                 Some(cmd) => {
