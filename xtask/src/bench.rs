@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::programs::{self, Profile};
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 
 /// What to measure and where to put it.
 #[derive(Debug, clap::Args)]

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use anyhow::{bail, Result};
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::image;
 use test_machine::scenario::{chosen, verdict};
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 use crate::programs;
 

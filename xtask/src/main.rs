@@ -6,7 +6,7 @@
 //! 1. write `src/name.rs` with a `pub(crate) fn run(project: &Project, ...) -> anyhow::Result<()>`,
 //! 2. add a variant with its options to [`Command`] and its call to [`dispatch`].
 //!
-//! What a subcommand has at hand: [`xtask_kit`] (the tree and the cache, named steps with progress and a log,
+//! What a subcommand has at hand: [`test_kit`] (the tree and the cache, named steps with progress and a log,
 //! commands into it, Debian packages), [`qemu::ensure`] (QEMU with the overlay), [`programs::build`]
 //! (helper and simulator). Steps report on standard error; standard output is for a subcommand's result.
 //! Tests of whole machines are crates below `qtest/`, which are given what is built here.
@@ -27,8 +27,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::programs::Profile;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 
 #[derive(Debug, Parser)]
 #[command(

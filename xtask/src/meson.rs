@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context, Result};
 
 use crate::qemu;
+use test_kit::packages;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::{Step, Steps};
 use test_machine::rig::RunDir;
-use xtask_kit::packages;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
 
 /// What an installation has besides documentation, relative to its root, with permissions.
 const INSTALLED: [(&str, u32); 5] = [

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::qemu;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Steps;
 use test_machine::rig;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Steps;
 
 /// The packages that have them, and their names.
 const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];

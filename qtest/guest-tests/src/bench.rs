@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::bench::Bench;
 use test_machine::rig::Programs;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 /// The scripts with what these scenarios ask of a guest, in the project's tree.
 const SCRIPTS: &str = "qtest/guest-tests/guest";

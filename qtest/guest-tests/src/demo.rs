@@ -8,12 +8,12 @@ use anyhow::{ensure, Context, Result};
 use virtio_pci_spec::admin::opcode;
 
 use crate::bench::bench;
+use test_kit::project::Project;
+use test_kit::steps::{seconds, Steps};
 use test_machine::answer::Answer;
 use test_machine::counters::{commands, Vf};
 use test_machine::machine::{Driver, Machine};
 use test_machine::rig::{Pf, Programs};
-use xtask_kit::project::Project;
-use xtask_kit::steps::{seconds, Steps};
 
 /// What the user chooses.
 #[derive(Debug, Clone, Copy, clap::Args)]

@@ -2,10 +2,10 @@
 //! How scenarios are run.
 
 use anyhow::{Context as _, Result};
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::bench::Bench;
 use test_machine::scenario::Scenario;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 use crate::firmware::Kit;
 

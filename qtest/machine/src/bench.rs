@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 
 use crate::image::{self, Image};
 use crate::machine::{Config, Driver, Extra, Function, Machine};

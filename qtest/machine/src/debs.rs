@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use xtask_kit::apt::{Kind, Private};
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
-use xtask_kit::unpacked::{debs_in, download_packages, Unpacked, LISTS};
+use test_kit::apt::{Kind, Private};
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::{Step, Steps};
+use test_kit::unpacked::{debs_in, download_packages, Unpacked, LISTS};
 
 /// The package that depends on Debian's current kernel.
 const KERNEL_META: &str = "linux-image-amd64";

@@ -13,11 +13,11 @@ use anyhow::{Context, Result};
 use crate::cpio::Archive;
 use crate::debs::{Debs, Release};
 use crate::{kernel, modules};
-use xtask_kit::digest::Digest;
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Steps;
+use test_kit::digest::Digest;
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Steps;
 
 /// Drivers the guest loads; what they need is found out.
 const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk"];

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{ensure, Context, Result};
 use virtio_pci_spec::bytes::{get_u16, get_u32, get_u8};
 
-use xtask_kit::steps::Step;
+use test_kit::steps::Step;
 
 /// Offsets in a bzImage (Linux's x86 boot protocol).
 mod offset {

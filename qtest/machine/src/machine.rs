@@ -20,8 +20,8 @@ use super::patience::Patience;
 use super::port::Port;
 use super::process::{Interrupted, Process, POLL};
 use super::qmp::Qmp;
-use xtask_kit::run::quote;
-use xtask_kit::steps::tail;
+use test_kit::run::quote;
+use test_kit::steps::tail;
 
 /// Longest time from QEMU's start until the guest takes commands, in its own time.
 const BOOT: Duration = Duration::from_secs(120);

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Result};
-use xtask_kit::steps::seconds;
+use test_kit::steps::seconds;
 
 /// How often a wait may look at the time, at most; what takes no processor is looked at less often.
 pub const LOOK: Duration = Duration::from_millis(200);

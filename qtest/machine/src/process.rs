@@ -14,8 +14,8 @@ use anyhow::{bail, Context, Result};
 use rustix::process::{kill_process, Pid, Signal};
 
 use crate::patience::{self, Patience};
-use xtask_kit::run::quote;
-use xtask_kit::steps::tail;
+use test_kit::run::quote;
+use test_kit::steps::tail;
 
 /// How long a process may take to end by itself after it was asked to, in its own time.
 const END: Duration = Duration::from_secs(5);

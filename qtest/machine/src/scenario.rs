@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, Result};
-use xtask_kit::steps::seconds;
+use test_kit::steps::seconds;
 
 /// One test. `R` is how it is run: that differs by what it needs.
 #[derive(Debug, Clone, Copy)]

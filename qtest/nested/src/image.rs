@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 use test_machine::image::{self, Addition, Image};
 use test_machine::rig::Programs;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
 
 /// The kernel's VFIO; what they need is found out.
 const VFIO: &[&str] = &["vfio_iommu_type1", "vfio_pci"];

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{bail, Result};
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::debs::Release;
 use test_machine::process;
 use test_machine::rig::Programs;
 use test_machine::scenario::{chosen, verdict, Scenario};
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 use crate::l2;
 use crate::machine::Nested;

@@ -2,12 +2,12 @@
 //! Programs and image for nested machines.
 
 use anyhow::Result;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::bench::Bench;
 use test_machine::debs::Release;
 use test_machine::image::{self, Image};
 use test_machine::rig::Programs;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 use crate::image::make;
 use crate::peer;

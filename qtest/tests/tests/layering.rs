@@ -33,10 +33,10 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC],
         "guest_kexec" => &[],
         "vfio_probe" => &[PROTO, SPEC],
-        "xtask_kit" => &[],
-        "test_machine" => &["xtask_kit", SPEC],
-        "guest_tests" => &["test_machine", "xtask_kit", SPEC],
-        "nested_tests" => &["guest_tests", "test_machine", "xtask_kit", SPEC],
+        "test_kit" => &[],
+        "test_machine" => &["test_kit", SPEC],
+        "guest_tests" => &["test_machine", "test_kit", SPEC],
+        "nested_tests" => &["guest_tests", "test_machine", "test_kit", SPEC],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {
             panic!("{other} has no place in the layout: add it here and to the architecture page")

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::overlay::write_atomically;
 use super::tools::Tools;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 
 /// The program that is built.
 const PROGRAM: &str = "qemu-system-x86_64";

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

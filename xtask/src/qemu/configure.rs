@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{bail, Context, Result};
 
 use super::tools::Tools;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 
 /// A small QEMU: the x86 system emulator, KVM and TCG, user networking and what VFIO needs.
 pub(crate) const OPTIONS: &[&str] = &[

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use anyhow::{bail, Context, Result};
 
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 
 /// How one crate is compiled.
 struct Crate {

@@ -12,8 +12,8 @@ use anyhow::{bail, Result};
 
 use super::overlay::Overlay;
 use super::tools::Tools;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 
 /// Where the crates are that cargo cannot check.
 const INSIDE_ONLY: &str = "rust/hw/";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! QEMU with the overlay.
 //!
-//! Pieces, in the order they are used: [`source`] (tarballs, verified and unpacked) with [`xtask_kit::apt`] and
+//! Pieces, in the order they are used: [`source`] (tarballs, verified and unpacked) with [`test_kit::apt`] and
 //! [`crates`]; [`tools`] (meson and bindgen); [`series`] (patches to QEMU's files) and [`overlay`]
 //! (our crates); [`configure`]; [`build`]; [`tidy`] (old builds). [`trees`] does the same in a packager's
 //! directories.
@@ -33,12 +33,12 @@ use anyhow::{bail, Context, Result};
 use self::overlay::Overlay;
 use self::series::Series;
 use self::tools::Tools;
-use xtask_kit::digest::Digest;
-use xtask_kit::lock::Lock;
-use xtask_kit::packages;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Steps;
+use test_kit::digest::Digest;
+use test_kit::lock::Lock;
+use test_kit::packages;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Steps;
 
 pub(crate) use self::tidy::clean;
 pub(crate) use self::trees::{build_tree, overlay_tree, rebuild};

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 
-use xtask_kit::digest::{self, Digest};
+use test_kit::digest::{self, Digest};
 
 /// Directory in a QEMU tree for our records.
 pub(crate) const RECORD_DIR: &str = ".virtio-legacy-vf";

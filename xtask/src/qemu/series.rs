@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::overlay::{write_atomically, RECORD_DIR};
 use super::source::apply;
-use xtask_kit::digest::{self, Digest};
-use xtask_kit::steps::Step;
+use test_kit::digest::{self, Digest};
+use test_kit::steps::Step;
 
 const RECORD: &str = "series.json";
 
@@ -213,7 +213,7 @@ fn read_record(path: &Path) -> Result<Vec<Patch>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xtask_kit::steps::Steps;
+    use test_kit::steps::Steps;
 
     fn patch(from: &str, to: &str) -> String {
         format!("--- a/f\n+++ b/f\n@@ -1 +1 @@\n-{from}\n+{to}\n")

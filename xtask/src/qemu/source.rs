@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 
 use super::crates;
-use xtask_kit::apt;
-use xtask_kit::digest::{self, Digest};
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
+use test_kit::apt;
+use test_kit::digest::{self, Digest};
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::{Step, Steps};
 
 /// The version of QEMU the overlay is made for.
 pub(crate) const VERSION: &str = "10.2.2";
@@ -227,7 +227,7 @@ pub(crate) fn apply(step: &Step, tree: &Path, patch: &Path, blame: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xtask_kit::steps::Steps;
+    use test_kit::steps::Steps;
 
     #[test]
     fn series_lines() {

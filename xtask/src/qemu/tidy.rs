@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use super::{lock_path, CHECKOUT};
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
+use test_kit::lock::Lock;
+use test_kit::project::Project;
 
 /// Builds of one checkout that are kept besides the current one.
 const KEPT: usize = 1;

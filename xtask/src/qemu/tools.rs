@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use xtask_kit::digest::Digest;
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Steps;
+use test_kit::digest::Digest;
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Steps;
 
 /// Pinned with hashes; pip verifies them.
 const REQUIREMENTS: &str = include_str!("requirements.txt");

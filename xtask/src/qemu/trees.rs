@@ -9,9 +9,9 @@ use anyhow::{bail, Context, Result};
 use super::overlay::{self, Overlay};
 use super::series::Series;
 use super::{build, configure, crates, lock_path, source, Build};
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 
 const WAY_OUT: &str = "`ninja qemu-system-x86_64` in that directory shows it alone";
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use xtask_kit::digest::Digest;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
+use test_kit::digest::Digest;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
 
 use super::order::Past;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use guest_tests::Kit;
 use nested_tests::{Runner, Workbench};
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::{Step, Steps};
 use test_machine::scenario::{Kind, Scenario};
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
 
 use super::history::History;
 use super::order::Job;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use guest_tests::Kit;
 use nested_tests::{Runner, Workbench};
+use test_kit::project::Project;
+use test_kit::steps::seconds;
 use test_machine::process::Interrupted;
 use test_machine::scenario::verdict;
-use xtask_kit::project::Project;
-use xtask_kit::steps::seconds;
 
 use super::history::History;
 use super::jobs::{Hands, Listed};

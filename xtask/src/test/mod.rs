@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum as _;
 use nested_tests::Workbench;
+use test_kit::packages;
+use test_kit::project::Project;
+use test_kit::steps::{seconds, Steps};
 use test_machine::debs::Release;
 use test_machine::process::Interrupted;
-use xtask_kit::packages;
-use xtask_kit::project::Project;
-use xtask_kit::steps::{seconds, Steps};
 
 use self::counts::Counts;
 use self::history::History;

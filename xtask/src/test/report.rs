@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use xtask_kit::steps::seconds;
+use test_kit::steps::seconds;
 
 use super::counts::Counts;
 

@@ -13,9 +13,9 @@ use crate::docs;
 use crate::meson;
 use crate::programs::{self, Profile};
 use crate::qemu;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Steps;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Steps;
 
 /// The package of the tests of everything together, and its test that needs no QEMU.
 const QTESTS: &str = "qtest_tests";

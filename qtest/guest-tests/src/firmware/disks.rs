@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
-use xtask_kit::digest::{self, Digest};
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::steps::{Step, Steps};
-use xtask_kit::unpacked::Unpacked;
+use test_kit::digest::{self, Digest};
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::steps::{Step, Steps};
+use test_kit::unpacked::Unpacked;
 
 const SECTOR: usize = 512;
 const ESP_START: usize = 2048;

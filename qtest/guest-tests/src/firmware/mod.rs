@@ -17,14 +17,14 @@ use serde_json::Value;
 use self::disks::Disks;
 use self::events::Seen;
 use crate::bench::scripts;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
+use test_kit::unpacked::Unpacked;
 use test_machine::bench::Bench;
 use test_machine::debs::Release;
 use test_machine::image::{self, Image};
 use test_machine::machine::Function;
 use test_machine::rig::Pf;
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
-use xtask_kit::unpacked::Unpacked;
 
 /// MAC address of VF 1, the simulator's default.
 pub(crate) const MAC: &str = "52:54:00:77:01:01";

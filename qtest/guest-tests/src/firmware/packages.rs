@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
-use xtask_kit::unpacked::{download_packages, Unpacked};
+use test_kit::project::Project;
+use test_kit::steps::Steps;
+use test_kit::unpacked::{download_packages, Unpacked};
 
 /// The firmware, GRUB for both kinds of it, and what GRUB's tools need besides the C library.
 pub(crate) const FIRMWARE: &[&str] = &[

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{anyhow, ensure, Context, Result};
 
 use super::{Place, LONG, SHORT};
-use xtask_kit::digest;
+use test_kit::digest;
 
 /// hvc0 takes 16 characters at a time.
 const HVC_BYTES: usize = 64 << 10;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 
 use super::{Place, LONG, SHORT};
-use xtask_kit::digest;
+use test_kit::digest;
 
 const TAG: &str = "host-share";
 pub(crate) const OPTIONS: &[&str] = &["--tag", TAG];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::image::Image;
-use xtask_kit::run::quote;
+use test_kit::run::quote;
 
 /// Memory of a guest in MiB: room for the files of its scenarios.
 const MEMORY_MIB: u32 = 768;

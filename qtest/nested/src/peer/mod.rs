@@ -10,9 +10,9 @@ pub mod tiny;
 use std::path::Path;
 
 use anyhow::Result;
+use test_kit::project::Project;
+use test_kit::steps::Steps;
 use test_machine::image::{self, Addition, Image};
-use xtask_kit::project::Project;
-use xtask_kit::steps::Steps;
 
 /// What the built VFIO needs of Debian's modules.
 const IRQBYPASS: &str = "irqbypass";

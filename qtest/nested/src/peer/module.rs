@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
+use test_kit::digest::Digest;
+use test_kit::lock::Lock;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::{Step, Steps};
 use test_machine::debs::{Debs, Wanted};
-use xtask_kit::digest::Digest;
-use xtask_kit::lock::Lock;
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::{Step, Steps};
 
 /// Tools that building a module calls, besides the compiler that the headers bring.
 const TOOLS: [&str; 14] = [

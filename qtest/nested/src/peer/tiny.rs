@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
-use xtask_kit::project::Project;
-use xtask_kit::run::Cmd;
-use xtask_kit::steps::Step;
+use test_kit::project::Project;
+use test_kit::run::Cmd;
+use test_kit::steps::Step;
 
 /// Where its parts are in the project's tree.
 const SOURCE: &str = "qtest/nested/tiny";

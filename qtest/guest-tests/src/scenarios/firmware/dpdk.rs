@@ -11,11 +11,11 @@ use anyhow::{ensure, Context, Result};
 use crate::firmware::vm::{Firmware, Vm};
 use crate::firmware::{device, linux, Interface, Kit, LoggedPf};
 use crate::run::Run;
+use test_kit::unpacked::Unpacked;
 use test_machine::bench::Bench;
 use test_machine::counters::Vf;
 use test_machine::image::{extend, Addition};
 use test_machine::scenario::Scenario;
-use xtask_kit::unpacked::Unpacked;
 
 pub(in crate::scenarios) const DPDK: Scenario<Run> = Scenario {
     name: "dpdk",

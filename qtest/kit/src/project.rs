@@ -37,7 +37,7 @@ impl Project {
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest
             .ancestors()
-            .find(|dir| dir.join("xtask/kit").is_dir())
+            .find(|dir| dir.join("qtest/kit").is_dir())
             .context("this program was started outside of the project's tree")?
             .canonicalize()
             .with_context(|| format!("project tree of {} not found", manifest.display()))?;
