@@ -2,11 +2,10 @@
 //! Who may depend on whom: the arrows of the architecture page, checked against what cargo and
 //! meson say.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::workspace::{metadata, root};
 
 const SPEC: &str = "virtio_pci_spec";
 const PROTO: &str = "legacy_vf_proto";
@@ -63,31 +62,11 @@ fn allowed_in_qemu(name: &str) -> &'static [&'static str] {
     }
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 /// Normal and build dependencies among the members, and all external ones.
 fn cargo_arrows() -> (Arrows, Arrows) {
-    let out = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    let data: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let data = metadata(&root().join("Cargo.toml"));
     let packages = data["packages"].as_array().unwrap();
     let names: BTreeSet<&str> = packages
         .iter()
