@@ -9,6 +9,8 @@ use test_machine::answer::Answer;
 use test_machine::bench::Bench;
 use test_machine::counters::Vf;
 use test_machine::machine::{Driver, Extra, Machine};
+use test_machine::patience::until;
+use test_machine::process::POLL;
 use test_machine::rig::Pf;
 
 /// For what the guest does at once.
@@ -60,6 +62,21 @@ pub(crate) fn boot_with(
     let mut machine = bench.machine(name, &config)?;
     machine.wait_ready()?;
     Ok(Guest { machine, pfs })
+}
+
+/// Waits until the first VF of each PF has gone through more buffers.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn wait_busy(pfs: &[Pf], more: u64) -> Result<()> {
+    let before = counters(pfs)?;
+    let mut now = Vec::new();
+    let done = until(SHORT, POLL, || {
+        now = counters(pfs)?;
+        let busy = |(before, now): (&Vf, &Vf)| now.buffers >= before.buffers + more;
+        Ok(before.iter().zip(&now).all(busy).then_some(()))
+    });
+    done.with_context(|| format!("no traffic: {now:?}"))
 }
 
 /// Checks what Linux says about a function against the driver it was told to use.

@@ -18,6 +18,7 @@ use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
 pub use self::place::{Guest, Place};
+pub(crate) use self::place::{LONG, SHORT};
 
 use test_machine::answer::Answer;
 use test_machine::bench::Bench;
@@ -25,11 +26,6 @@ use test_machine::counters::Vf;
 use test_machine::image::{self, Addition, Image};
 use test_machine::machine::{Driver, Extra, Machine};
 use test_machine::rig::Pf;
-
-/// For what the guest does at once.
-pub(crate) const SHORT: Duration = Duration::from_secs(30);
-/// For transfers, on a loaded machine.
-pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Drivers that the guest does not load at its start.
 const MODULES: &[&str] = &[

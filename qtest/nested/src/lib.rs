@@ -27,6 +27,8 @@ pub use self::workbench::Workbench;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
     use test_machine::scenario::{each, table};
 
     #[test]
@@ -47,5 +49,36 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count);
         assert!(ALL.iter().all(|kind| !kind.scenarios.is_empty()));
+    }
+
+    /// Shell functions by directory of scripts, and the words of each script but for comments.
+    fn script_words(dir: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+        let (mut functions, mut words) = (BTreeSet::new(), BTreeSet::new());
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(dir);
+        for entry in std::fs::read_dir(dir.join("guest")).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for line in text.lines().filter(|line| !line.trim().starts_with('#')) {
+                if let Some((name, _)) = line.split_once("() {") {
+                    functions.insert(name.to_owned());
+                }
+                let parts = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                words.extend(parts.map(str::to_owned));
+            }
+        }
+        (functions, words)
+    }
+
+    #[test]
+    fn scripts_ask_only_for_what_every_guest_of_theirs_has() {
+        let [machine, guest, nested] = ["machine", "guest-tests", "nested"].map(script_words);
+        for (below, above) in [(&machine, &guest), (&machine, &nested), (&guest, &nested)] {
+            let asked: Vec<&String> = above
+                .0
+                .iter()
+                .filter(|name| below.1.contains(*name) && !below.0.contains(*name))
+                .filter(|name| !machine.0.contains(*name))
+                .collect();
+            assert!(asked.is_empty(), "defined above: {asked:?}");
+        }
     }
 }

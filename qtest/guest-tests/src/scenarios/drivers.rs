@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The scenarios of [`super`].
 
-use std::time::Duration;
-
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
-use crate::booted::{boot, check_driver, counters, ping, same, LONG, MEDIUM, SHORT};
+use crate::booted::{boot, check_driver, counters, ping, same, wait_busy, LONG, MEDIUM, SHORT};
 use crate::run::Run;
 use test_machine::bench::Bench;
 use test_machine::counters::Vf;
 use test_machine::machine::Driver;
+use test_machine::patience::until;
+use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
+
+/// Buffers that each device goes through before it is busy.
+const BUSY: u64 = 40;
 
 pub(super) const LEGACY: Scenario<Run> = Scenario {
     name: "legacy",
@@ -198,15 +201,7 @@ fn system_reset(bench: &Bench) -> Result<String> {
         let machine = &mut guest.machine;
         machine.run("net", SHORT)?.ok()?;
         machine.run("traffic", SHORT)?.ok()?;
-        std::thread::sleep(Duration::from_millis(700));
-        let before = counters(&guest.pfs)?;
-        std::thread::sleep(Duration::from_millis(300));
-        for (before, after) in before.iter().zip(counters(&guest.pfs)?) {
-            ensure!(
-                after.buffers > before.buffers,
-                "no traffic before the reset: {after:?}"
-            );
-        }
+        wait_busy(&guest.pfs, BUSY).context("before the reset")?;
         guest.machine.qmp().execute("system_reset", &json!({}))?;
         guest.machine.wait_ready()?;
     }
@@ -234,11 +229,11 @@ fn helper_killed(bench: &Bench) -> Result<String> {
         "the driver runs with {registers}"
     );
     machine.run("ping_start 0.05", SHORT)?.ok()?;
-    std::thread::sleep(Duration::from_secs(1));
+    wait_busy(&guest.pfs, BUSY).context("with the helper")?;
     for pf in &mut guest.pfs {
         pf.helper().kill();
     }
-    std::thread::sleep(Duration::from_secs(2));
+    wait_busy(&guest.pfs, BUSY).context("without the helper")?;
     let machine = &mut guest.machine;
     let during = machine.run("registers net", SHORT)?.ok()?;
     ensure!(
@@ -251,23 +246,18 @@ fn helper_killed(bench: &Bench) -> Result<String> {
     }
     let machine = &mut guest.machine;
     let mut after = String::new();
-    for _ in 0..100 {
+    until(SHORT, POLL, || {
         after = machine.run("registers net", SHORT)?.ok()?.text();
-        if after == registers {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    ensure!(
-        after == registers,
-        "after the restart the registers give {after}, before {registers}"
-    );
+        Ok((after == registers).then_some(()))
+    })
+    .with_context(|| format!("after the restart the registers give {after}, before {registers}"))?;
     let stopped = machine.run("ping_stop", SHORT)?.ok()?;
     let (sent, received) = (
         stopped.number("pings_sent")?,
         stopped.number("pings_received")?,
     );
-    ensure!(sent >= 40, "only {sent} pings were sent meanwhile");
+    // A ping and its answer are two buffers.
+    ensure!(sent >= BUSY, "only {sent} pings were sent meanwhile");
     // The last one may have been on its way when ping was stopped.
     ensure!(received + 1 >= sent, "{received} of {sent} pings came back");
     let info = machine.run("info", SHORT)?.ok()?;

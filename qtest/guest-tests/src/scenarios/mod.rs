@@ -9,6 +9,7 @@ mod queues;
 mod resets;
 mod stock;
 mod switch;
+mod switch_types;
 mod types;
 
 use test_machine::scenario::Kind;
@@ -63,7 +64,7 @@ pub const ALL: &[Kind<Run>] = &[
             intx::INTX,
             intx::INTERRUPTS_COST,
             switch::INTERRUPTS_SWITCH,
-            switch::INTERRUPTS_SWITCH_TYPES,
+            switch_types::INTERRUPTS_SWITCH_TYPES,
         ],
     },
     Kind {

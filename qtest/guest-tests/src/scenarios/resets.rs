@@ -2,17 +2,19 @@
 //! Devices taken away from a driver that is busy: by another kernel, by sleep, by unbinding.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
-use crate::booted::{check_driver, counters, ping, same, Guest, LONG, SHORT};
+use crate::booted::{check_driver, ping, same, wait_busy, Guest, LONG, SHORT};
 use crate::run::Run;
 use crate::types::Interrupts;
 use test_machine::bench::Bench;
 use test_machine::image::{extend, Addition, Image};
 use test_machine::machine::{Driver, Machine};
+use test_machine::patience::{until, Patience};
+use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 
 pub(super) const REBIND_BUSY: Scenario<Run> = Scenario {
@@ -49,6 +51,8 @@ pub(super) const SUSPEND: Scenario<Run> = Scenario {
 const CRASH_KERNEL: &str = "crashkernel=192M";
 /// The same for a guest without messages.
 const CRASH_KERNEL_INTX: &str = "crashkernel=192M pci=nomsi";
+/// Buffers that each device goes through before it is busy.
+const BUSY: u64 = 20;
 /// How long an interrupt pends that nobody sees; a driver that is there takes much less.
 const UNSEEN: Duration = Duration::from_millis(300);
 
@@ -91,20 +95,7 @@ fn boot(bench: &Bench, kernel: &'static str, packed: bool) -> Result<Guest> {
 fn busy(guest: &mut Guest) -> Result<()> {
     guest.machine.run("net", SHORT)?.ok()?;
     guest.machine.run("traffic", SHORT)?.ok()?;
-    let before = counters(&guest.pfs)?;
-    let end = Instant::now() + SHORT;
-    loop {
-        let now = counters(&guest.pfs)?;
-        if before
-            .iter()
-            .zip(&now)
-            .all(|(b, n)| n.buffers > b.buffers + 20)
-        {
-            return Ok(());
-        }
-        ensure!(Instant::now() < end, "no traffic: {now:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_busy(&guest.pfs, BUSY)
 }
 
 /// Both devices work with the legacy driver and MSI-X.
@@ -152,14 +143,14 @@ fn interrupt_by(machine: &mut Machine, by: Interrupts) -> Result<()> {
 fn left_pending(guest: &mut Guest) -> Result<()> {
     let card = guest.pfs.first().context("no card")?;
     let pin = json!({ "path": "/machine/peripheral/vf0", "property": "intx-level" });
-    let end = Instant::now() + SHORT;
-    while Instant::now() < end {
+    let mut patience = Patience::new(SHORT);
+    while patience.look().is_ok() {
         for up in [false, true] {
             card.control(&json!({ "cmd": "link", "vf": 1, "up": up }))?;
         }
-        let since = Instant::now();
+        let mut unseen = Patience::new(UNSEEN);
         while guest.machine.qmp().execute("qom-get", &pin)? == json!(true) {
-            if since.elapsed() >= UNSEEN {
+            if unseen.look().is_err() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -235,17 +226,12 @@ fn suspend(bench: &Bench) -> Result<String> {
     let mut guest = boot(bench, "", true)?;
     busy(&mut guest)?;
     let id = guest.machine.send("suspend")?;
-    let end = Instant::now() + SHORT;
-    loop {
+    until(SHORT, POLL, || {
         let status = guest.machine.qmp().execute("query-status", &json!({}))?;
-        if status.get("status").is_some_and(|s| s == "suspended") {
-            break;
-        }
-        if Instant::now() > end {
-            bail!("the guest does not suspend: {status}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        let suspended = status.get("status").is_some_and(|s| s == "suspended");
+        Ok(suspended.then_some(()))
+    })
+    .context("the guest does not suspend")?;
     guest.machine.qmp().execute("system_wakeup", &json!({}))?;
     let answer = guest.machine.wait(&id, "suspend", LONG)?.ok()?;
     ensure!(

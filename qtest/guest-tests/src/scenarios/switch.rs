@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Guests whose drivers go from messages to the pin and back in the middle of their work.
 
-mod types;
-
 use anyhow::{ensure, Context, Result};
 
 use crate::run::Run;
@@ -19,14 +17,8 @@ pub(super) const INTERRUPTS_SWITCH: Scenario<Run> = Scenario {
     run: Run::Guest(switch),
 };
 
-pub(super) const INTERRUPTS_SWITCH_TYPES: Scenario<Run> = Scenario {
-    name: "interrupts-switch-types",
-    shows: "the same for the other five types in one guest: each is busy with what it is for when its driver is taken away (entropy read, lines to the host and back through a port, a balloon that grows, writes to the SCSI disk, writes to the 9P share), and is used and compared after each switch",
-    run: Run::Guest(types::switch),
-};
-
 /// How often.
-const TIMES: u64 = 20;
+pub(super) const TIMES: u64 = 20;
 
 fn switch(bench: &Bench) -> Result<String> {
     let net = bench.pf("net", 1, &[])?;
@@ -52,7 +44,7 @@ fn switch(bench: &Bench) -> Result<String> {
 }
 
 /// VF 1 did not break down, did no DMA after a reset, and nobody broke a rule.
-fn stayed_whole(pf: &Pf) -> Result<()> {
+pub(super) fn stayed_whole(pf: &Pf) -> Result<()> {
     let counters = pf.counters()?;
     let vf = Vf::of(&counters, 1).context("no counters of VF 1")?;
     ensure!(vf.needs_reset == 0, "the device broke down: {vf:?}");

@@ -4,7 +4,7 @@
 use anyhow::{ensure, Result};
 use serde_json::json;
 
-use super::{Place, LONG, SHORT};
+use super::place::{Place, LONG, SHORT};
 
 /// 128 MiB, then half of it, then nothing.
 const STEPS: [u64; 3] = [32768, 16384, 0];

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{anyhow, ensure, Context, Result};
 
-use super::{Place, LONG, SHORT};
+use super::place::{Place, LONG, SHORT};
 use test_kit::digest;
 
 /// hvc0 takes 16 characters at a time.

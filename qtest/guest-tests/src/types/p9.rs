@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 
-use super::{Place, LONG, SHORT};
+use super::place::{Place, LONG, SHORT};
 use test_kit::digest;
 
 const TAG: &str = "host-share";

@@ -3,13 +3,21 @@
 //! on this machine or inside another one.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use serde_json::{json, Value};
 
 use test_machine::answer::Answer;
 use test_machine::counters::Vf;
+use test_machine::patience::until;
+
+/// How often it is looked at something that gives no sign.
+const PAUSE: Duration = Duration::from_millis(50);
+/// For what the guest does at once, in its own time.
+pub(crate) const SHORT: Duration = Duration::from_secs(30);
+/// For transfers.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// A guest and the simulated PFs whose first VFs it has.
 pub trait Guest {
@@ -110,17 +118,11 @@ impl<'a> Place<'a> {
     /// # Errors
     /// When it is another one all the time.
     pub fn wait_number(&self, name: &str, want: u64, within: Duration) -> Result<()> {
-        let until = Instant::now() + within;
-        loop {
-            let now = self.number(name)?;
-            if now == want {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < until,
-                "{name} is {now}, not {want}, after {within:?}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut now = 0;
+        let done = until(within, PAUSE, || {
+            now = self.number(name)?;
+            Ok((now == want).then_some(()))
+        });
+        done.with_context(|| format!("{name} is {now}, not {want}"))
     }
 }

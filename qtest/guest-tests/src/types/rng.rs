@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 
-use super::{Place, LONG};
+use super::place::{Place, LONG};
 
 /// Bytes read in each of the guest's two turns.
 const BYTES: u64 = 64 << 10;

@@ -4,7 +4,7 @@
 use anyhow::{ensure, Result};
 use serde_json::json;
 
-use super::{Place, LONG, SHORT};
+use super::place::{Place, LONG, SHORT};
 
 pub(crate) const OPTIONS: &[&str] = &["--scsi-ram", "96M"];
 const SECTORS: u64 = 96 << 11;

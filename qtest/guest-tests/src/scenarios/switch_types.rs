@@ -7,15 +7,24 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure, Context, Result};
 use serde_json::json;
 
-use super::{stayed_whole, TIMES};
+use super::switch::{stayed_whole, TIMES};
+use crate::run::Run;
 use crate::types::{Direct, Guest as _, Interrupts, Place, LONG, SHORT};
 use test_machine::bench::Bench;
 use test_machine::machine::{Driver, Machine};
+use test_machine::patience::until;
+use test_machine::process::POLL;
+use test_machine::scenario::Scenario;
+
+pub(super) const INTERRUPTS_SWITCH_TYPES: Scenario<Run> = Scenario {
+    name: "interrupts-switch-types",
+    shows: "the same for the other five types in one guest: each is busy with what it is for when its driver is taken away (entropy read, lines to the host and back through a port, a balloon that grows, writes to the SCSI disk, writes to the 9P share), and is used and compared after each switch",
+    run: Run::Guest(switch),
+};
 
 /// Types with options of the simulator.
 const TYPES: [(&str, &[&str]); 5] = [
@@ -32,7 +41,7 @@ const PAGE_KIB: u64 = 4;
 /// Buffers that a busy function goes through before it is switched.
 const BUSY: u64 = 5;
 
-pub(super) fn switch(bench: &Bench) -> Result<String> {
+fn switch(bench: &Bench) -> Result<String> {
     let mut direct = Direct::boot(bench, Driver::Legacy, "", &TYPES)?;
     let answering = Answering::start(&direct.dir("console")?)?;
     direct.run("types_load", SHORT)?;
@@ -107,18 +116,15 @@ fn wait_busy(direct: &mut Direct) -> Result<()> {
             .collect()
     };
     let before = now()?;
-    let until = Instant::now() + SHORT;
-    loop {
-        let after = now()?;
-        if before.iter().zip(&after).all(|(b, a)| *a >= b + BUSY) {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < until,
-            "not all functions are busy: buffers were {before:?}, are {after:?}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    let mut after = before.clone();
+    let done = until(SHORT, POLL, || {
+        after = now()?;
+        let busy = before.iter().zip(&after).all(|(b, a)| *a >= b + BUSY);
+        Ok(busy.then_some(()))
+    });
+    done.with_context(|| {
+        format!("not all functions are busy: buffers were {before:?}, are {after:?}")
+    })
 }
 
 /// The guest's memory in KiB.
