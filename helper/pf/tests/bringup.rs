@@ -255,13 +255,11 @@ fn a_reset_is_waited_for_and_not_for_ever() {
 
     let mut d = TestPf::new();
     d.reset_reads = u32::MAX;
-    let begun = std::time::Instant::now();
-    let (error, hold) = refuse(d, config());
+    let (error, hold) = refuse(d, impatient());
     assert!(
         error.to_string().contains("reset not done within"),
         "{error}"
     );
-    assert!(begun.elapsed() < Duration::from_secs(3));
     assert!(hold
         .device()
         .status_writes

@@ -120,7 +120,7 @@ fn shutdown_resets_waits_and_only_then_releases() {
     assert!(pf.shutdown().1.is_ok(), "twice");
 
     // A device that does not finish keeps its memory.
-    let (mut pf, hold) = start(TestPf::new());
+    let (mut pf, hold) = start_with(TestPf::new(), impatient());
     hold.device().reset_reads = u32::MAX;
     let (_done, result) = pf.shutdown();
     assert!(result.unwrap_err().to_string().contains("reset not done"));

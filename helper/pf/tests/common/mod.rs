@@ -21,9 +21,17 @@ pub(crate) fn config() -> PfConfig {
     PfConfig {
         vfs: VFS,
         command_timeout: Duration::from_secs(2),
-        reset_timeout: Duration::from_millis(300),
+        reset_timeout: Duration::from_secs(30),
         start_timeout: Duration::from_secs(5),
         ..PfConfig::default()
+    }
+}
+
+/// For a PF whose reset does not end.
+pub(crate) fn impatient() -> PfConfig {
+    PfConfig {
+        reset_timeout: Duration::from_millis(300),
+        ..config()
     }
 }
 
@@ -50,9 +58,9 @@ pub(crate) fn refuse(device: TestPf, config: PfConfig) -> (PfError, Hold) {
     (error, hold)
 }
 
-/// Polls until `count` completions came, or a real second has passed.
+/// Polls until `count` completions came, or so long that they will not.
 pub(crate) fn complete(pf: &mut Pf, count: usize) -> Vec<Completion> {
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + Duration::from_secs(30);
     let mut all = Vec::new();
     while all.len() < count && Instant::now() < until {
         all.extend(pf.poll(Instant::now()));
