@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
+use test_kit::patience::until;
 use test_machine::answer::Answer;
 use test_machine::bench::Bench;
 use test_machine::counters::Vf;
 use test_machine::machine::{Driver, Extra, Machine};
-use test_machine::patience::until;
 use test_machine::process::POLL;
 use test_machine::rig::Pf;
 

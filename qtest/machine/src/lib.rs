@@ -16,7 +16,7 @@ pub mod image;
 mod kernel;
 pub mod machine;
 mod modules;
-pub mod patience;
+
 pub mod port;
 pub mod process;
 pub mod qmp;

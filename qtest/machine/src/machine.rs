@@ -16,10 +16,10 @@ use anyhow::{anyhow, bail, ensure, Context, Result};
 
 use self::config::more_ports;
 use super::answer::Answer;
-use super::patience::Patience;
 use super::port::Port;
 use super::process::{Interrupted, Process, POLL};
 use super::qmp::Qmp;
+use test_kit::patience::Patience;
 use test_kit::run::quote;
 use test_kit::steps::tail;
 

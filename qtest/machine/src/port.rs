@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 
 use super::answer::{Answer, Line};
-use super::patience::{Patience, Spent};
 use super::process::Interrupted;
+use test_kit::patience::{Patience, Spent};
 
 /// A guest's command port.
 #[derive(Debug)]

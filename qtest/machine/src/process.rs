@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use rustix::process::{kill_process, Pid, Signal};
 
-use crate::patience::{self, Patience};
+use test_kit::patience::{self, Patience};
 use test_kit::run::quote;
 use test_kit::steps::tail;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::patience::{read_line, Patience, LOOK};
+use test_kit::patience::{read_line, Patience, LOOK};
 
 /// Longest time QEMU may take for an answer, in its own time.
 const ANSWER: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::patience::{read_line, Patience, LOOK};
+use test_kit::patience::{read_line, Patience, LOOK};
 
 use super::machine::Function;
 use super::process::{Interrupted, Process};

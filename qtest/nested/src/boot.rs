@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, Context, Result};
 use serde_json::json;
-use test_machine::patience::{Patience, Spent};
+use test_kit::patience::{Patience, Spent};
 
 use crate::machine::Nested;
 

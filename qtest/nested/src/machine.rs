@@ -8,9 +8,9 @@ use anyhow::{anyhow, ensure, Context, Result};
 use serde_json::json;
 
 use crate::workbench::Workbench;
+use test_kit::patience::until;
 use test_machine::answer::Answer;
 use test_machine::machine::{Config, Driver, Extra, Machine};
-use test_machine::patience::until;
 use test_machine::port::Port;
 use test_machine::process::{Interrupted, Process, POLL};
 use test_machine::qmp::Qmp;

@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
+use test_kit::patience::Patience;
 use test_machine::bench::Bench;
 use test_machine::machine::{comma, connect};
-use test_machine::patience::Patience;
 use test_machine::process::{Interrupted, Process, POLL};
 
 /// Memory in MiB.

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::booted::{boot, check_driver, counters, ping, same, wait_busy, LONG, MEDIUM, SHORT};
 use crate::run::Run;
+use test_kit::patience::until;
 use test_machine::bench::Bench;
 use test_machine::counters::Vf;
 use test_machine::machine::Driver;
-use test_machine::patience::until;
 use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 

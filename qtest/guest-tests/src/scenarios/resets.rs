@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::booted::{check_driver, ping, same, wait_busy, Guest, LONG, SHORT};
 use crate::run::Run;
 use crate::types::Interrupts;
+use test_kit::patience::{until, Patience};
 use test_machine::bench::Bench;
 use test_machine::image::{extend, Addition, Image};
 use test_machine::machine::{Driver, Machine};
-use test_machine::patience::{until, Patience};
 use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 

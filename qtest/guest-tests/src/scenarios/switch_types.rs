@@ -14,9 +14,9 @@ use serde_json::json;
 use super::switch::{stayed_whole, TIMES};
 use crate::run::Run;
 use crate::types::{Direct, Guest as _, Interrupts, Place, LONG, SHORT};
+use test_kit::patience::until;
 use test_machine::bench::Bench;
 use test_machine::machine::{Driver, Machine};
-use test_machine::patience::until;
 use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
 
+use test_kit::patience::until;
 use test_machine::answer::Answer;
 use test_machine::counters::Vf;
-use test_machine::patience::until;
 
 /// How often it is looked at something that gives no sign.
 const PAUSE: Duration = Duration::from_millis(50);

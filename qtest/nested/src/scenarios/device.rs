@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 use crate::l2::{pings, property, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
-use test_machine::patience::until;
+use test_kit::patience::until;
 use test_machine::process::POLL;
 use test_machine::scenario::Scenario;
 

@@ -9,7 +9,7 @@ use serde_json::{json, Value};
 use crate::l2::{pings, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
-use test_machine::patience::{until, LOOK};
+use test_kit::patience::{until, LOOK};
 use test_machine::scenario::Scenario;
 
 /// Times it is plugged; the first is there from the start.

@@ -12,7 +12,7 @@ use crate::l2::{
 };
 use crate::machine::{Nested, Plan};
 use crate::setup::{Run, Setup};
-use test_machine::patience::{until, LOOK};
+use test_kit::patience::{until, LOOK};
 use test_machine::scenario::Scenario;
 
 /// Longest time until the device's link to the helper is what it should be.

@@ -15,8 +15,8 @@ use std::io::{self, BufRead, ErrorKind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::steps::seconds;
 use anyhow::{bail, Result};
-use test_kit::steps::seconds;
 
 /// How often a wait may look at the time, at most; what takes no processor is looked at less often.
 pub const LOOK: Duration = Duration::from_millis(200);
@@ -119,6 +119,35 @@ impl Patience {
             });
         }
         Ok(())
+    }
+}
+
+/// A watch that counts own time; for what must not take long.
+#[derive(Debug)]
+pub struct OwnTime {
+    began: Instant,
+    seen: Seen,
+}
+
+impl OwnTime {
+    /// Starts it.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            began: Instant::now(),
+            seen: Seen::now(),
+        }
+    }
+
+    /// Own time since then.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        let seen = Seen::now();
+        own(
+            self.began.elapsed(),
+            seen.waited_since(&self.seen),
+            seen.stolen_since(&self.seen),
+        )
     }
 }
 
@@ -319,6 +348,14 @@ mod tests {
             assert!(began.elapsed() < SECOND * 60, "{patience:?}");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn a_watch_goes_on_while_nothing_wants_a_processor() {
+        let watch = OwnTime::start();
+        std::thread::sleep(Duration::from_millis(40));
+        let own = watch.elapsed();
+        assert!(own >= Duration::from_millis(2) && own < SECOND * 60, "{own:?}");
     }
 
     #[test]
