@@ -4,13 +4,20 @@
 //! file system that the client itself serves may never answer. So a thread of its own closes them.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{sync_channel, SyncSender, TrySendError};
 use std::sync::OnceLock;
 
-use crate::wire;
+use rustix::cmsg_space;
+use rustix::io::Errno;
+use rustix::net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg};
 
+/// Files that one message can bring (SCM_MAX_FD). There is room for all of them: those without are
+/// closed by the kernel within the receive, which can take as long as their owner likes.
+const MOST_FILES: usize = 253;
 /// Files that may wait to be closed.
 const MAX_WAITING: usize = 4096;
 
@@ -49,6 +56,31 @@ pub(crate) fn has_room() -> bool {
     WAITING.load(Ordering::Relaxed) < MAX_WAITING / 2
 }
 
+/// Receives a message with all of its files.
+pub(crate) fn take(socket: impl AsFd, buf: &mut [u8]) -> Result<(RecvMsg, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            files.extend(fds);
+        }
+    }
+    Ok((got, files))
+}
+
+/// Takes the next message of a connection that has ended, and gives its files; `None` if there is
+/// none.
+fn discard(socket: impl AsFd) -> Option<Vec<OwnedFd>> {
+    // An empty message cannot be told from the end; what is behind it the kernel discards.
+    match take(socket, &mut [0; 1]) {
+        Ok((got, files)) if got.bytes > 0 => Some(files),
+        _ => None,
+    }
+}
+
 fn closer() -> Option<&'static SyncSender<Closing>> {
     let make = || {
         let (sender, receiver) = sync_channel::<Closing>(MAX_WAITING);
@@ -57,7 +89,7 @@ fn closer() -> Option<&'static SyncSender<Closing>> {
                 match what {
                     Closing::File(file) => close_now(file),
                     Closing::Connection(socket) => {
-                        while let Some(files) = wire::discard(&socket) {
+                        while let Some(files) = discard(&socket) {
                             files.into_iter().for_each(close_now);
                         }
                     }

@@ -3,24 +3,16 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use legacy_vf_proto::MAX_MESSAGE;
-use rustix::cmsg_space;
 use rustix::io::Errno;
-use rustix::net::{
-    recvmsg, send, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
-    SendFlags,
-};
+use rustix::net::{recvmsg, send, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags};
 
-use crate::received::ReceivedFile;
+use crate::received::{take, ReceivedFile};
 
 /// Files of one message that are looked at.
 const MAX_FILES: usize = 4;
-/// Files that one message can bring (SCM_MAX_FD). There is room for all of them: those without are
-/// closed by the kernel within the receive, which can take as long as their owner likes.
-const MOST_FILES: usize = 253;
 
 /// One byte more than a message, so that a longer one is seen to be too long.
 pub(crate) type Buffer = [u8; MAX_MESSAGE + 1];
@@ -76,31 +68,6 @@ pub(crate) fn receive(socket: impl AsFd, buf: &mut Buffer, files: bool) -> Recei
 
 fn into_received(fd: OwnedFd) -> ReceivedFile {
     ReceivedFile::from(File::from(fd))
-}
-
-/// Receives a message with all of its files.
-fn take(socket: impl AsFd, buf: &mut [u8]) -> Result<(RecvMsg, Vec<OwnedFd>), Errno> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags)?;
-    let mut files = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            files.extend(fds);
-        }
-    }
-    Ok((got, files))
-}
-
-/// Takes the next message of a connection that has ended, and gives its files; `None` if there is
-/// none.
-pub(crate) fn discard(socket: impl AsFd) -> Option<Vec<OwnedFd>> {
-    // An empty message cannot be told from the end; what is behind it the kernel discards.
-    match take(socket, &mut [0; 1]) {
-        Ok((got, files)) if got.bytes > 0 => Some(files),
-        _ => None,
-    }
 }
 
 /// What a send did.
