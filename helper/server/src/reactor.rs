@@ -15,10 +15,8 @@ use rustix::io::Errno;
 use crate::backend::AccessBackend;
 use crate::hub::{Hub, Stage};
 use crate::listener::Listener;
-use crate::received;
 use crate::session::SessionId;
-use crate::wire;
-use clients::Client;
+use clients::Clients;
 use spin::Spinner;
 
 const LISTENER: u64 = u64::MAX;
@@ -93,8 +91,7 @@ pub struct Reactor<B> {
     epoll: OwnedFd,
     listener: Option<Listener>,
     stop: OwnedFd,
-    /// By slot of the session.
-    clients: Vec<Option<Client>>,
+    clients: Clients,
     accept_after: Option<Instant>,
     failed_at: Option<Instant>,
     next_tick: Option<Instant>,
@@ -104,8 +101,6 @@ pub struct Reactor<B> {
     backend_epoch: Option<u64>,
     spinner: Spinner,
     counters: ReactorCounters,
-    buf: Box<wire::Buffer>,
-    dirty: Vec<SessionId>,
     events: Vec<epoll::Event>,
 }
 
@@ -135,7 +130,7 @@ impl<B: AccessBackend> Reactor<B> {
             epoll,
             listener: Some(listener),
             stop,
-            clients: Vec::new(),
+            clients: Clients::new(),
             accept_after: None,
             failed_at: None,
             next_tick: config.tick.map(|t| Instant::now() + t),
@@ -143,8 +138,6 @@ impl<B: AccessBackend> Reactor<B> {
             backend_epoch: None,
             spinner: Spinner::default(),
             counters: ReactorCounters::default(),
-            buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
-            dirty: Vec::new(),
             events: Vec::new(),
         })
     }
@@ -159,9 +152,7 @@ impl<B: AccessBackend> Reactor<B> {
             }
         };
         self.listener = None;
-        for client in self.clients.drain(..).flatten() {
-            received::hang_up(client.socket);
-        }
+        self.clients.hang_up();
         let ended = match (self.hub.backend_mut().shutdown(), ended) {
             (Err(e), Ended::Stopped | Ended::Returned) => {
                 Ended::PfFailed(format!("not reset at the end: {e}"))
@@ -211,13 +202,28 @@ impl<B: AccessBackend> Reactor<B> {
                 LISTENER => self.accept(now),
                 STOP => self.stop(now, notice),
                 BACKEND => backend = true,
-                id => self.client_event(SessionId::from_u64(id), event.flags, now),
+                id => {
+                    let id = SessionId::from_u64(id);
+                    self.clients
+                        .event(&mut self.hub, &self.epoll, id, event.flags, now);
+                }
             }
         }
         self.events = events;
         now = self.work(backend, now);
         self.timers(now, notice);
         Ok(self.ended(now))
+    }
+
+    fn accept(&mut self, now: Instant) {
+        if let Some(listener) = &self.listener {
+            let pause = self
+                .clients
+                .accept(&mut self.hub, &self.epoll, listener, now);
+            if pause.is_some() {
+                self.accept_after = pause;
+            }
+        }
     }
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
@@ -259,7 +265,7 @@ impl<B: AccessBackend> Reactor<B> {
     /// polled for before anything is waited for.
     fn work(&mut self, backend: bool, now: Instant) -> Instant {
         if !backend && !self.hub.is_due(now) {
-            self.flush(now);
+            self.clients.flush(&mut self.hub, &self.epoll, now);
             return now;
         }
         // What the descriptors announce is taken by a plain poll only.
@@ -278,7 +284,7 @@ impl<B: AccessBackend> Reactor<B> {
             self.spinner.lost();
         }
         let now = Instant::now();
-        self.flush(now);
+        self.clients.flush(&mut self.hub, &self.epoll, now);
         now
     }
 
