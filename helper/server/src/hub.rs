@@ -2,24 +2,19 @@
 //! All sessions together with the PF they share, without I/O: executes the sessions' jobs, routes
 //! completions back, and keeps the rules between clients.
 
+mod events;
 mod execute;
 mod lifecycle;
 
-pub(crate) use execute::command_names;
-
 use std::time::{Duration, Instant};
 
-use crate::backend::{AccessBackend, BackendState, Polled};
+use crate::backend::{AccessBackend, Polled};
 use crate::counters::Counters;
 use crate::peer::Peer;
 use crate::policy::Policy;
 use crate::ratelimit::{Kind, RateLimit};
-use crate::received::ReceivedFile;
 use crate::registry::Registry;
 use crate::session::{Phase, Session, SessionId};
-
-/// Time between attempts to start a job that the backend had no room for.
-const STALL_RETRY: Duration = Duration::from_millis(5);
 
 /// Limits and rules.
 #[derive(Clone, Debug)]
@@ -261,26 +256,6 @@ impl<B: AccessBackend> Hub<B> {
         Ok(id)
     }
 
-    /// A message of a client has come. `bytes` longer than 4096 stand for one that was cut.
-    pub fn receive(&mut self, id: SessionId, bytes: &[u8], files: Vec<ReceivedFile>, now: Instant) {
-        let Some(mut session) = self.take(id) else {
-            return;
-        };
-        let kind = virtio_pci_spec::bytes::get_u16(bytes, 0).unwrap_or(0);
-        self.counters.request(kind);
-        if let Err(e) = session.receive(bytes, files) {
-            self.counters.bad_messages += 1;
-            if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
-                tracing::warn!(peer = %session.peer(), name = %session.name(), suppressed,
-                    "Client sent something that is not a request: {e}");
-            }
-        }
-        if !session.is_stalled() {
-            self.pump(&mut session, now);
-        }
-        self.put(session);
-    }
-
     /// A client has gone, or is to be forgotten.
     pub fn disconnect(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.take(id) else {
@@ -309,18 +284,6 @@ impl<B: AccessBackend> Hub<B> {
     /// The next message for a client.
     pub fn outgoing(&self, id: SessionId) -> Option<&[u8]> {
         self.session(id)?.outgoing()
-    }
-
-    /// The message of [`Hub::outgoing`] was sent.
-    pub fn sent(&mut self, id: SessionId, now: Instant) {
-        if let Some(mut session) = self.take(id) {
-            session.sent();
-            // There is room for answers now.
-            if !session.is_stalled() {
-                self.pump(&mut session, now);
-            }
-            self.put(session);
-        }
     }
 
     /// The client's socket takes no more at present.
@@ -365,58 +328,6 @@ impl<B: AccessBackend> Hub<B> {
     /// Whether [`Hub::poll`] has something to do although the backend's descriptors are silent.
     pub fn is_due(&self, now: Instant) -> bool {
         self.in_flight > 0 || self.next_deadline().is_some_and(|t| t <= now)
-    }
-
-    /// Moves everything on. Returns how many operations have ended.
-    pub fn poll(&mut self, now: Instant) -> usize {
-        let mut polled = std::mem::take(&mut self.polled);
-        self.backend.poll(now, &mut polled);
-        self.polled(polled, now)
-    }
-
-    /// Like [`Hub::poll`], but waits busily for at most `budget` until an operation has ended.
-    pub fn poll_spinning(&mut self, budget: Duration) -> usize {
-        let mut polled = std::mem::take(&mut self.polled);
-        self.backend.poll_spinning(budget, &mut polled);
-        self.polled(polled, Instant::now())
-    }
-
-    fn polled(&mut self, mut polled: Polled, now: Instant) -> usize {
-        let ended = polled.done.len();
-        for completion in polled.done.drain(..) {
-            self.complete(completion, now);
-        }
-        for event in polled.events.drain(..) {
-            self.backend_event(event, now);
-        }
-        self.polled = polled;
-        if self.stage == Stage::Serving {
-            if let BackendState::Failed(cause) = self.backend.state() {
-                self.pf_failed(cause);
-            }
-        }
-        if !self.stalled.is_empty() {
-            self.retry_stalled(now);
-        }
-        if self.next_scan.is_some_and(|t| t <= now) {
-            self.scan(now);
-        }
-        ended
-    }
-
-    fn retry_stalled(&mut self, now: Instant) {
-        // Those that find no room again put themselves back, in the same order.
-        for id in std::mem::take(&mut self.stalled) {
-            if let Some(mut session) = self.take(id) {
-                self.pump(&mut session, now);
-                // Its client may not have made room for the answer.
-                if session.is_stalled() && self.stalled.last() != Some(&id) {
-                    self.stalled.push(id);
-                }
-                self.put(session);
-            }
-        }
-        self.next_retry = (!self.stalled.is_empty()).then(|| now + STALL_RETRY);
     }
 
     /// Closes connections whose time is over.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use legacy_vf_proto::{ErrorCode, NotifyKind, QueryKind};
 use serde::Serialize;
-use virtio_pci_spec::admin::{qualifier, status};
+use virtio_pci_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
 use virtio_pci_spec::DeviceType;
 
 use crate::backend::{AccessBackend, NotifyAddress};
 use crate::counters::AccessCounters;
 use crate::histogram::Histogram;
-use crate::hub::{command_names, Hub, Stage};
+use crate::hub::{Hub, Stage};
 use crate::registry::Owner;
 
 /// Owned VFs that the answer about the helper lists.
@@ -194,6 +194,17 @@ fn accesses(c: &AccessCounters) -> AccessPart {
 
 fn type_name(virtio_id: u16) -> &'static str {
     DeviceType::from_virtio_id(virtio_id).map_or("other", DeviceType::name)
+}
+
+/// The names of the opcodes of a set.
+fn command_names(commands: u64) -> Vec<String> {
+    OpcodeSet(commands)
+        .iter()
+        .map(|o| match opcode::name(o) {
+            "unknown" => format!("{o:#x}"),
+            name => name.to_owned(),
+        })
+        .collect()
 }
 
 fn notify(address: NotifyAddress) -> NotifyPart {

@@ -271,34 +271,6 @@ impl Session {
         self.phase != Phase::Closing && self.has_room() && self.out.len() < MAX_OUT
     }
 
-    /// The next thing to be done by others. Requests that the session can answer itself are
-    /// answered on the way.
-    pub fn next_job(&mut self) -> Option<(RequestId, Job)> {
-        loop {
-            if self.in_flight.is_some() || self.phase == Phase::Closing || self.out.len() >= MAX_OUT
-            {
-                return None;
-            }
-            if let Some(stalled) = self.stalled.take() {
-                return Some(stalled);
-            }
-            match self.queue.pop_front()? {
-                Item::Bad(e) => self.answer_bad(&e),
-                Item::Request(header, request, files) => {
-                    let id = RequestId::from(&header);
-                    if self.surplus {
-                        self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
-                        self.close();
-                        return None;
-                    }
-                    if let Some(job) = self.job(id, request, files) {
-                        return Some((id, job));
-                    }
-                }
-            }
-        }
-    }
-
     /// The connection is bound to `member` from now on.
     pub fn opened(&mut self, member: u16) {
         if self.phase == Phase::Greeted {
@@ -465,9 +437,6 @@ impl Session {
         self.phase == Phase::Closing && self.out.is_empty() && self.in_flight.is_none()
     }
 }
-
-const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
-                             the helper with a larger --max-connections";
 
 /// The request's type for a job, for counters.
 pub fn job_kind(job: &Job) -> MessageType {

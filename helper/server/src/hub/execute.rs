@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use legacy_vf_proto::{ErrorCode, Open, OpenReply, Proof, Reply, Space};
-use virtio_pci_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
+use virtio_pci_spec::admin::{list::OpcodeSet, qualifier, status};
 use virtio_pci_spec::legacy;
 
 use super::{Hub, Stage};
@@ -481,15 +481,4 @@ impl<B: AccessBackend> Hub<B> {
     pub(crate) fn notify_address(&self, member: u16) -> Option<NotifyAddress> {
         self.backend.notify_address(member)
     }
-}
-
-/// The names of the opcodes of a set.
-pub(crate) fn command_names(commands: u64) -> Vec<String> {
-    OpcodeSet(commands)
-        .iter()
-        .map(|o| match opcode::name(o) {
-            "unknown" => format!("{o:#x}"),
-            name => name.to_owned(),
-        })
-        .collect()
 }

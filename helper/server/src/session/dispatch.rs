@@ -6,15 +6,46 @@ use legacy_vf_proto::{
     DecodeError, ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION,
 };
 
-use super::{Job, Phase, RequestId, Session};
+use super::{Item, Job, Phase, RequestId, Session, MAX_OUT};
 use crate::backend::Operation;
 use crate::received::ReceivedFile;
 
 /// Features of the protocol that this helper knows.
 const FEATURES: u64 = 0;
 
+const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
+                             the helper with a larger --max-connections";
+
 impl Session {
-    pub(super) fn answer_bad(&mut self, e: &DecodeError) {
+    /// The next thing to be done by others. Requests that the session can answer itself are
+    /// answered on the way.
+    pub fn next_job(&mut self) -> Option<(RequestId, Job)> {
+        loop {
+            if self.in_flight.is_some() || self.phase == Phase::Closing || self.out.len() >= MAX_OUT
+            {
+                return None;
+            }
+            if let Some(stalled) = self.stalled.take() {
+                return Some(stalled);
+            }
+            match self.queue.pop_front()? {
+                Item::Bad(e) => self.answer_bad(&e),
+                Item::Request(header, request, files) => {
+                    let id = RequestId::from(&header);
+                    if self.surplus {
+                        self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
+                        self.close();
+                        return None;
+                    }
+                    if let Some(job) = self.job(id, request, files) {
+                        return Some((id, job));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_bad(&mut self, e: &DecodeError) {
         if let Some(header) = &e.header {
             // An answer is due even if the flags ask for none: they are part of what is wrong.
             let id = RequestId {
@@ -29,12 +60,7 @@ impl Session {
     }
 
     /// The job of a request, or `None` if it was answered.
-    pub(super) fn job(
-        &mut self,
-        id: RequestId,
-        request: Request,
-        files: Vec<ReceivedFile>,
-    ) -> Option<Job> {
+    fn job(&mut self, id: RequestId, request: Request, files: Vec<ReceivedFile>) -> Option<Job> {
         match (request, self.phase) {
             (Request::Hello(hello), Phase::New) => self.hello(id, &hello),
             (_, Phase::New) => {
