@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+mod command;
 pub mod errno;
 mod error;
 mod header;
@@ -27,10 +28,11 @@ mod reply;
 mod request;
 mod version;
 
+pub use command::Command;
 pub use error::WireError;
-pub use header::{Command, Header, HEADER_LEN};
+pub use header::Header;
 pub use irq::{irq_flags, IrqInfo, SetIrqs, IRQ_ERR, IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_REQ};
-pub use limits::Limits;
+pub use limits::{Limits, HEADER_LEN};
 pub use region::{
     region_flags, IoEventFd, IoFdsReply, RegionInfo, SparseArea, IO_FD_TYPE_IOEVENTFD, REGION_BAR0,
     REGION_CONFIG, REGION_ROM, REGION_VGA,

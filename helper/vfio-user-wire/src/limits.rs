@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Bounds that a receiver puts on what it decodes.
+//! Sizes of messages: that of the header, and the bounds that a receiver puts on what it decodes.
 
-use crate::HEADER_LEN;
+/// Bytes of the header in front of every message.
+pub const HEADER_LEN: usize = 16;
 
 /// Bounds on one message. The defaults suit a device whose registers are accessed a few bytes at
 /// a time; they are far below what the protocol would allow.
