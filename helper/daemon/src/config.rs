@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the command line means, checked.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use helper_server::listener::SocketOptions;
 use helper_server::{HubConfig, Policy};
 use nix::unistd::{Group, User};
+use pci_transport::{vfio, PciAddress, VfToken};
 use virtio_pf::{AccessPlatform, ExistingVfs, PfConfig, RetryPolicy};
 
-use crate::args::{Existing, LogFormat, ServeArgs};
+use crate::args::{Existing, Interface, LogFormat, ServeArgs};
 use crate::exit::{self, Failure};
-use crate::source::PfSource;
 
 /// How to log.
 #[derive(Clone, Debug)]
@@ -19,6 +20,33 @@ pub struct LogConfig {
     pub filter: String,
     /// How they look.
     pub format: LogFormat,
+}
+
+/// Directory of the sockets, where QEMU's devices look for them.
+pub const RUN_DIR: &str = "/run/qemu-virtio-admin";
+
+/// Where the PF is.
+#[derive(Clone, Debug)]
+pub enum PfSource {
+    /// Behind a vfio-user socket.
+    VfioUser(PathBuf),
+    /// A function of this host.
+    Vfio(HostPf),
+}
+
+/// A PF of this host.
+#[derive(Clone, Debug)]
+pub struct HostPf {
+    /// Its address.
+    pub address: PciAddress,
+    /// Take it from its driver.
+    pub bind: bool,
+    /// The VF token that was asked for.
+    pub token: Option<VfToken>,
+    /// The kernel's interface.
+    pub interface: vfio::Interface,
+    /// VFs that were asked for.
+    pub vfs: Option<u16>,
 }
 
 /// Everything that serving needs.
@@ -187,6 +215,38 @@ fn mode(value: &str) -> Result<u32, ConfigError> {
     Ok(mode)
 }
 
+impl PfSource {
+    /// What the command line says.
+    ///
+    /// # Errors
+    /// If it names no PF.
+    pub fn of(args: &ServeArgs) -> Result<Self, ConfigError> {
+        match (args.pf, &args.pf_socket) {
+            (Some(address), _) => Ok(PfSource::Vfio(HostPf {
+                address,
+                bind: args.bind,
+                token: args.vf_token,
+                interface: match args.vfio_interface {
+                    Interface::Auto => vfio::Interface::Auto,
+                    Interface::Group => vfio::Interface::Group,
+                    Interface::Iommufd => vfio::Interface::Iommufd,
+                },
+                vfs: args.vfs,
+            })),
+            (None, Some(path)) => Ok(PfSource::VfioUser(path.clone())),
+            (None, None) => Err(ConfigError::Missing("--pf or --pf-socket")),
+        }
+    }
+
+    /// Where QEMU looks for the socket.
+    pub fn default_socket(&self) -> Option<PathBuf> {
+        match self {
+            PfSource::VfioUser(_) => None,
+            PfSource::Vfio(pf) => Some(Path::new(RUN_DIR).join(format!("{}.sock", pf.address))),
+        }
+    }
+}
+
 impl TryFrom<ServeArgs> for ServeConfig {
     type Error = ConfigError;
 
@@ -287,200 +347,4 @@ impl TryFrom<ServeArgs> for ServeConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    fn config(extra: &[&str]) -> Result<ServeConfig, String> {
-        let base = [
-            "helper",
-            "--pf-socket",
-            "/a",
-            "--vfs",
-            "4",
-            "--socket",
-            "/b",
-        ];
-        let args = crate::args::Args::try_parse_from(base.iter().chain(extra))
-            .map_err(|e| e.to_string())?;
-        ServeConfig::try_from(args.serve).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn the_argument_parser_is_consistent() {
-        use clap::CommandFactory;
-        crate::args::Args::command().debug_assert();
-    }
-
-    #[test]
-    fn times() {
-        let ms = Duration::from_millis;
-        assert_eq!(parse_time("250us"), Some(Duration::from_micros(250)));
-        assert_eq!(parse_time("5ms"), Some(ms(5)));
-        assert_eq!(parse_time("2s"), Some(ms(2000)));
-        assert_eq!(parse_time("3min"), Some(ms(180_000)));
-        for bad in [
-            "",
-            "5",
-            "s",
-            "-1s",
-            "1.5s",
-            " 1s",
-            "1 s",
-            "1h",
-            "99999999999999999999s",
-            "18446744073709551615min",
-        ] {
-            assert_eq!(parse_time(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn defaults_are_the_documented_ones() {
-        let c = config(&[]).unwrap();
-        assert_eq!(c.pf.vfs, 4);
-        assert_eq!(c.pf.command_timeout, Duration::from_secs(2));
-        assert_eq!(c.pf.retry, RetryPolicy::default());
-        assert_eq!(c.pf.existing_vfs, ExistingVfs::RequireSame);
-        assert_eq!(c.socket.mode, 0o660);
-        assert_eq!((c.socket.owner, c.socket.group), (None, None));
-        assert_eq!(c.hub.policy, Policy::own_user());
-        assert_eq!(c.hub.max_unopened, 64);
-    }
-
-    #[test]
-    fn a_pf_of_the_host_needs_no_more_than_its_address() {
-        let of = |extra: &[&str]| {
-            let args = ["helper", "--pf", "03:00.0"];
-            let args = crate::args::Args::try_parse_from(args.iter().chain(extra)).unwrap();
-            ServeConfig::try_from(args.serve).unwrap()
-        };
-        let c = of(&[]);
-        let PfSource::Vfio(pf) = &c.source else {
-            panic!("{:?}", c.source)
-        };
-        assert_eq!(pf.address.to_string(), "0000:03:00.0");
-        assert_eq!((pf.bind, pf.token, pf.vfs), (false, None, None));
-        assert_eq!(
-            c.socket.path.to_str(),
-            Some("/run/qemu-virtio-admin/0000:03:00.0.sock")
-        );
-        assert!(c.hub.policy.unproven_uids.is_empty());
-        let token = "14d63f20-8445-11ea-8900-1f9ce7d5650d";
-        let c = of(&[
-            "--vfs",
-            "8",
-            "--bind",
-            "--vf-token",
-            token,
-            "--vfio-interface",
-            "group",
-            "--socket",
-            "/b",
-            "--allow-unproven-uid",
-            "64055",
-        ]);
-        let PfSource::Vfio(pf) = &c.source else {
-            panic!("{:?}", c.source)
-        };
-        assert_eq!((pf.bind, pf.vfs, c.pf.vfs), (true, Some(8), 8));
-        assert_eq!(pf.token.unwrap().to_string(), token);
-        assert_eq!(pf.interface, pci_transport::vfio::Interface::Group);
-        assert_eq!(c.socket.path.to_str(), Some("/b"));
-        assert_eq!(c.hub.policy.unproven_uids, [64055]);
-    }
-
-    #[test]
-    fn values_are_taken_over() {
-        let c = config(&[
-            "--allow-uid",
-            "root",
-            "--allow-uid",
-            "64055",
-            "--allow-gid",
-            "107",
-            "--socket-owner",
-            "root",
-            "--socket-group",
-            "0",
-            "--socket-mode",
-            "600",
-            "--command-timeout",
-            "500ms",
-            "--retry",
-            "3",
-            "--spin",
-            "0us",
-            "--existing-vfs",
-            "adopt",
-        ])
-        .unwrap();
-        assert!(c.hub.policy.uids.contains(&64055));
-        assert_eq!(c.hub.policy.gids, [107]);
-        assert_eq!((c.socket.owner, c.socket.group), (Some(0), Some(0)));
-        assert_eq!(c.socket.mode, 0o600);
-        assert_eq!(c.pf.command_timeout, Duration::from_millis(500));
-        assert_eq!(c.pf.retry.max, 3);
-        assert_eq!(c.pf.max_spin, Duration::ZERO);
-        assert_eq!(c.pf.existing_vfs, ExistingVfs::Adopt);
-    }
-
-    #[test]
-    fn each_wrong_value_is_named() {
-        for (args, text) in [
-            (
-                &["--socket-mode", "0666"][..],
-                "--socket-mode 0666: the owner must have",
-            ),
-            (
-                &["--socket-mode", "0060"],
-                "--socket-mode 0060: the owner must have",
-            ),
-            (
-                &["--socket-mode", "rw"],
-                "--socket-mode rw: not an octal mode",
-            ),
-            (
-                &["--socket-mode", "10660"],
-                "--socket-mode 10660: not an octal mode",
-            ),
-            (
-                &["--command-timeout", "2"],
-                "--command-timeout 2: not a time",
-            ),
-            (
-                &["--command-timeout", "0s"],
-                "--command-timeout 0s: must be 1ms to 10min",
-            ),
-            (
-                &["--client-timeout", "11min"],
-                "--client-timeout 11min: must be 1ms to 10min",
-            ),
-            (
-                &["--retry-delay", "2s"],
-                "--retry-delay 2s: must be at most 1s",
-            ),
-            (&["--spin", "1s"], "--spin 1s: must be at most 10ms"),
-            (
-                &["--queue-size", "100"],
-                "queue size 100 is not a power of two",
-            ),
-            (
-                &["--allow-uid", "no-such-user"],
-                "--allow-uid no-such-user: no such user",
-            ),
-            (
-                &["--socket-owner", "no-such-user"],
-                "--socket-owner no-such-user: no such user",
-            ),
-            (
-                &["--socket-group", "no-such"],
-                "--socket-group no-such: no such group",
-            ),
-            (&["--allow-gid", "-5"], "unexpected argument"),
-        ] {
-            let got = config(args).unwrap_err();
-            assert!(got.contains(text), "{args:?}: {got}");
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod ask;
+mod backend;
 pub mod config;
 pub mod exit;
 mod fdstore;
@@ -18,7 +19,6 @@ pub mod man;
 mod notify;
 mod privileges;
 pub mod serve;
-pub mod source;
 mod stats;
 mod table;
 mod token;

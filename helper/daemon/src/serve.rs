@@ -11,7 +11,7 @@ use helper_server::{AccessBackend, Ended, Hub, PfBackend, Reactor, ReactorConfig
 
 use crate::config::ServeConfig;
 use crate::exit::{self, Failure};
-use crate::{fdstore, notify, privileges, source};
+use crate::{backend, fdstore, notify, privileges};
 
 /// Becomes readable at SIGTERM or SIGINT.
 fn stop_signal() -> std::io::Result<OwnedFd> {
@@ -47,11 +47,11 @@ pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
     let inherited = fdstore::take();
     let stop = stop_signal().map_err(|e| Failure::new(exit::RUNTIME, e))?;
     raise_file_limit();
-    source::make_run_dir(&config.socket.path).map_err(|e| Failure::new(exit::SOCKET, e))?;
+    backend::make_run_dir(&config.socket.path).map_err(|e| Failure::new(exit::SOCKET, e))?;
     // Before the PF is touched: another helper may be using it.
     let listener = Listener::bind(&config.socket).map_err(|e| Failure::new(exit::SOCKET, e))?;
     let (backend, kept) =
-        source::start(config, inherited).map_err(|e| Failure::new(exit::PF, e))?;
+        backend::start(config, inherited).map_err(|e| Failure::new(exit::PF, e))?;
     privileges::drop_all();
     let info = backend.info();
     tracing::info!(

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Where the PF is, and how it becomes a backend.
+//! How the PF becomes a backend.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -12,71 +12,10 @@ use helper_server::device_files::DeviceFiles;
 use helper_server::PfBackend;
 use pci_transport::vfio::{self, HostError, VfioFunction};
 use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
-use pci_transport::{PciAddress, VfToken};
 use virtio_pf::{ExistingVfs, Pf, PfConfig};
 
-use crate::args::{Interface, ServeArgs};
-use crate::config::{ConfigError, ServeConfig};
+use crate::config::{HostPf, PfSource, ServeConfig, RUN_DIR};
 use crate::{fdstore, token};
-
-/// Directory of the sockets, where QEMU's devices look for them.
-pub const RUN_DIR: &str = "/run/qemu-virtio-admin";
-
-/// Where the PF is.
-#[derive(Clone, Debug)]
-pub enum PfSource {
-    /// Behind a vfio-user socket.
-    VfioUser(PathBuf),
-    /// A function of this host.
-    Vfio(HostPf),
-}
-
-/// A PF of this host.
-#[derive(Clone, Debug)]
-pub struct HostPf {
-    /// Its address.
-    pub address: PciAddress,
-    /// Take it from its driver.
-    pub bind: bool,
-    /// The VF token that was asked for.
-    pub token: Option<VfToken>,
-    /// The kernel's interface.
-    pub interface: vfio::Interface,
-    /// VFs that were asked for.
-    pub vfs: Option<u16>,
-}
-
-impl PfSource {
-    /// What the command line says.
-    ///
-    /// # Errors
-    /// If it names no PF.
-    pub fn of(args: &ServeArgs) -> Result<Self, ConfigError> {
-        match (args.pf, &args.pf_socket) {
-            (Some(address), _) => Ok(PfSource::Vfio(HostPf {
-                address,
-                bind: args.bind,
-                token: args.vf_token,
-                interface: match args.vfio_interface {
-                    Interface::Auto => vfio::Interface::Auto,
-                    Interface::Group => vfio::Interface::Group,
-                    Interface::Iommufd => vfio::Interface::Iommufd,
-                },
-                vfs: args.vfs,
-            })),
-            (None, Some(path)) => Ok(PfSource::VfioUser(path.clone())),
-            (None, None) => Err(ConfigError::Missing("--pf or --pf-socket")),
-        }
-    }
-
-    /// Where QEMU looks for the socket.
-    pub fn default_socket(&self) -> Option<PathBuf> {
-        match self {
-            PfSource::VfioUser(_) => None,
-            PfSource::Vfio(pf) => Some(Path::new(RUN_DIR).join(format!("{}.sock", pf.address))),
-        }
-    }
-}
 
 /// Makes the usual directory of the sockets, if that is where the socket goes.
 ///
