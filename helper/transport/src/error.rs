@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What can go wrong below the virtio driver.
 
+mod host;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::vfio::HostError;
+pub use host::HostError;
 
 /// Which part of a function an operation touched.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::error::HostError;
+use crate::error::HostError;
 
 /// Longest attribute that is read.
 const MAX_ATTRIBUTE: u64 = 8192;

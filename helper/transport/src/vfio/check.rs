@@ -3,9 +3,8 @@
 
 use rustix::io::{pread, Errno};
 
-use super::error::HostError;
 use super::function::{Bar, VfioFunction};
-use crate::error::{Cause, Error, Place};
+use crate::error::{Cause, Error, HostError, Place};
 use crate::function::{check_config, BarInfo, Width};
 
 impl VfioFunction {

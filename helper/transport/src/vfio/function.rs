@@ -9,14 +9,13 @@ use rustix::io::{pread, pwrite, Errno};
 use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::pci;
 
-use super::error::HostError;
 use super::opening::Files;
 use super::sysfs::Device;
 use super::Deadlines;
 use crate::address::VfToken;
 use crate::capability::ConfigImage;
 use crate::dma::{DmaPool, DmaRegion, PoolStats};
-use crate::error::{Cause, Error, Place};
+use crate::error::{Cause, Error, HostError, Place};
 use crate::function::{
     BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
 };

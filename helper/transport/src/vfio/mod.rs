@@ -4,7 +4,6 @@
 
 mod attribute;
 mod check;
-mod error;
 #[cfg(test)]
 mod file_tests;
 mod function;
@@ -15,7 +14,7 @@ mod sysfs;
 mod tests;
 mod vfs;
 
-pub use error::HostError;
+pub use crate::error::HostError;
 pub use function::VfioFunction;
 pub use opening::Interface;
 pub use sysfs::{Device, Host};

@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::error::HostError;
 use super::sysfs::Device;
 use crate::address::VfToken;
 use crate::dma::DmaPool;
-use crate::error::{Cause, Error, Place};
+use crate::error::{Cause, Error, HostError, Place};
 use crate::sys::vfio;
 
 /// Places for DMA memory in the device's address space, tried in this order: a platform may keep

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use virtio_pci_spec::bytes::get_u8;
 use virtio_pci_spec::pci;
 
-use super::error::HostError;
 use super::function::{Bar, VfioFunction, IRQ_MSIX};
 use super::opening::{open_function, Files};
 use super::sysfs::Device;
@@ -16,7 +15,7 @@ use super::Options;
 use crate::address::PciAddress;
 use crate::capability::ConfigImage;
 use crate::dma::DmaPool;
-use crate::error::{Cause, Error, Place};
+use crate::error::{Cause, Error, HostError, Place};
 use crate::irq::IrqEvent;
 use crate::sys::{vfio, RegisterMapping};
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::attribute::{errno, link_name, number, read, shown, write, written};
-use super::error::HostError;
 use crate::address::PciAddress;
+use crate::error::HostError;
 use crate::function::VfBar;
 
 /// VFs that a PF can have.
@@ -259,22 +259,6 @@ impl Device {
     pub fn total_vfs(&self) -> Result<u16, HostError> {
         let n = number(&self.dir.join("sriov_totalvfs"), 10)?.ok_or(HostError::NotAPf)?;
         Ok(u16::try_from(n).unwrap_or(u16::MAX))
-    }
-
-    /// Says why `wanted` VFs could not be enabled by vfio-pci, before anything is touched.
-    ///
-    /// # Errors
-    /// The reason.
-    pub fn check_vfs(&self, wanted: u16) -> Result<(), HostError> {
-        super::vfs::check(self, wanted)
-    }
-
-    /// Has vfio-pci drive those VFs that no driver has. Returns those that another driver has.
-    ///
-    /// # Errors
-    /// If one cannot be given to vfio-pci.
-    pub fn settle_vfs(&self, deadline: Duration) -> Result<Vec<String>, HostError> {
-        super::vfs::settle(self, deadline)
     }
 
     /// PCI device ID of its VFs, where sysfs tells it.

@@ -1,29 +1,54 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Enabling and disabling VFs through sysfs.
+//! The VFs of a PF, through sysfs: enabled, given to vfio-pci, disabled.
 
 use std::time::Duration;
 
-use super::error::HostError;
 use super::sysfs::Device;
+use crate::error::HostError;
 
-/// Says why `wanted` VFs could not be enabled, before anything is touched. A PF that is not on
-/// vfio-pci is looked at as if it were.
-pub(super) fn check(pf: &Device, wanted: u16) -> Result<(), HostError> {
-    let total = pf.total_vfs()?;
-    if wanted > total {
-        return Err(HostError::TooManyVfs { wanted, total });
+impl Device {
+    /// Says why `wanted` VFs could not be enabled by vfio-pci, before anything is touched. A PF that
+    /// is not on vfio-pci is looked at as if it were.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_vfs(&self, wanted: u16) -> Result<(), HostError> {
+        let total = self.total_vfs()?;
+        if wanted > total {
+            return Err(HostError::TooManyVfs { wanted, total });
+        }
+        // Drivers built on vfio-pci have rules of their own.
+        let variant = self.is_on_vfio() && self.driver().as_deref() != Some("vfio-pci");
+        if !variant && self.sriov_allowed() == Some(false) {
+            return Err(HostError::SriovOff);
+        }
+        Ok(())
     }
-    // Drivers built on vfio-pci have rules of their own.
-    let variant = pf.is_on_vfio() && pf.driver().as_deref() != Some("vfio-pci");
-    if !variant && pf.sriov_allowed() == Some(false) {
-        return Err(HostError::SriovOff);
+
+    /// Has vfio-pci drive those VFs that no driver has; the others are left to theirs. Returns these,
+    /// with their drivers.
+    ///
+    /// # Errors
+    /// If one cannot be given to vfio-pci.
+    pub fn settle_vfs(&self, deadline: Duration) -> Result<Vec<String>, HostError> {
+        let mut others = Vec::new();
+        for (number, address) in self.vfs() {
+            let vf = self.host().device(address)?;
+            match vf.driver() {
+                None => vf.bind_to_vfio(deadline)?,
+                Some(driver) if !vf.is_on_vfio() => {
+                    others.push(format!("VF {number} ({address}, driver {driver})"));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(others)
     }
-    Ok(())
 }
 
 /// Enables `n` VFs and has vfio-pci drive them all.
 pub(super) fn enable(pf: &Device, n: u16, deadline: Duration) -> Result<(), HostError> {
-    check(pf, n)?;
+    pf.check_vfs(n)?;
     let existing = pf.num_vfs()?.ok_or(HostError::NotAPf)?;
     if existing > 0 {
         return Err(HostError::VfsEnabled {
@@ -54,23 +79,6 @@ pub(super) fn claim(pf: &Device, deadline: Duration) -> Result<(), HostError> {
         }
     }
     Ok(())
-}
-
-/// Has vfio-pci drive those VFs that no driver has; the others are left to theirs. Returns these, with
-/// their drivers.
-pub(super) fn settle(pf: &Device, deadline: Duration) -> Result<Vec<String>, HostError> {
-    let mut others = Vec::new();
-    for (number, address) in pf.vfs() {
-        let vf = pf.host().device(address)?;
-        match vf.driver() {
-            None => vf.bind_to_vfio(deadline)?,
-            Some(driver) if !vf.is_on_vfio() => {
-                others.push(format!("VF {number} ({address}, driver {driver})"));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(others)
 }
 
 /// Disables all VFs. Refused while somebody has one open: the kernel would wait for him.

@@ -47,7 +47,7 @@ fn vfs_are_enabled_and_given_to_vfio() {
         }
     }
     assert_eq!(
-        vfs::settle(&pf, DEADLINE).unwrap(),
+        pf.settle_vfs(DEADLINE).unwrap(),
         ["VF 2 (0000:03:00.2, driver virtio-pci)"]
     );
     let first = f.host.device(address("0000:03:00.1")).unwrap();
@@ -77,10 +77,10 @@ fn leave_to_enable_vfs_is_asked_for_before_anything_is_touched() {
     // A driver built on vfio-pci has rules of its own.
     f.add_driver("virtio_vfio_pci");
     f.set_driver("virtio_vfio_pci");
-    assert_eq!(vfs::check(&f.device(), 2), Ok(()));
+    assert_eq!(f.device().check_vfs(2), Ok(()));
 
     remove_file(f.of(PF).join("sriov_totalvfs")).unwrap();
-    assert_eq!(vfs::check(&f.device(), 2), Err(HostError::NotAPf));
+    assert_eq!(f.device().check_vfs(2), Err(HostError::NotAPf));
 }
 
 #[test]
