@@ -1,110 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! [`PciFunction`] over the kernel's VFIO.
 
-use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use rustix::io::{pread, pwrite, Errno};
 use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::pci;
 
-use super::opening::Files;
-use super::sysfs::Device;
-use super::Deadlines;
+use super::opened::{Bell, VfioFunction, IRQ_MSIX};
 use crate::address::VfToken;
 use crate::capability::ConfigImage;
-use crate::dma::{DmaPool, DmaRegion, PoolStats};
+use crate::dma::{DmaRegion, PoolStats};
 use crate::error::{Cause, Error, HostError, Place};
 use crate::function::{
     BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
 };
 use crate::irq::{ready, IrqEvent};
-use crate::sys::{vfio, RegisterMapping};
-
-/// The MSI-X interrupts of VFIO's PCI devices.
-pub(super) const IRQ_MSIX: u32 = 2;
-
-/// A BAR.
-#[derive(Default)]
-pub(super) struct Bar {
-    pub(super) region: vfio::Region,
-    /// Offset in the BAR, and the registers there.
-    pub(super) maps: Vec<(u64, RegisterMapping)>,
-}
-
-/// A doorbell that the kernel has taken.
-pub(super) struct Bell {
-    bar: u8,
-    offset: u64,
-    width: Width,
-    value: u32,
-    event: IrqEvent,
-}
-
-/// A PCI function that this process has through the kernel's VFIO.
-///
-/// The device file, the IOMMU's files and the DMA memory are kept apart from everything else
-/// ([`VfioFunction::keepers`]): whoever holds on to them keeps the function as it is when this
-/// process ends.
-pub struct VfioFunction {
-    pub(super) id: Arc<str>,
-    // Dropped before the files: they map them.
-    pub(super) bars: [Bar; 6],
-    pub(super) config: vfio::Region,
-    pub(super) files: Files,
-    pub(super) pool: DmaPool,
-    pub(super) host: Device,
-    pub(super) deadlines: Deadlines,
-    pub(super) vectors: u32,
-    /// The kernel refuses to disable what is not enabled.
-    pub(super) irqs_enabled: bool,
-    pub(super) request: Option<IrqEvent>,
-    pub(super) error: Option<IrqEvent>,
-    pub(super) bells: Vec<Bell>,
-    /// Memory space, as last written to COMMAND; mapped registers must not be touched without it.
-    pub(super) memory: Cell<bool>,
-    pub(super) dead: RefCell<Option<Cause>>,
-}
-
-impl VfioFunction {
-    /// Files that must stay open, in this process or another, for the function to stay as it is, and
-    /// the names by which [`VfioFunction::adopt`] knows them.
-    pub fn keepers(&self) -> Vec<(String, BorrowedFd<'_>)> {
-        self.files.keepers(&self.pool)
-    }
-
-    /// Which of the kernel's interfaces is in use: "group" or "iommufd".
-    pub fn interface(&self) -> &'static str {
-        self.files.iommu.name()
-    }
-
-    /// The function in sysfs.
-    pub fn host(&self) -> &Device {
-        &self.host
-    }
-
-    pub(super) fn give_token(&self, token: &VfToken) -> Result<bool, Error> {
-        match vfio::set_vf_token(self.files.device.as_fd(), &token.0) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOTTY | Errno::INVAL) => Ok(false),
-            Err(errno) => {
-                let call = "setting the VF token";
-                Err(self.fail(&Place::Sriov, Cause::Os { call, errno }))
-            }
-        }
-    }
-}
-
-impl Bar {
-    /// The mapping that has the register, and where.
-    fn mapped(&self, offset: u64) -> Option<(&RegisterMapping, usize)> {
-        self.maps.iter().find_map(|(start, map)| {
-            let at = usize::try_from(offset.checked_sub(*start)?).ok()?;
-            (at < map.len()).then_some((map, at))
-        })
-    }
-}
+use crate::sys::vfio;
 
 impl PciFunction for VfioFunction {
     fn id(&self) -> &str {
@@ -406,14 +318,5 @@ impl PciFunction for VfioFunction {
             self.check_present(&Place::Function)?;
         }
         Ok(events)
-    }
-}
-
-impl std::fmt::Debug for VfioFunction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VfioFunction")
-            .field("id", &self.id)
-            .field("interface", &self.interface())
-            .finish_non_exhaustive()
     }
 }

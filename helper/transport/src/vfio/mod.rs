@@ -3,10 +3,10 @@
 //! iommufd.
 
 mod attribute;
-mod check;
 #[cfg(test)]
 mod file_tests;
 mod function;
+mod opened;
 mod opening;
 mod start;
 mod sysfs;
@@ -15,7 +15,7 @@ mod tests;
 mod vfs;
 
 pub use crate::error::HostError;
-pub use function::VfioFunction;
+pub use opened::VfioFunction;
 pub use opening::Interface;
 pub use sysfs::{Device, Host};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use virtio_pci_spec::bytes::get_u8;
 use virtio_pci_spec::pci;
 
-use super::function::{Bar, VfioFunction, IRQ_MSIX};
+use super::opened::{Bar, VfioFunction, IRQ_MSIX};
 use super::opening::{open_function, Files};
 use super::sysfs::Device;
 use super::Options;
