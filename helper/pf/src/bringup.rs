@@ -16,7 +16,7 @@ use crate::config::ExistingVfs;
 use crate::error::{OpError, PfError};
 use crate::lane::{Job, Kind, Lane};
 use crate::notify;
-use crate::pf::Pf;
+use crate::pf::{Pf, Phase};
 use crate::regs::Common;
 use crate::setup::{bring_up, enable_function};
 use crate::stats::VfCounters;
@@ -28,55 +28,6 @@ const UNDERSTOOD: u64 = (1 << (opcode::DEV_MODE_SET + 1)) - 1;
 const LEGACY_ONLY: u64 = OpcodeSet::LIST.0 | OpcodeSet::LEGACY.0;
 pub(crate) const FIRST_LOOK: Duration = Duration::from_micros(200);
 pub(crate) const LAST_LOOK: Duration = Duration::from_millis(10);
-
-/// Where the state machine is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// A reset is to be requested.
-    ToReset { at: Instant },
-    /// Waiting for device_status to read 0.
-    Resetting { since: Instant, look_at: Instant },
-    /// LIST_QUERY is under way.
-    ListQuery,
-    /// LIST_USE is under way.
-    ListUse,
-    /// LEGACY_NOTIFY_INFO is under way.
-    NotifyInfo,
-    /// Serving.
-    Running,
-    /// Given up.
-    Failed,
-    /// Shut down.
-    Stopped,
-}
-
-impl Phase {
-    pub(crate) fn timer(&self) -> Option<Instant> {
-        match self {
-            Phase::ToReset { at } => Some(*at),
-            Phase::Resetting { look_at, .. } => Some(*look_at),
-            _ => None,
-        }
-    }
-
-    /// Whether the admin queue is in use.
-    pub(crate) fn is_live(&self) -> bool {
-        matches!(
-            self,
-            Phase::ListQuery | Phase::ListUse | Phase::NotifyInfo | Phase::Running
-        )
-    }
-
-    /// Whether a command may be sent now.
-    pub(crate) fn allows(&self, kind: &Kind) -> bool {
-        match kind {
-            Kind::ListQuery => *self == Phase::ListQuery,
-            Kind::ListUse(_) => *self == Phase::ListUse,
-            Kind::NotifyInfo => *self == Phase::NotifyInfo,
-            Kind::Op { .. } | Kind::Notify { .. } => *self == Phase::Running,
-        }
-    }
-}
 
 impl Pf {
     /// Takes the steps that do not need the admin queue, as far as they can be taken now.

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use pci_transport::FunctionEvent;
 
 use crate::admin::{Answer, Done, FlushError, SendError};
-use crate::bringup::Phase;
 use crate::error::{OpError, PfError};
 use crate::lane::{Job, Kind, Stage};
-use crate::pf::Pf;
+use crate::pf::{Pf, Phase};
 use crate::types::{Completion, PfEvent};
 
 /// Rounds of answers and new commands in one poll; more wait for the next.

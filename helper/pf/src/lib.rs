@@ -22,7 +22,9 @@ mod recovery;
 mod regs;
 mod setup;
 mod spin;
+mod start;
 mod stats;
+mod submit;
 mod types;
 
 pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy};

@@ -1,28 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The driver as its owner sees it.
+//! The state of the driver, and what its owner may look at.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pci_transport::{ConfigImage, IrqEvent, PciFunction, Posted, VfBar, Width};
+use pci_transport::{ConfigImage, IrqEvent, PciFunction, VfBar};
 use virtio_pci_spec::admin::list::OpcodeSet;
 use virtio_pci_spec::bytes::{get_u16, get_u8};
 use virtio_pci_spec::{ids, pci, DeviceType};
 
 use crate::admin::AdminQueue;
-use crate::bringup::Phase;
 use crate::caps::{self, Structures};
 use crate::config::PfConfig;
-use crate::error::{OpError, PfError, SubmitError};
-use crate::lane::{Job, Kind, Lane, Stage};
+use crate::error::{OpError, PfError};
+use crate::lane::{Kind, Lane, Stage};
 use crate::limit::RateLimit;
 use crate::notify::Bars;
 use crate::setup::{enable_function, Vectors};
 use crate::spin::Spin;
 use crate::stats::Counters;
-use crate::types::{Completion, LegacyOp, Notified, PfEvent, PfInfo, PfState, VfInfo};
+use crate::types::{Completion, PfEvent, PfInfo, PfState, VfInfo};
+
+/// Where the state machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A reset is to be requested.
+    ToReset { at: Instant },
+    /// Waiting for device_status to read 0.
+    Resetting { since: Instant, look_at: Instant },
+    /// LIST_QUERY is under way.
+    ListQuery,
+    /// LIST_USE is under way.
+    ListUse,
+    /// LEGACY_NOTIFY_INFO is under way.
+    NotifyInfo,
+    /// Serving.
+    Running,
+    /// Given up.
+    Failed,
+    /// Shut down.
+    Stopped,
+}
+
+impl Phase {
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        match self {
+            Phase::ToReset { at } => Some(*at),
+            Phase::Resetting { look_at, .. } => Some(*look_at),
+            _ => None,
+        }
+    }
+
+    /// Whether the admin queue is in use.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(
+            self,
+            Phase::ListQuery | Phase::ListUse | Phase::NotifyInfo | Phase::Running
+        )
+    }
+
+    /// Whether a command may be sent now.
+    pub(crate) fn allows(&self, kind: &Kind) -> bool {
+        match kind {
+            Kind::ListQuery => *self == Phase::ListQuery,
+            Kind::ListUse(_) => *self == Phase::ListUse,
+            Kind::NotifyInfo => *self == Phase::NotifyInfo,
+            Kind::Op { .. } | Kind::Notify { .. } => *self == Phase::Running,
+        }
+    }
+}
 
 /// Log lines that the device can provoke.
 #[derive(Default)]
@@ -80,29 +128,7 @@ pub struct Pf {
 }
 
 impl Pf {
-    /// Brings the PF up, enables the VFs, agrees on the commands and asks for the notification
-    /// addresses. Blocks, at most for [`PfConfig::start_timeout`]. On failure the device is left
-    /// reset, or with FAILED set.
-    pub fn start(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
-        config.check().map_err(PfError::Config)?;
-        let mut pf = Pf::new(function, config)?;
-        pf.check_vfs()?;
-        let begun = Instant::now();
-        let started = pf.run_until_started(begun);
-        match started {
-            Ok(()) => Ok(pf),
-            Err(error) => {
-                tracing::error!(function = %pf.id, %error, "start failed");
-                let (_nothing, stopped) = pf.shutdown();
-                if let Err(error) = stopped {
-                    tracing::warn!(function = %pf.id, %error, "not reset after a failed start");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn new(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
+    pub(crate) fn new(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
         let id: Arc<str> = function.id().into();
         let image = ConfigImage::read(&*function)?;
         let info = identify(&id, &image)?;
@@ -155,49 +181,6 @@ impl Pf {
         })
     }
 
-    fn run_until_started(&mut self, begun: Instant) -> Result<(), PfError> {
-        let end = begun + self.config.start_timeout;
-        loop {
-            let now = Instant::now();
-            self.poll(now);
-            if let Some(error) = self.failure.take() {
-                return Err(error);
-            }
-            match &self.state {
-                PfState::Running => return Ok(()),
-                PfState::Failed(cause) => {
-                    return Err(PfError::Unsuitable {
-                        function: self.id.clone(),
-                        why: cause.to_string(),
-                    })
-                }
-                _ => {}
-            }
-            if now >= end {
-                return Err(PfError::TimedOut {
-                    function: self.id.clone(),
-                    what: "start",
-                    after: self.config.start_timeout,
-                });
-            }
-            let until = self.next_deadline().map_or(end, |t| t.min(end));
-            self.sleep(until.saturating_duration_since(Instant::now()))?;
-        }
-    }
-
-    /// Sleeps until an interrupt or for `time`, but never so long that a lost interrupt would
-    /// matter.
-    pub(crate) fn sleep(&self, time: Duration) -> Result<(), PfError> {
-        let time = time.min(Duration::from_millis(10));
-        match self.vectors.queue.and_then(|i| self.irqs.get(i)) {
-            Some(irq) => {
-                irq.wait(time)?;
-            }
-            None => std::thread::sleep(time.min(Duration::from_millis(1))),
-        }
-        Ok(())
-    }
-
     /// The PF as it was found and set up.
     pub fn info(&self) -> &PfInfo {
         &self.info
@@ -232,121 +215,6 @@ impl Pf {
     /// thing.
     pub fn set_vf_token(&mut self, token: &[u8; 16]) -> Result<bool, PfError> {
         Ok(self.function.set_vf_token(token)?)
-    }
-
-    /// Accepts an operation on a VF's legacy registers; its end comes from [`Pf::poll`] with
-    /// `token`, never from this call. Operations of one VF are performed one after the other, in
-    /// the order of their submission, each finished before the next begins.
-    ///
-    /// An operation that was accepted always completes: with a result, or with an error no later
-    /// than [`PfConfig::command_timeout`] after `now`, given that `poll` is called when
-    /// [`Pf::next_deadline`] says so. The device is notified by the next `poll`, so that several
-    /// submissions cost one notification.
-    pub fn submit(
-        &mut self,
-        member: u16,
-        op: LegacyOp,
-        token: u64,
-        now: Instant,
-    ) -> Result<(), SubmitError> {
-        self.check_open()?;
-        self.check_member(member)?;
-        op.check(self.info.vf_type)?;
-        self.check_offered(op.opcode())?;
-        self.enqueue(member, Kind::Op { token, op }, now)?;
-        if let Some(c) = self.counters.vf(member) {
-            c.submitted += 1;
-        }
-        Ok(())
-    }
-
-    /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
-    /// by command. There is no completion.
-    pub fn notify(
-        &mut self,
-        member: u16,
-        queue: u16,
-        now: Instant,
-    ) -> Result<Notified, SubmitError> {
-        self.check_open()?;
-        self.check_member(member)?;
-        if let Some(at) = self.vf(member).and_then(|vf| vf.owner_notify) {
-            let stored =
-                self.function
-                    .bar_write(at.bar, at.offset, Width::B2, queue.into(), Posted::Yes);
-            return match stored {
-                Ok(()) => {
-                    if let Some(c) = self.counters.vf(member) {
-                        c.notify_address += 1;
-                    }
-                    Ok(Notified::Address)
-                }
-                Err(error) => {
-                    let cause: Arc<str> = error.to_string().into();
-                    self.trouble(error.into(), now);
-                    Err(SubmitError::PfFailed(cause))
-                }
-            };
-        }
-        let kind = Kind::Notify { queue };
-        self.check_offered(kind.command(member).opcode())?;
-        let lane = self.lanes.get(usize::from(member));
-        if lane.is_some_and(|lane| lane.has_waiting_notify(queue)) {
-            return Ok(Notified::Merged);
-        }
-        self.enqueue(member, kind, now)?;
-        if let Some(c) = self.counters.vf(member) {
-            c.notify_command += 1;
-        }
-        Ok(Notified::Command)
-    }
-
-    fn check_open(&self) -> Result<(), SubmitError> {
-        match &self.state {
-            PfState::Failed(cause) => Err(SubmitError::PfFailed(cause.clone())),
-            PfState::Stopped => Err(SubmitError::Shutdown),
-            PfState::Starting | PfState::Running | PfState::Recovering => Ok(()),
-        }
-    }
-
-    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
-        if member == 0 || member > self.info.num_vfs {
-            return Err(SubmitError::NoSuchVf {
-                member,
-                num_vfs: self.info.num_vfs,
-            });
-        }
-        Ok(())
-    }
-
-    fn check_offered(&self, opcode: u16) -> Result<(), SubmitError> {
-        if self.info.commands.contains(opcode) {
-            Ok(())
-        } else {
-            Err(SubmitError::NotOffered { opcode })
-        }
-    }
-
-    fn enqueue(&mut self, member: u16, kind: Kind, now: Instant) -> Result<(), SubmitError> {
-        let limit = self.config.vf_queue;
-        let deadline = now + self.config.command_timeout;
-        let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
-            return Err(SubmitError::NoSuchVf {
-                member,
-                num_vfs: self.info.num_vfs,
-            });
-        };
-        if lane.waiting.len() >= limit {
-            return Err(SubmitError::QueueFull {
-                member,
-                waiting: lane.waiting.len(),
-            });
-        }
-        lane.waiting.push_back(Job::new(kind, deadline));
-        self.list_lane(member);
-        self.set_timer(deadline);
-        self.wake = Some(now);
-        Ok(())
     }
 
     /// Puts a lane on the list of those that may have something to send.
@@ -404,21 +272,6 @@ impl Pf {
         } else {
             Duration::ZERO
         }
-    }
-
-    /// Resets the PF, waits until the reset has finished, then gives back the memory that the
-    /// device used. VFs stay enabled. The remaining operations end with [`OpError::Shutdown`].
-    /// Blocks, at most for [`PfConfig::reset_timeout`].
-    pub fn shutdown(&mut self) -> (Vec<Completion>, Result<(), PfError>) {
-        if self.phase == Phase::Stopped {
-            return (Vec::new(), Ok(()));
-        }
-        self.end_all(&OpError::Shutdown);
-        let result = self.reset_and_wait();
-        self.phase = Phase::Stopped;
-        self.state = PfState::Stopped;
-        self.fds_epoch += 1;
-        (std::mem::take(&mut self.completions), result)
     }
 
     /// Ends every operation with `error` and forgets every other command.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What becomes of a PF that failed: another reset, a bounded number of times, or the end.
+//! What becomes of a PF that failed: another reset, a bounded number of times, or the end. And the
+//! end that its owner wants.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 use virtio_pci_spec::modern::common::DEVICE_STATUS;
 use virtio_pci_spec::status;
 
-use crate::bringup::{Phase, FIRST_LOOK, LAST_LOOK};
+use crate::bringup::{FIRST_LOOK, LAST_LOOK};
 use crate::error::{OpError, PfError};
 use crate::lane::{Kind, Stage};
-use crate::pf::Pf;
+use crate::pf::{Pf, Phase};
 use crate::regs::{name, Common};
 use crate::types::{Completion, PfEvent, PfState};
 
@@ -123,8 +124,23 @@ impl Pf {
         self.fds_epoch += 1;
     }
 
+    /// Resets the PF, waits until the reset has finished, then gives back the memory that the
+    /// device used. VFs stay enabled. The remaining operations end with [`OpError::Shutdown`].
+    /// Blocks, at most for [`crate::PfConfig::reset_timeout`].
+    pub fn shutdown(&mut self) -> (Vec<Completion>, Result<(), PfError>) {
+        if self.phase == Phase::Stopped {
+            return (Vec::new(), Ok(()));
+        }
+        self.end_all(&OpError::Shutdown);
+        let result = self.reset_and_wait();
+        self.phase = Phase::Stopped;
+        self.state = PfState::Stopped;
+        self.fds_epoch += 1;
+        (std::mem::take(&mut self.completions), result)
+    }
+
     /// Resets the device, waits until it says so, gives its memory back and turns off interrupts.
-    pub(crate) fn reset_and_wait(&mut self) -> Result<(), PfError> {
+    fn reset_and_wait(&mut self) -> Result<(), PfError> {
         let begun = Instant::now();
         let regs = Common::new(&*self.function, self.structures.common);
         regs.set_status(0)?;

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Taking operations and notifications from the owner.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pci_transport::{Posted, Width};
+
+use crate::error::SubmitError;
+use crate::lane::{Job, Kind};
+use crate::pf::Pf;
+use crate::types::{LegacyOp, Notified, PfState};
+
+impl Pf {
+    /// Accepts an operation on a VF's legacy registers; its end comes from [`Pf::poll`] with
+    /// `token`, never from this call. Operations of one VF are performed one after the other, in
+    /// the order of their submission, each finished before the next begins.
+    ///
+    /// An operation that was accepted always completes: with a result, or with an error no later
+    /// than [`crate::PfConfig::command_timeout`] after `now`, given that `poll` is called when
+    /// [`Pf::next_deadline`] says so. The device is notified by the next `poll`, so that several
+    /// submissions cost one notification.
+    pub fn submit(
+        &mut self,
+        member: u16,
+        op: LegacyOp,
+        token: u64,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
+        self.check_open()?;
+        self.check_member(member)?;
+        op.check(self.info.vf_type)?;
+        self.check_offered(op.opcode())?;
+        self.enqueue(member, Kind::Op { token, op }, now)?;
+        if let Some(c) = self.counters.vf(member) {
+            c.submitted += 1;
+        }
+        Ok(())
+    }
+
+    /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
+    /// by command. There is no completion.
+    pub fn notify(
+        &mut self,
+        member: u16,
+        queue: u16,
+        now: Instant,
+    ) -> Result<Notified, SubmitError> {
+        self.check_open()?;
+        self.check_member(member)?;
+        if let Some(at) = self.vf(member).and_then(|vf| vf.owner_notify) {
+            let stored =
+                self.function
+                    .bar_write(at.bar, at.offset, Width::B2, queue.into(), Posted::Yes);
+            return match stored {
+                Ok(()) => {
+                    if let Some(c) = self.counters.vf(member) {
+                        c.notify_address += 1;
+                    }
+                    Ok(Notified::Address)
+                }
+                Err(error) => {
+                    let cause: Arc<str> = error.to_string().into();
+                    self.trouble(error.into(), now);
+                    Err(SubmitError::PfFailed(cause))
+                }
+            };
+        }
+        let kind = Kind::Notify { queue };
+        self.check_offered(kind.command(member).opcode())?;
+        let lane = self.lanes.get(usize::from(member));
+        if lane.is_some_and(|lane| lane.has_waiting_notify(queue)) {
+            return Ok(Notified::Merged);
+        }
+        self.enqueue(member, kind, now)?;
+        if let Some(c) = self.counters.vf(member) {
+            c.notify_command += 1;
+        }
+        Ok(Notified::Command)
+    }
+
+    fn check_open(&self) -> Result<(), SubmitError> {
+        match &self.state {
+            PfState::Failed(cause) => Err(SubmitError::PfFailed(cause.clone())),
+            PfState::Stopped => Err(SubmitError::Shutdown),
+            PfState::Starting | PfState::Running | PfState::Recovering => Ok(()),
+        }
+    }
+
+    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
+        if member == 0 || member > self.info.num_vfs {
+            return Err(SubmitError::NoSuchVf {
+                member,
+                num_vfs: self.info.num_vfs,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_offered(&self, opcode: u16) -> Result<(), SubmitError> {
+        if self.info.commands.contains(opcode) {
+            Ok(())
+        } else {
+            Err(SubmitError::NotOffered { opcode })
+        }
+    }
+
+    fn enqueue(&mut self, member: u16, kind: Kind, now: Instant) -> Result<(), SubmitError> {
+        let limit = self.config.vf_queue;
+        let deadline = now + self.config.command_timeout;
+        let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
+            return Err(SubmitError::NoSuchVf {
+                member,
+                num_vfs: self.info.num_vfs,
+            });
+        };
+        if lane.waiting.len() >= limit {
+            return Err(SubmitError::QueueFull {
+                member,
+                waiting: lane.waiting.len(),
+            });
+        }
+        lane.waiting.push_back(Job::new(kind, deadline));
+        self.list_lane(member);
+        self.set_timer(deadline);
+        self.wake = Some(now);
+        Ok(())
+    }
+}
