@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use serde_json::{json, Value};
 
-use crate::args::{ListArgs, ShowArgs};
+use crate::args::{AskArgs, ListArgs};
 use crate::exit::{self, Failure};
 use crate::table::{age, number, print, print_json, table, text};
 
@@ -174,7 +174,7 @@ pub fn list(args: &ListArgs) -> Result<(), Failure> {
             }
         }
     }
-    if args.json {
+    if args.output.json {
         print_json(&Value::Array(all));
     } else if rows.len() == 1 {
         print(&format!("No helper serves in {dir}.\n"));
@@ -192,7 +192,7 @@ fn heading(cells: &[&str]) -> Vec<String> {
 ///
 /// # Errors
 /// If the helper does not answer.
-pub fn show(args: &ShowArgs) -> Result<(), Failure> {
+pub fn show(args: &AskArgs) -> Result<(), Failure> {
     let mut asker = Asker::connect(&args.socket)?;
     let mut helper = asker.query(QueryKind::HELPER, 0)?;
     let last = u16::try_from(number(&helper, "/vfs/enabled")).unwrap_or(u16::MAX);
@@ -204,7 +204,7 @@ pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     for member in members {
         vfs.push(asker.query(QueryKind::VF, member)?);
     }
-    if args.json {
+    if args.output.json {
         if let Some(o) = helper.as_object_mut() {
             o.insert("vfs".into(), Value::Array(vfs));
         }

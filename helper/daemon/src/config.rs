@@ -10,7 +10,7 @@ use nix::unistd::{Group, User};
 use pci_transport::{vfio, PciAddress, VfToken};
 use virtio_pf::{AccessPlatform, ExistingVfs, PfConfig, RetryPolicy};
 
-use crate::args::{Existing, Interface, LogFormat, ServeArgs};
+use crate::args::{Existing, Interface, LogFormat, PfArgs, ServeArgs};
 use crate::exit::{self, Failure};
 
 /// How to log.
@@ -220,7 +220,7 @@ impl PfSource {
     ///
     /// # Errors
     /// If it names no PF.
-    pub fn of(args: &ServeArgs) -> Result<Self, ConfigError> {
+    pub fn of(args: &PfArgs) -> Result<Self, ConfigError> {
         match (args.pf, &args.pf_socket) {
             (Some(address), _) => Ok(PfSource::Vfio(HostPf {
                 address,
@@ -251,9 +251,15 @@ impl TryFrom<ServeArgs> for ServeConfig {
     type Error = ConfigError;
 
     fn try_from(args: ServeArgs) -> Result<Self, ConfigError> {
-        let source = PfSource::of(&args)?;
+        let ServeArgs {
+            pf,
+            admin,
+            socket,
+            log,
+        } = args;
+        let source = PfSource::of(&pf)?;
         let default = source.default_socket();
-        let path = args
+        let path = socket
             .socket
             .or(default)
             .ok_or(ConfigError::Missing("--socket"))?;
@@ -264,36 +270,36 @@ impl TryFrom<ServeArgs> for ServeConfig {
         let pf = PfConfig {
             // With a PF of the host, its state decides.
             vfs: match source {
-                PfSource::VfioUser(_) => args.vfs.ok_or(ConfigError::Missing("--vfs"))?,
-                PfSource::Vfio(_) => args.vfs.unwrap_or(1),
+                PfSource::VfioUser(_) => pf.vfs.ok_or(ConfigError::Missing("--vfs"))?,
+                PfSource::Vfio(_) => pf.vfs.unwrap_or(1),
             },
-            existing_vfs: match args.existing_vfs {
+            existing_vfs: match pf.existing_vfs {
                 Existing::Same => ExistingVfs::RequireSame,
                 Existing::Adopt => ExistingVfs::Adopt,
                 Existing::Replace => ExistingVfs::Replace,
             },
-            access_platform: if args.allow_no_access_platform {
+            access_platform: if pf.allow_no_access_platform {
                 AccessPlatform::Override
             } else {
                 AccessPlatform::Require
             },
-            command_timeout: deadline("--command-timeout", &args.command_timeout)?,
-            reset_timeout: deadline("--reset-timeout", &args.reset_timeout)?,
-            start_timeout: deadline("--start-timeout", &args.start_timeout)?,
+            command_timeout: deadline("--command-timeout", &admin.command_timeout)?,
+            reset_timeout: deadline("--reset-timeout", &admin.reset_timeout)?,
+            start_timeout: deadline("--start-timeout", &admin.start_timeout)?,
             retry: RetryPolicy {
-                max: args.retry,
-                first_delay: pause("--retry-delay", &args.retry_delay, second, "at most 1s")?,
+                max: admin.retry,
+                first_delay: pause("--retry-delay", &admin.retry_delay, second, "at most 1s")?,
                 max_delay: pause(
                     "--retry-max-delay",
-                    &args.retry_max_delay,
+                    &admin.retry_max_delay,
                     10 * second,
                     "at most 10s",
                 )?,
             },
-            queue_size: args.queue_size,
+            queue_size: admin.queue_size,
             max_spin: pause(
                 "--spin",
-                &args.spin,
+                &admin.spin,
                 Duration::from_millis(10),
                 "at most 10ms",
             )?,
@@ -301,25 +307,25 @@ impl TryFrom<ServeArgs> for ServeConfig {
         };
         pf.check().map_err(ConfigError::Pf)?;
         let mut policy = Policy::own_user();
-        for value in &args.allow_uid {
+        for value in &socket.allow_uid {
             policy.uids.push(user("--allow-uid", value)?);
         }
-        for value in &args.allow_gid {
+        for value in &socket.allow_gid {
             policy.gids.push(group("--allow-gid", value)?);
         }
-        for value in &args.allow_unproven_uid {
+        for value in &socket.allow_unproven_uid {
             policy
                 .unproven_uids
                 .push(user("--allow-unproven-uid", value)?);
         }
-        let owner = args.socket_owner.as_deref();
-        let owning_group = args.socket_group.as_deref();
+        let owner = socket.socket_owner.as_deref();
+        let owning_group = socket.socket_group.as_deref();
         Ok(ServeConfig {
             source,
             pf,
             socket: SocketOptions {
                 path,
-                mode: mode(&args.socket_mode)?,
+                mode: mode(&socket.socket_mode)?,
                 owner: owner.map(|v| user("--socket-owner", v)).transpose()?,
                 group: owning_group
                     .map(|v| group("--socket-group", v))
@@ -327,15 +333,15 @@ impl TryFrom<ServeArgs> for ServeConfig {
             },
             hub: HubConfig {
                 policy,
-                max_unopened: usize::from(args.max_connections),
-                write_timeout: deadline("--client-timeout", &args.client_timeout)?,
-                drain_timeout: deadline("--drain-timeout", &args.drain_timeout)?,
+                max_unopened: usize::from(socket.max_connections),
+                write_timeout: deadline("--client-timeout", &socket.client_timeout)?,
+                drain_timeout: deadline("--drain-timeout", &socket.drain_timeout)?,
                 ..HubConfig::default()
             },
             log: LogConfig {
-                filter: args.log,
+                filter: log.log,
                 // systemd says on which stream it connects a service to the journal.
-                format: args.log_format.unwrap_or_else(|| {
+                format: log.log_format.unwrap_or_else(|| {
                     match std::env::var_os("JOURNAL_STREAM") {
                         Some(_) => LogFormat::Journal,
                         None => LogFormat::Text,

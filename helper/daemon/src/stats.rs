@@ -31,7 +31,7 @@ const ACCESSES: [(&str, &str); 8] = [
 /// # Errors
 /// If the helper does not answer.
 pub(crate) fn stats(args: &StatsArgs) -> Result<(), Failure> {
-    let member = args.vf.unwrap_or(0);
+    let member = args.ask.vf.unwrap_or(0);
     let period = match &args.watch {
         None => None,
         Some(text) => Some(
@@ -45,10 +45,10 @@ pub(crate) fn stats(args: &StatsArgs) -> Result<(), Failure> {
                 })?,
         ),
     };
-    let mut asker = Asker::connect(&args.socket)?;
+    let mut asker = Asker::connect(&args.ask.socket)?;
     let Some(period) = period else {
         let v = asker.query(QueryKind::COUNTERS, member)?;
-        if args.json {
+        if args.ask.output.json {
             print_json(&v);
         } else {
             print(&stats_text(&v));
@@ -71,7 +71,7 @@ fn watch(
         std::thread::sleep(period);
         let v = asker.query(QueryKind::COUNTERS, member)?;
         let now = Instant::now();
-        if args.json {
+        if args.ask.output.json {
             print(&format!("{v}\n"));
         } else {
             if lines % 20 == 0 {
