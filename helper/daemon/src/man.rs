@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use clap::{Command, CommandFactory};
-use clap_mangen::roff::{bold, roman, Roff};
-use clap_mangen::Man;
+use man_page::roff::{bold, roman};
+use man_page::{Page, Roff};
 
 use crate::args::Args;
 use crate::exit;
@@ -55,6 +55,12 @@ const PROTOCOL: &str = "\
 The socket is of type SOCK_SEQPACKET. Its messages are described in \
 docs/interop/legacy-vf-helper.md.";
 
+const ENVIRONMENT: (&str, &str) = (
+    "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
+    "Set by systemd: readiness, state and liveness are told, log lines carry the journal's \
+     priorities, and the PF's files are kept over a restart.",
+);
+
 const FILES: [(&str, &str); 4] = [
     (
         "/run/qemu-virtio-admin/",
@@ -97,20 +103,7 @@ const EXAMPLES: [(&str, &str); 5] = [
     ),
 ];
 
-fn render(out: &mut Vec<u8>, part: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) {
-    // Writing to memory does not fail.
-    let _infallible = part(out);
-}
-
-fn section(out: &mut Vec<u8>, title: &str, fill: impl FnOnce(&mut Roff)) {
-    let mut roff = Roff::default();
-    roff.control("SH", [title]);
-    fill(&mut roff);
-    render(out, |out| roff.to_writer(out));
-}
-
-fn subcommand(out: &mut Vec<u8>, command: &Command) {
-    let mut roff = Roff::default();
+fn subcommand(roff: &mut Roff, command: &Command) {
     roff.control("SS", [command.get_name()]);
     let about = command.get_about().map(ToString::to_string);
     roff.text([roman(about.unwrap_or_default())]);
@@ -137,24 +130,6 @@ fn subcommand(out: &mut Vec<u8>, command: &Command) {
         }
         roff.text([roman(help)]);
     }
-    render(out, |out| roff.to_writer(out));
-}
-
-/// Groups of options as subsections of OPTIONS, not as sections of their own.
-fn subsections(options: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(options);
-    let mut out = String::new();
-    for line in text.lines() {
-        match line.strip_prefix(".SH ") {
-            Some(title) if title != "OPTIONS" => {
-                out.push_str(".SS ");
-                out.push_str(title);
-            }
-            _ => out.push_str(line),
-        }
-        out.push('\n');
-    }
-    out.into_bytes()
 }
 
 /// The page in roff.
@@ -166,88 +141,29 @@ pub fn page() -> Vec<u8> {
         .filter(|c| c.get_name() != "help")
         .cloned()
         .collect();
-    let man = Man::new(command)
-        .section("1")
-        .manual("QEMU virtio legacy VF")
-        .date("");
-    let mut out = Vec::new();
-    render(&mut out, |out| man.render_title(out));
-    render(&mut out, |out| man.render_name_section(out));
-    section(&mut out, "SYNOPSIS", |r| {
-        for line in SYNOPSIS {
-            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
-            r.control("PP", []);
-            r.text([bold(name), roman(format!(" {rest}"))]);
-        }
-    });
-    render(&mut out, |out| man.render_description_section(out));
-    section(&mut out, "BACKGROUND", |r| {
-        r.text([roman(DESCRIPTION)]);
-    });
-    section(&mut out, "PFS OF THE HOST", |r| {
-        r.text([roman(VFIO)]);
-    });
-    let mut options = Vec::new();
-    render(&mut options, |out| man.render_options_section(out));
-    out.extend(subsections(&options));
-    section(&mut out, "SUBCOMMANDS", |r| {
-        r.text([roman(
-            "They ask a serving helper and need permission to connect to its socket, no more.",
-        )]);
-    });
+    let mut page = Page::new(command, &SYNOPSIS);
+    page.text("BACKGROUND", DESCRIPTION);
+    page.text("PFS OF THE HOST", VFIO);
+    page.options_with_subsections();
+    page.text(
+        "SUBCOMMANDS",
+        "They ask a serving helper and need permission to connect to its socket, no more.",
+    );
     for c in &subcommands {
-        subcommand(&mut out, c);
+        page.part(|r| subcommand(r, c));
     }
-    section(&mut out, "PRIVILEGES", |r| {
-        r.text([roman(PRIVILEGES)]);
-    });
-    section(&mut out, "SIGNALS", |r| {
-        r.text([roman(SIGNALS)]);
-    });
-    section(&mut out, "EXIT STATUS", |r| {
-        for (code, text) in exit::ALL {
-            r.control("TP", []);
-            r.text([bold(code.to_string())]);
-            r.text([roman(text)]);
-        }
-    });
-    section(&mut out, "ENVIRONMENT", |r| {
-        r.control("TP", []);
-        r.text([bold(
-            "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
-        )]);
-        r.text([roman(
-            "Set by systemd: readiness, state and liveness are told, log lines carry the journal's \
-             priorities, and the PF's files are kept over a restart.",
-        )]);
-    });
-    section(&mut out, "FILES", |r| {
-        for (name, text) in FILES {
-            r.control("TP", []);
-            r.text([bold(name)]);
-            r.text([roman(text)]);
-        }
-    });
-    section(&mut out, "PROTOCOL", |r| {
-        r.text([roman(PROTOCOL)]);
-    });
-    section(&mut out, "EXAMPLES", |r| {
-        for (text, line) in EXAMPLES {
-            r.control("PP", []);
-            r.text([roman(text)]);
-            r.control("PP", []);
-            r.control("nf", []);
-            for l in line.lines() {
-                r.text([roman(l)]);
-            }
-            r.control("fi", []);
-        }
-    });
-    section(&mut out, "SEE ALSO", |r| {
-        r.text([
-            bold("qemu-system-x86_64"),
-            roman("(1), docs/system/virtio-legacy-vf.md, docs/system/host.md"),
-        ]);
-    });
-    out
+    page.text("PRIVILEGES", PRIVILEGES);
+    page.text("SIGNALS", SIGNALS);
+    page.list(
+        "EXIT STATUS",
+        exit::ALL.map(|(code, text)| (code.to_string(), text)),
+    );
+    page.list("ENVIRONMENT", [ENVIRONMENT]);
+    page.list("FILES", FILES);
+    page.text("PROTOCOL", PROTOCOL);
+    page.examples(&EXAMPLES);
+    page.see_also(
+        "qemu-system-x86_64",
+        "docs/system/virtio-legacy-vf.md, docs/system/host.md",
+    )
 }

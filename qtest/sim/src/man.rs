@@ -4,16 +4,12 @@
 use crate::args::Cli;
 use crate::device::config::knob_names;
 use clap::CommandFactory;
-use clap_mangen::roff::{bold, roman, Roff};
-use clap_mangen::Man;
+use man_page::Page;
 use virtio_pf_model::{Leniency, NotifyLayout};
 
-const SYNOPSIS: [(&str, &str); 2] = [
-    (
-        "virtio-pf-sim",
-        " --dir DIR --type TYPE [--vfs N] [OPTION]...",
-    ),
-    ("virtio-pf-sim", " ctl --dir DIR COMMAND [NAME=VALUE]..."),
+const SYNOPSIS: [&str; 2] = [
+    "virtio-pf-sim --dir DIR --type TYPE [--vfs N] [OPTION]...",
+    "virtio-pf-sim ctl --dir DIR COMMAND [NAME=VALUE]...",
 ];
 
 const BACKGROUND: &str = "\
@@ -65,85 +61,25 @@ const EXAMPLES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Writing to memory does not fail.
-fn render(out: &mut Vec<u8>, part: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) {
-    let _infallible = part(out);
-}
-
-fn section(out: &mut Vec<u8>, title: &str, fill: impl FnOnce(&mut Roff)) {
-    let mut roff = Roff::default();
-    roff.control("SH", [title]);
-    fill(&mut roff);
-    render(out, |out| roff.to_writer(out));
-}
-
-fn item(roff: &mut Roff, name: &str, text: &str) {
-    roff.control("TP", []);
-    roff.text([bold(name)]);
-    roff.text([roman(text)]);
-}
-
 /// The page in roff.
 pub fn page() -> Vec<u8> {
     let mut command = Cli::command();
     command.build();
-    let man = Man::new(command)
-        .section("1")
-        .manual("QEMU virtio legacy VF")
-        .date("");
-    let mut out = Vec::new();
-    render(&mut out, |out| man.render_title(out));
-    render(&mut out, |out| man.render_name_section(out));
-    section(&mut out, "SYNOPSIS", |r| {
-        for (name, rest) in SYNOPSIS {
-            r.control("PP", []);
-            r.text([bold(name), roman(rest)]);
-        }
-    });
-    render(&mut out, |out| man.render_description_section(out));
-    section(&mut out, "BACKGROUND", |r| {
-        r.text([roman(BACKGROUND)]);
-    });
-    render(&mut out, |out| man.render_options_section(out));
-    section(&mut out, "LENIENCIES", |r| {
-        for (name, text) in Leniency::NAMES {
-            item(r, name.trim_start_matches("lenient-"), text);
-        }
-    });
-    section(&mut out, "LAYOUTS OF THE NOTIFICATION ADDRESSES", |r| {
-        r.text([roman(NotifyLayout::NAMES.join(", "))]);
-    });
-    section(&mut out, "KNOBS", |r| {
-        r.text([roman(knob_names().join(", "))]);
-    });
-    section(&mut out, "CONTROL", |r| {
-        r.text([roman(CONTROL)]);
-    });
-    section(&mut out, "EXIT STATUS", |r| {
-        r.text([roman(ENDING)]);
-    });
-    section(&mut out, "FILES", |r| {
-        for (name, text) in FILES {
-            item(r, name, text);
-        }
-    });
-    section(&mut out, "EXAMPLES", |r| {
-        for (text, lines) in EXAMPLES {
-            r.control("PP", []);
-            r.text([roman(text)]);
-            r.control("PP", []);
-            r.control("nf", []);
-            for line in lines.lines() {
-                r.text([roman(line)]);
-            }
-            r.control("fi", []);
-        }
-    });
-    section(&mut out, "SEE ALSO", |r| {
-        r.text([
-            bold("qemu-virtio-admin-helper"),
-            roman("(1), docs/system/virtio-pf-sim.md"),
-        ]);
-    });
-    out
+    let mut page = Page::new(command, &SYNOPSIS);
+    page.text("BACKGROUND", BACKGROUND);
+    page.options();
+    let leniencies = Leniency::NAMES
+        .iter()
+        .map(|(name, text)| (name.trim_start_matches("lenient-"), *text));
+    page.list("LENIENCIES", leniencies);
+    page.text(
+        "LAYOUTS OF THE NOTIFICATION ADDRESSES",
+        NotifyLayout::NAMES.join(", "),
+    );
+    page.text("KNOBS", knob_names().join(", "));
+    page.text("CONTROL", CONTROL);
+    page.text("EXIT STATUS", ENDING);
+    page.list("FILES", FILES);
+    page.examples(&EXAMPLES);
+    page.see_also("qemu-virtio-admin-helper", "docs/system/virtio-pf-sim.md")
 }

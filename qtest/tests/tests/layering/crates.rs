@@ -10,6 +10,7 @@ use crate::workspace::{metadata, root};
 const SPEC: &str = "virtio_pci_spec";
 const PROTO: &str = "legacy_vf_proto";
 const WINDOW: &str = "legacy_window";
+const MAN_PAGE: &str = "man_page";
 const WIRE: &str = "vfio_user_wire";
 const TRANSPORT: &str = "pci_transport";
 const QUEUE: &str = "driver_virtqueue";
@@ -22,14 +23,14 @@ const P9: &str = "p9_server";
 /// What a crate of ours may depend on among our own. Tests and tools may use anything.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        SPEC | WIRE | P9 => &[],
+        SPEC | MAN_PAGE | WIRE | P9 => &[],
         PROTO | WINDOW | MODEL => &[SPEC],
         TRANSPORT => &[WIRE, SPEC, PROTO],
         QUEUE => &[TRANSPORT, SPEC, PROTO],
         PF => &[QUEUE, TRANSPORT, SPEC, PROTO],
         SERVER => &[PF, QUEUE, TRANSPORT, SPEC, PROTO],
-        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO],
-        "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC],
+        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO, MAN_PAGE],
+        "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC, MAN_PAGE],
         "guest_kexec" => &[],
         "vfio_probe" => &[PROTO, SPEC],
         "test_kit" => &[],
