@@ -355,7 +355,10 @@ mod tests {
         let watch = OwnTime::start();
         std::thread::sleep(Duration::from_millis(40));
         let own = watch.elapsed();
-        assert!(own >= Duration::from_millis(2) && own < SECOND * 60, "{own:?}");
+        assert!(
+            own >= Duration::from_millis(2) && own < SECOND * 60,
+            "{own:?}"
+        );
     }
 
     #[test]

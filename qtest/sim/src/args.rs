@@ -2,12 +2,13 @@
 //! The command line, and its way to checked options.
 
 use crate::device::config::{parse_events, set_knob, DeviceOptions};
+use crate::device::types::net::OnOff;
 use crate::device::types::{CommonArgs, Kind, TypeArgs};
 use crate::event_log;
 use crate::event_loop::Options;
 use crate::server::session::SessionOptions;
 use crate::uplink::pcap;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 use virtio_pf_model::{EventMask, FaultRule, Leniency, ModelConfig, NotifyLayout, SrIovCapability};
@@ -49,15 +50,6 @@ pub enum Command {
         #[arg(required = true)]
         words: Vec<String>,
     },
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
 }
 
 /// Options of the simulator.
@@ -139,24 +131,6 @@ fn parse_hex(text: &str) -> Result<u64, String> {
     u64::from_str_radix(digits, 16).map_err(|_| format!("{text:?} is not a 64-bit hex number"))
 }
 
-/// Parses a MAC address.
-///
-/// # Errors
-/// The text is not one.
-pub fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let wrong = || format!("{text:?} is not a MAC address such as 52:54:00:77:01:00");
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
-        *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-    }
-    match parts.next() {
-        None => Ok(mac),
-        Some(_) => Err(wrong()),
-    }
-}
-
 impl RunArgs {
     /// The checked options of device and front end.
     ///
@@ -168,10 +142,10 @@ impl RunArgs {
             return Err(format!("{name} makes no sense with --type {}", kind.name()));
         }
         let net = &types.net;
-        if net.tap.is_some() && net.peer == Some(Switch::On) {
+        if net.tap.is_some() && net.peer == Some(OnOff::On) {
             return Err("--tap and --peer on exclude each other: there is one uplink".to_owned());
         }
-        if net.boot_dir.is_some() && (net.tap.is_some() || net.peer == Some(Switch::Off)) {
+        if net.boot_dir.is_some() && (net.tap.is_some() || net.peer == Some(OnOff::Off)) {
             return Err(
                 "--boot-dir needs the built-in peer: without --tap and --peer off".to_owned(),
             );
@@ -224,7 +198,7 @@ impl RunArgs {
             device,
             faults,
         };
-        let peer = self.kind == Kind::Net && net.tap.is_none() && net.peer != Some(Switch::Off);
+        let peer = self.kind == Kind::Net && net.tap.is_none() && net.peer != Some(OnOff::Off);
         let front = Options {
             dir: self.dir.clone(),
             session: SessionOptions {

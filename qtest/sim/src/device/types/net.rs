@@ -2,7 +2,7 @@
 //! Network cards on one switch.
 
 use super::size::parse_size;
-use crate::args::{parse_mac, Switch as OnOff};
+use clap::ValueEnum;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,15 @@ use virtio_pf_model::switch::Switch;
 use virtio_pf_model::{
     ConfigError, DeviceControl, FrameSwitch, FunctionId, Model, ModelConfig, Port, VirtioDevice,
 };
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
 
 /// Options of the type.
 #[derive(clap::Args, Clone, Debug)]
@@ -67,6 +76,21 @@ impl NetArgs {
         settings.max_queue_pairs = self.queue_pairs.unwrap_or(settings.max_queue_pairs);
         settings.queue_size = queue_size.unwrap_or(settings.queue_size);
         settings
+    }
+}
+
+/// Parses a MAC address.
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let wrong = || format!("{text:?} is not a MAC address such as 52:54:00:77:01:00");
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+    }
+    match parts.next() {
+        None => Ok(mac),
+        Some(_) => Err(wrong()),
     }
 }
 
