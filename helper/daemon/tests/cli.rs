@@ -6,11 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use helper_server::fake::FakeBackend;
 use helper_server::listener::{Listener, SocketOptions};
 use helper_server::{Ended, Hub, HubConfig, Reactor, ReactorConfig};
+use test_kit::patience::OwnTime;
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_qemu-virtio-admin-helper"))
@@ -217,7 +218,7 @@ fn socket_trouble_comes_before_the_pf_is_touched() {
 fn a_pf_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("helper.sock").display().to_string();
-    let start = Instant::now();
+    let start = OwnTime::start();
     fails(
         &with(&PF, &["--socket", &socket, "--start-timeout", "300ms"]),
         3,
@@ -231,7 +232,7 @@ fn a_pf_that_is_not_there_is_named() {
     let mute = dir.path().join("mute.sock");
     let listener = std::os::unix::net::UnixListener::bind(&mute).unwrap();
     let mute = mute.display().to_string();
-    let start = Instant::now();
+    let start = OwnTime::start();
     fails(
         &[
             "--pf-socket",

@@ -8,6 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
+use test_kit::patience::OwnTime;
 use virtio_pf::{LegacyOp, OpError, PfConfig, PfState, RetryPolicy, Space, SubmitError};
 
 fn read(offset: u8, len: u8) -> LegacyOp {
@@ -237,7 +238,7 @@ fn a_group_that_is_not_there_yet_is_waited_for() {
         command_timeout: Duration::from_millis(200),
         ..config()
     };
-    let begun = Instant::now();
+    let begun = OwnTime::start();
     let (error, _hold) = refuse(d, quick);
     let text = error.to_string();
     assert!(

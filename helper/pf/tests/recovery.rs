@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use pci_transport::testing::ScriptedFunction;
+use test_kit::patience::OwnTime;
 use virtio_pf::{
     LegacyOp, OpError, Pf, PfConfig, PfEvent, PfState, RecoveryPolicy, Space, SubmitError,
 };
@@ -460,7 +461,7 @@ fn a_device_that_answers_anything_at_all_cannot_break_the_driver() {
             ..config()
         };
         let function = ScriptedFunction::new(d).unwrap();
-        let begun = Instant::now();
+        let begun = OwnTime::start();
         let Ok(mut pf) = Pf::start(Box::new(function), quick) else {
             assert!(begun.elapsed() < Duration::from_secs(2));
             continue;
@@ -474,7 +475,7 @@ fn a_device_that_answers_anything_at_all_cannot_break_the_driver() {
             done += pf.poll(Instant::now()).len();
         }
         // Every operation that was accepted ends.
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(30);
         while done < submitted && Instant::now() < until {
             done += pf.poll(Instant::now()).len();
             std::thread::sleep(Duration::from_micros(100));

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{encode, hello, open, read, Answer, TestClient, TestServer};
 use helper_server::backend::BackendEvent;
@@ -21,6 +21,7 @@ use helper_server::{Ended, HubConfig, Peer, Policy};
 use legacy_vf_proto::{ErrorCode, EventKind, Open, Proof, Request};
 use pci_transport::vfio::Host;
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use test_kit::patience::OwnTime;
 
 const PF: &str = "0000:01:00.0";
 const TOKEN: [u8; 16] = [7; 16];
@@ -219,7 +220,7 @@ fn the_host_gets_its_pf_back_and_clients_are_told() {
     server.control.set(|b| b.delay = Duration::from_millis(100));
     let seq = c.send(&read(0, 4));
     std::thread::sleep(Duration::from_millis(20));
-    let begun = Instant::now();
+    let begun = OwnTime::start();
     // The kernel asks more than once.
     server.control.set(|b| {
         b.events = vec![BackendEvent::RemovalRequested; 3];

@@ -15,6 +15,7 @@ use common::{hello, open, query, read, write, Answer, TestClient, TestServer};
 use helper_server::{Ended, HubConfig};
 use legacy_vf_proto::{ErrorCode, EventKind, QueryKind, Request, MAX_MESSAGE};
 use rustix::net::{send, SendFlags};
+use test_kit::patience::OwnTime;
 
 #[test]
 fn eight_clients_in_parallel_each_on_its_own_vf() {
@@ -63,7 +64,7 @@ fn a_vf_has_one_connection_and_is_free_when_it_ends() {
         "{answer:?}"
     );
     drop(first);
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while second.ask(&open(1)).code() == ErrorCode::BUSY {
         assert!(Instant::now() < end);
         std::thread::sleep(Duration::from_millis(5));
@@ -156,7 +157,7 @@ fn a_client_that_never_reads_is_dropped_and_disturbs_nobody() {
             Err(rustix::io::Errno::AGAIN) => std::thread::sleep(Duration::from_millis(2)),
             Err(_) => gone = true,
         }
-        let before = Instant::now();
+        let before = OwnTime::start();
         assert_eq!(good.ask(&write(4, 4, 1)), Answer::Write);
         assert!(before.elapsed() < Duration::from_millis(250));
     }
@@ -262,7 +263,7 @@ fn connecting_and_leaving_a_thousand_times_leaks_nothing() {
     }
     let mut c = TestClient::connect(&server.path);
     c.ask(&hello());
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         let Answer::Json(v) = c.ask(&query(QueryKind::HELPER, 0)) else {
             panic!()
@@ -307,7 +308,7 @@ fn files_that_take_long_to_close_keep_nobody_waiting() {
         let mut fds = vec![null.as_fd(); 6];
         fds.push(slow.as_fd());
         // Whoever closes it last would wait: the helper, or this thread.
-        let begun = Instant::now();
+        let begun = OwnTime::start();
         let sent = client.send_files(&common::encode(&open(2), 99), &fds);
         if sent.is_err() {
             // The helper was faster than this thread: then it is this one that would wait.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A legacy virtio driver that works through I/O BAR0.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use test_kit::patience::Patience;
 use virtio_pci_spec::legacy::header_len;
 use virtio_pci_spec::ring::{legacy_layout, LegacyLayout, DESC_F_NEXT, DESC_F_WRITE};
 
@@ -293,13 +294,13 @@ impl LegacyDriver {
     /// # Errors
     /// If none comes before `limit`.
     pub fn wait_used(&self, qtest: &Qtest, queue: &mut Queue, limit: Duration) -> Result<Vec<u8>> {
-        let end = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
             if let Some(bytes) = self.used(qtest, queue)? {
                 return Ok(bytes);
             }
-            if Instant::now() > end {
-                bail!("queue {}: nothing used after {limit:?}", queue.index);
+            if let Err(spent) = patience.look() {
+                bail!("queue {}: nothing used {spent}", queue.index);
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use legacy_vf_proto::client::{Client, Received};
@@ -16,6 +16,7 @@ use rustix::net::{
     connect, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
 };
+use test_kit::patience::Patience;
 
 use crate::process::Process;
 use crate::{artifacts, PATIENCE};
@@ -58,7 +59,7 @@ impl Helper {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let mut patience = Patience::new(PATIENCE);
         loop {
             match HelperClient::connect(&self.socket) {
                 Ok(mut client) => {
@@ -66,7 +67,7 @@ impl Helper {
                     return Ok(());
                 }
                 Err(e) => {
-                    if !self.process.is_running()? || Instant::now() > end {
+                    if !self.process.is_running()? || patience.look().is_err() {
                         bail!(
                             "the helper does not serve ({e:#}); its log:\n{}",
                             self.process.log()

@@ -4,9 +4,10 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use test_kit::patience::Patience;
 
 /// Longest line taken, in bytes.
 const MAX_LINE: usize = 16 << 20;
@@ -32,14 +33,15 @@ impl Lines {
     /// # Errors
     /// If nobody listens there in time.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        let end = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => return Ok(Lines::new(stream)),
-                Err(e) if Instant::now() > end => {
-                    return Err(e).with_context(|| format!("cannot connect to {}", path.display()))
+            match (UnixStream::connect(path), patience.look()) {
+                (Ok(stream), _) => return Ok(Lines::new(stream)),
+                (Err(e), Err(spent)) => {
+                    return Err(e)
+                        .with_context(|| format!("cannot connect to {} {spent}", path.display()))
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                (Err(_), Ok(())) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
     }
@@ -61,7 +63,7 @@ impl Lines {
     /// # Errors
     /// If the peer closes, sends nonsense, or nothing before `limit`.
     pub fn receive(&mut self, limit: Duration) -> Result<String> {
-        let end = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
             if let Some(at) = self.buffer.iter().position(|b| *b == b'\n') {
                 let rest = self.buffer.split_off(at + 1);
@@ -71,11 +73,10 @@ impl Lines {
             if self.buffer.len() > MAX_LINE {
                 bail!("the peer sends a line without end");
             }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("no line after {limit:?}");
+            if let Err(spent) = patience.look() {
+                bail!("no line {spent}");
             }
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.set_read_timeout(Some(patience.step()))?;
             let mut chunk = [0; 65536];
             match self.stream.read(&mut chunk) {
                 Ok(0) => bail!("the peer has closed the connection"),

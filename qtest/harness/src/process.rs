@@ -5,11 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process, pidfd_open, Pid, PidfdFlags, Signal};
+use test_kit::patience::{self, Patience};
 
 /// A running program.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {} (through setpriv)", program.display()))?;
         let pid = Pid::from_child(&child);
+        patience::watch(child.id());
         Ok(Process {
             name: name.to_owned(),
             child,
@@ -78,16 +80,20 @@ impl Process {
             return Ok(status);
         }
         let fd = pidfd_open(self.pid, PidfdFlags::empty())?;
+        let mut patience = Patience::new(limit);
+        let step = patience.step();
         let timeout = Timespec {
-            tv_sec: i64::try_from(limit.as_secs())?,
-            tv_nsec: i64::from(limit.subsec_nanos()),
+            tv_sec: i64::try_from(step.as_secs())?,
+            tv_nsec: i64::from(step.subsec_nanos()),
         };
-        if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? == 0 {
-            bail!(
-                "{} has not ended after {limit:?}; its log:\n{}",
-                self.name,
-                self.log()
-            );
+        while poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? == 0 {
+            if let Err(spent) = patience.look() {
+                bail!(
+                    "{} has not ended {spent}; its log:\n{}",
+                    self.name,
+                    self.log()
+                );
+            }
         }
         let status = self.child.wait()?;
         self.status = Some(status);
@@ -110,13 +116,13 @@ impl Process {
     /// # Errors
     /// If that has not happened after `limit`, or it has ended without.
     pub fn wait_log(&mut self, text: &str, limit: Duration) -> Result<()> {
-        let end = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
             let running = self.is_running()?;
             if self.log().contains(text) {
                 return Ok(());
             }
-            if !running || Instant::now() > end {
+            if !running || patience.look().is_err() {
                 bail!(
                     "{} has {} without printing \"{text}\"; its log:\n{}",
                     self.name,
@@ -178,6 +184,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        patience::forget(self.child.id());
         let ended = self.status.or(self.child.try_wait().ok().flatten());
         if ended.is_none() {
             let _ = self.child.kill();

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
+use test_kit::patience::Patience;
 
 use crate::lines::Lines;
 use crate::PATIENCE;
@@ -74,7 +75,7 @@ impl Qmp {
         limit: Duration,
         mut accept: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
-        let end = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
             while let Some(event) = self.events.pop_front() {
                 if event.get("event").and_then(Value::as_str) == Some(name)
@@ -83,10 +84,12 @@ impl Qmp {
                     return Ok(event);
                 }
             }
-            let left = end.saturating_duration_since(Instant::now());
+            if let Err(spent) = patience.look() {
+                bail!("no event {name} {spent}");
+            }
             let line = self
                 .lines
-                .receive(left)
+                .receive(limit)
                 .with_context(|| format!("no event {name}"))?;
             let value: Value = serde_json::from_str(&line)?;
             if value.get("event").is_some() {

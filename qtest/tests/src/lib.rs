@@ -9,12 +9,13 @@ pub mod modern;
 pub mod monitor;
 pub mod transitional;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, Result};
 use qtest_harness::stack::DEVICE_ID;
 use qtest_harness::Qmp;
 use serde_json::Value;
+use test_kit::patience::Patience;
 
 /// QOM path of the device that the stack makes.
 pub fn device_path() -> String {
@@ -45,14 +46,14 @@ pub fn counter(qmp: &mut Qmp, name: &str) -> Result<u64> {
 /// # Errors
 /// If it does not in time.
 pub fn wait_link(qmp: &mut Qmp, state: &str, limit: Duration) -> Result<()> {
-    let end = Instant::now() + limit;
+    let mut patience = Patience::new(limit);
     loop {
         let now = property(qmp, "link-state")?;
         if now == state {
             return Ok(());
         }
-        if Instant::now() > end {
-            bail!("link-state is {now}, not {state}, after {limit:?}");
+        if let Err(spent) = patience.look() {
+            bail!("link-state is {now}, not {state} {spent}");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -67,13 +68,13 @@ pub fn wait_for<T>(
     limit: Duration,
     mut check: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let end = Instant::now() + limit;
+    let mut patience = Patience::new(limit);
     loop {
         if let Some(value) = check()? {
             return Ok(value);
         }
-        if Instant::now() > end {
-            bail!("{what}: not after {limit:?}");
+        if let Err(spent) = patience.look() {
+            bail!("{what}: not {spent}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -12,6 +12,7 @@ use qtest_harness::{artifacts, DeviceKind, HelperClient, Simulator, SimulatorBui
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::json;
 use tempfile::TempDir;
+use test_kit::patience::OwnTime;
 
 /// A simulator, and a helper that a test starts as it likes.
 struct Rig {
@@ -208,7 +209,7 @@ fn an_access_that_does_not_end_does_not_keep_it_alive() -> Result<()> {
         .add_fault(&json!({"opcode": 3, "member": 1, "do": "drop"}))?;
     let reader = std::thread::spawn(move || client.read(Space::Common, 18, 1));
     std::thread::sleep(Duration::from_millis(200));
-    let begun = Instant::now();
+    let begun = OwnTime::start();
     running.signal(Signal::TERM)?;
     let (code, log) = running.ended()?;
     assert_eq!(code, Some(0), "{log}");

@@ -19,6 +19,7 @@ use qtest_harness::{DeviceKind, LegacyDriver, Machine, PciDevice, Qemu, Simulato
 use qtest_tests::{counter, wait_for, wait_link};
 use serde_json::{json, Value};
 use tempfile::TempDir;
+use test_kit::patience::OwnTime;
 
 /// A VF that lives without a real helper.
 fn vf(dir: &TempDir) -> Result<Simulator> {
@@ -119,7 +120,7 @@ fn nonsense_instead_of_a_register_loses_the_connection_and_nothing_else() -> Res
         wait_link(&mut qemu.qmp, "connected", PATIENCE)?;
         assert_eq!(d.status(&qemu.qtest)?, 0);
         turn.store(k, Ordering::Relaxed);
-        let begin = Instant::now();
+        let begin = OwnTime::start();
         let got = d.read(&qemu.qtest, 12, 2)?;
         assert_eq!(got, 0xffff, "answer {k} was believed");
         assert!(begin.elapsed() < Duration::from_secs(2), "answer {k}");
@@ -321,7 +322,7 @@ fn a_helper_that_never_answers_hello_or_opens_another_vf() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let sim = vf(&dir)?;
         let helper = FakeHelper::start(&dir.path().join("fake.sock"), answer)?;
-        let begin = Instant::now();
+        let begin = OwnTime::start();
         let (status, log) = QemuBuilder::new(Machine::Pc)
             .device(&device(&sim, &helper))
             .spawn_refused(dir.path())?;

@@ -21,6 +21,7 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde_json::{json, Value};
+use test_kit::patience::OwnTime;
 
 /// A QEMU with this device must end with status 1 and say all of `texts`.
 fn refused(stack: &Stack, device: &Value, texts: &[&str]) -> Result<()> {
@@ -421,7 +422,7 @@ fn a_helper_that_is_stopped() -> Result<()> {
     let mut device = stack.device(1);
     device["helper-deadline-ms"] = json!(500);
     stack.helper.process.stop()?;
-    let begin = std::time::Instant::now();
+    let begin = OwnTime::start();
     refused(
         &stack,
         &device,

@@ -41,6 +41,7 @@ use test_kit::run::Cmd;
 use test_kit::steps::Steps;
 
 pub(crate) use self::tidy::clean;
+use self::tidy::{lock_path, CHECKOUT};
 pub(crate) use self::trees::{build_tree, overlay_tree, rebuild};
 
 /// The overlay's file whose presence means that the program must know [`DEVICE`].
@@ -48,8 +49,6 @@ const DEVICE_BUILD: &str = "rust/hw/virtio/legacy-vf/meson.build";
 const DEVICE: &str = "virtio-legacy-vf-user";
 /// Names a QEMU built elsewhere, to be used as it is.
 const GIVEN: &str = "VLVF_QEMU";
-/// In a build's directory: the checkout it is for.
-const CHECKOUT: &str = "checkout";
 
 /// The build of one checkout in one configuration.
 struct Build {
@@ -307,15 +306,6 @@ pub(crate) fn clippy(project: &Project, steps: &mut Steps) -> Result<()> {
             &planned.overlay,
         )
     })
-}
-
-/// The lock for a build directory; kept outside of it, so that it can be removed.
-fn lock_path(project: &Project, directory: &Path) -> Result<PathBuf> {
-    let mut digest = Digest::new();
-    digest.field("directory", directory.as_os_str().as_encoded_bytes());
-    Ok(project
-        .cache_dir("locks")?
-        .join(format!("{}.lock", digest.short())))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Removal of builds in the cache.
+//! Whose a build in the cache is, its lock, and the removal of those that nobody uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,26 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use super::{lock_path, CHECKOUT};
+use test_kit::digest::Digest;
 use test_kit::lock::Lock;
 use test_kit::project::Project;
 
+/// In a build's directory: the checkout it is for.
+pub(super) const CHECKOUT: &str = "checkout";
 /// Builds of one checkout that are kept besides the current one.
 const KEPT: usize = 1;
+
+/// The lock for a build directory; kept outside of it, so that it can be removed.
+///
+/// # Errors
+/// When the cache cannot be written.
+pub(super) fn lock_path(project: &Project, directory: &Path) -> Result<PathBuf> {
+    let mut digest = Digest::new();
+    digest.field("directory", directory.as_os_str().as_encoded_bytes());
+    Ok(project
+        .cache_dir("locks")?
+        .join(format!("{}.lock", digest.short())))
+}
 
 /// Removes builds that nobody will come back to: those of checkouts that are gone, and all but the
 /// newest of this checkout's older ones.

@@ -8,7 +8,8 @@ use anyhow::{bail, Context, Result};
 
 use super::overlay::{self, Overlay};
 use super::series::Series;
-use super::{build, configure, crates, lock_path, source, Build};
+use super::tidy::lock_path;
+use super::{build, configure, crates, source, Build};
 use test_kit::lock::Lock;
 use test_kit::project::Project;
 use test_kit::steps::Steps;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use vfio_user_wire::{Command, Header};
 
 use crate::server::{on, open, options, server, Instead};
+use test_kit::patience::OwnTime;
 
 #[test]
 fn a_refusal_is_an_error_of_that_access_alone() {
@@ -52,11 +53,11 @@ fn broken_read(instead: fn() -> Instead) -> Cause {
         }
     }));
     let f = open(&s).unwrap();
-    let begun = Instant::now();
+    let begun = OwnTime::start();
     let e = f.bar_read(2, 0, Width::B4).unwrap_err();
     assert!(e.is_fatal(), "{e}");
     assert!(begun.elapsed() < Duration::from_secs(2));
-    let again = Instant::now();
+    let again = OwnTime::start();
     let later = f.config_read(0, &mut [0; 4]).unwrap_err();
     assert_eq!(later.cause(), &Cause::Dead(Box::new(e.cause().clone())));
     assert!(again.elapsed() < Duration::from_millis(100), "at once");
@@ -144,7 +145,7 @@ fn a_peer_that_is_always_almost_late_is_not_waited_for_without_end() {
         Instead::Answer
     }));
     let f = open(&s).unwrap();
-    let begun = Instant::now();
+    let begun = OwnTime::start();
     let mut reads = 0;
     let e = loop {
         match f.bar_read(2, 0, Width::B4) {
@@ -193,7 +194,7 @@ fn a_peer_that_dies_is_noticed_at_once_and_without_a_call() {
     }));
     let mut f = open(&s).unwrap();
     f.bar_write(2, 0, Width::B2, 1, Posted::Yes).unwrap();
-    let until = Instant::now() + Duration::from_secs(2);
+    let until = Instant::now() + Duration::from_secs(60);
     while !pci_transport::ready(&f.event_fds()).unwrap()[0] {
         assert!(Instant::now() < until, "the end of the peer was not seen");
         std::thread::sleep(Duration::from_millis(1));
@@ -326,7 +327,7 @@ fn any_bytes_from_the_peer_end_in_an_error_or_a_value() {
             }
             Instead::Close(bytes)
         }));
-        let begun = Instant::now();
+        let begun = OwnTime::start();
         if let Ok(f) = open(&s) {
             let _value = f.bar_read(2, 0, Width::B4);
         }

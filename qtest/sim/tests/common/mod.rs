@@ -181,7 +181,7 @@ impl Running {
     pub fn client(&self, name: &str) -> Client {
         // A function has one client at a time, and the server may hear of the next one before it
         // hears that the last one left.
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             let mut c = Client::connect(&self.path(name));
             if c.greets() {
