@@ -46,6 +46,17 @@ pub enum Place {
     Sriov,
 }
 
+impl Place {
+    /// A BAR as a whole.
+    pub(crate) fn whole_bar(bar: u8) -> Self {
+        Place::Bar {
+            bar,
+            offset: 0,
+            len: 0,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,7 +10,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::dma::{DmaRegion, PoolStats};
+use crate::dma::{DmaPool, DmaRegion, PoolStats};
 use crate::error::{Cause, Error};
 use crate::irq::IrqEvent;
 
@@ -61,9 +61,11 @@ impl BarInfo {
         }
     }
 
-    /// Whether a register of this width may be accessed at `offset`: inside, and aligned.
-    pub(crate) fn check(self, offset: u64, width: Width) -> Result<(), Cause> {
-        let (size, len) = (self.size, width.bytes() as u64);
+    /// Whether a register of this width may be accessed at `offset` of a BAR of `size` bytes: the
+    /// BAR is there, and the register inside and aligned.
+    pub(crate) fn check(size: u64, offset: u64, width: Width) -> Result<(), Cause> {
+        let BarInfo { size } = BarInfo::of(size)?;
+        let len = width.bytes() as u64;
         let inside = offset.checked_add(len).is_some_and(|end| end <= size);
         if !inside {
             return Err(Cause::OutOfRange { size });
@@ -78,6 +80,15 @@ impl BarInfo {
 /// Whether `len` bytes at `offset` are inside a configuration space of `size` bytes.
 pub(crate) fn check_config(size: u64, offset: u16, len: usize) -> Result<(), Cause> {
     if u64::from(offset) + len as u64 > size {
+        return Err(Cause::OutOfRange { size });
+    }
+    Ok(())
+}
+
+/// Whether the vectors 0 to `n` - 1 are some of `vectors`, and at least one.
+pub(crate) fn check_vectors(vectors: u32, n: u32) -> Result<(), Cause> {
+    if n == 0 || n > vectors {
+        let size = u64::from(vectors);
         return Err(Cause::OutOfRange { size });
     }
     Ok(())
@@ -207,10 +218,16 @@ pub trait PciFunction: Send {
     /// Disables MSI-X.
     fn disable_irqs(&mut self) -> Result<(), Error>;
 
-    /// A zeroed region that the device can reach at [`DmaRegion::iova`].
-    fn dma_alloc(&mut self, len: usize) -> Result<DmaRegion, Error>;
+    /// The memory that the device can reach.
+    fn dma_pool(&self) -> &DmaPool;
+    /// A zeroed region of it, which the device has at [`DmaRegion::iova`].
+    fn dma_alloc(&mut self, len: usize) -> Result<DmaRegion, Error> {
+        self.dma_pool().alloc(len)
+    }
     /// State of the memory behind [`PciFunction::dma_alloc`].
-    fn dma_stats(&self) -> PoolStats;
+    fn dma_stats(&self) -> PoolStats {
+        self.dma_pool().stats()
+    }
     /// What the device must be able to do with IOVAs.
     fn dma_addressing(&self) -> DmaAddressing;
 

@@ -33,6 +33,11 @@ impl IrqEvent {
         }
     }
 
+    /// `n` new eventfds.
+    pub(crate) fn several(function: &Arc<str>, n: u32) -> Result<Vec<Self>, Error> {
+        (0..n).map(|_| IrqEvent::new(function.clone())).collect()
+    }
+
     /// Takes an eventfd that was made elsewhere.
     pub fn from_fd(function: Arc<str>, fd: OwnedFd) -> Self {
         IrqEvent { function, fd }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! SR-IOV through the capability in configuration space, for transports where nobody else owns it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use virtio_pci_spec::bytes::{get_u16, get_u32};
@@ -22,7 +23,7 @@ const PAGE_SIZE_4K: u32 = 1;
 #[derive(Clone, Debug, Default)]
 pub struct ConfigSriov {
     /// Sizes found while VF Enable was clear; they cannot change.
-    bars: Option<[VfBar; 6]>,
+    bars: Cell<Option<[VfBar; 6]>>,
 }
 
 struct Registers<'a> {
@@ -106,8 +107,8 @@ impl ConfigSriov {
 
     /// The BARs of the VFs. Their sizes are found by writing ones, which is only allowed while VF
     /// Enable is clear: ask before enabling VFs, the answer is kept.
-    pub fn vf_bars(&mut self, function: &dyn PciFunction) -> Result<[VfBar; 6], Error> {
-        if let Some(bars) = self.bars {
+    pub fn vf_bars(&self, function: &dyn PciFunction) -> Result<[VfBar; 6], Error> {
+        if let Some(bars) = self.bars.get() {
             return Ok(bars);
         }
         let r = Registers::find(function)?;
@@ -126,12 +127,12 @@ impl ConfigSriov {
             }
             i += if wide { 2 } else { 1 };
         }
-        self.bars = Some(bars);
+        self.bars.set(Some(bars));
         Ok(bars)
     }
 
     /// Enables `n` VFs with their memory space.
-    pub fn enable(&mut self, function: &dyn PciFunction, n: u16) -> Result<(), Error> {
+    pub fn enable(&self, function: &dyn PciFunction, n: u16) -> Result<(), Error> {
         let r = Registers::find(function)?;
         let total = r.u16(sriov::TOTAL_VFS).min(r.u16(sriov::INITIAL_VFS));
         if r.enabled()? {

@@ -166,9 +166,7 @@ impl<D: ScriptedDevice> ScriptedFunction<D> {
 
     fn check(&self, place: &Place, bar: u8, offset: u64, width: Width) -> Result<(), Error> {
         let size = lock(&self.script.device).bar_size(bar);
-        BarInfo::of(size)
-            .and_then(|bar| bar.check(offset, width))
-            .map_err(|cause| Error::new(ID, place.clone(), cause))
+        BarInfo::check(size, offset, width).map_err(|cause| Error::new(ID, place.clone(), cause))
     }
 }
 
@@ -241,13 +239,8 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
     }
 
     fn bar(&self, bar: u8) -> Result<BarInfo, Error> {
-        let place = Place::Bar {
-            bar,
-            offset: 0,
-            len: 0,
-        };
         let size = lock(&self.script.device).bar_size(bar);
-        BarInfo::of(size).map_err(|cause| Error::new(ID, place, cause))
+        BarInfo::of(size).map_err(|cause| Error::new(ID, Place::whole_bar(bar), cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {
@@ -298,9 +291,7 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
 
     fn enable_irqs(&mut self, n: u32) -> Result<Vec<IrqEvent>, Error> {
         self.step(&Place::Interrupts, Access::EnableIrqs(n))?;
-        let events = (0..n)
-            .map(|_| IrqEvent::new(ID.into()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let events = IrqEvent::several(&ID.into(), n)?;
         let copies = events
             .iter()
             .map(IrqEvent::try_clone)
@@ -320,8 +311,8 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
         self.pool.alloc(len)
     }
 
-    fn dma_stats(&self) -> PoolStats {
-        self.pool.stats()
+    fn dma_pool(&self) -> &DmaPool {
+        &self.pool
     }
 
     fn dma_addressing(&self) -> DmaAddressing {
@@ -339,17 +330,11 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
     }
 
     fn vf_bars(&mut self) -> Result<[VfBar; 6], Error> {
-        let mut sriov = std::mem::take(&mut self.sriov);
-        let bars = sriov.vf_bars(self);
-        self.sriov = sriov;
-        bars
+        self.sriov.vf_bars(self)
     }
 
     fn enable_vfs(&mut self, n: u16) -> Result<(), Error> {
-        let mut sriov = std::mem::take(&mut self.sriov);
-        let done = sriov.enable(self, n);
-        self.sriov = sriov;
-        done
+        self.sriov.enable(self, n)
     }
 
     fn disable_vfs(&mut self) -> Result<(), Error> {

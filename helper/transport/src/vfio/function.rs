@@ -10,10 +10,11 @@ use virtio_pci_spec::pci;
 use super::opened::{Bell, VfioFunction, IRQ_MSIX};
 use crate::address::VfToken;
 use crate::capability::ConfigImage;
-use crate::dma::{DmaRegion, PoolStats};
+use crate::dma::DmaPool;
 use crate::error::{Cause, Error, HostError, Place};
 use crate::function::{
-    BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted, SriovStatus, VfBar, Width,
+    check_vectors, BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted,
+    SriovStatus, VfBar, Width,
 };
 use crate::irq::{ready, IrqEvent};
 use crate::sys::vfio;
@@ -83,8 +84,7 @@ impl PciFunction for VfioFunction {
 
     fn bar(&self, bar: u8) -> Result<BarInfo, Error> {
         let size = self.bars.get(usize::from(bar)).map_or(0, |b| b.region.size);
-        let (offset, len) = (0, 0);
-        BarInfo::of(size).map_err(|cause| self.fail(&Place::Bar { bar, offset, len }, cause))
+        BarInfo::of(size).map_err(|cause| self.fail(&Place::whole_bar(bar), cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {
@@ -194,14 +194,9 @@ impl PciFunction for VfioFunction {
     fn enable_irqs(&mut self, n: u32) -> Result<Vec<IrqEvent>, Error> {
         let place = Place::Interrupts;
         self.check_alive(&place)?;
-        if n == 0 || n > self.vectors {
-            let size = u64::from(self.vectors);
-            return Err(self.fail(&place, Cause::OutOfRange { size }));
-        }
+        check_vectors(self.vectors, n).map_err(|cause| self.fail(&place, cause))?;
         self.disable_irqs()?;
-        let events = (0..n)
-            .map(|_| IrqEvent::new(self.id.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let events = IrqEvent::several(&self.id, n)?;
         let fds: Vec<_> = events.iter().map(AsFd::as_fd).collect();
         vfio::set_irqs(self.files.device.as_fd(), IRQ_MSIX, &fds)
             .map_err(|errno| self.broken(&place, "VFIO_DEVICE_SET_IRQS", errno))?;
@@ -223,12 +218,8 @@ impl PciFunction for VfioFunction {
         Ok(())
     }
 
-    fn dma_alloc(&mut self, len: usize) -> Result<DmaRegion, Error> {
-        self.pool.alloc(len)
-    }
-
-    fn dma_stats(&self) -> PoolStats {
-        self.pool.stats()
+    fn dma_pool(&self) -> &DmaPool {
+        &self.pool
     }
 
     fn dma_addressing(&self) -> DmaAddressing {

@@ -168,8 +168,7 @@ impl VfioFunction {
             .bars
             .get(usize::from(bar))
             .ok_or_else(|| self.fail(&place, Cause::NoSuchBar))?;
-        BarInfo::of(found.region.size)
-            .and_then(|bar| bar.check(offset, width))
+        BarInfo::check(found.region.size, offset, width)
             .map_err(|cause| self.fail(&place, cause))?;
         if !self.memory.get() {
             let why = "the function's memory space is off".into();

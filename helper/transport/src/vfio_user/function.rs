@@ -18,11 +18,11 @@ use super::doorbell::{adopt_eventfd, stands_for};
 use super::opening::{wrong_reply, Opened, Options, MAX_IO_FDS};
 use super::Deadlines;
 use crate::capability::ConfigImage;
-use crate::dma::{DmaPool, DmaRegion, PoolStats};
+use crate::dma::DmaPool;
 use crate::error::{Cause, Error, Place};
 use crate::function::{
-    check_config, BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction, Posted,
-    SriovStatus, VfBar, Width,
+    check_config, check_vectors, BarInfo, DmaAddressing, Doorbell, FunctionEvent, PciFunction,
+    Posted, SriovStatus, VfBar, Width,
 };
 use crate::irq::IrqEvent;
 use crate::sriov::ConfigSriov;
@@ -91,11 +91,6 @@ impl VfioUserFunction {
         function.find_msix()?;
         tracing::debug!(function = %function.id, ?function.bars, function.vectors, "connected");
         Ok(function)
-    }
-
-    /// The DMA pool, for those who keep it beyond this process.
-    pub fn pool(&self) -> &DmaPool {
-        &self.pool
     }
 
     /// The capability limits what the interrupt description says, and without it there is nothing
@@ -186,14 +181,14 @@ impl VfioUserFunction {
     fn check_bar(&self, bar: u8, offset: u64, width: Width) -> Result<Place, Error> {
         let len = width.bytes();
         let place = Place::Bar { bar, offset, len };
-        match self.bar_info(bar).and_then(|bar| bar.check(offset, width)) {
+        match BarInfo::check(self.bar_size(bar), offset, width) {
             Ok(()) => Ok(place),
             Err(cause) => Err(self.error(place, cause)),
         }
     }
 
-    fn bar_info(&self, bar: u8) -> Result<BarInfo, Cause> {
-        BarInfo::of(self.bars.get(usize::from(bar)).copied().unwrap_or(0))
+    fn bar_size(&self, bar: u8) -> u64 {
+        self.bars.get(usize::from(bar)).copied().unwrap_or(0)
     }
 
     fn set_irqs(&self, set: SetIrqs<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -253,12 +248,7 @@ impl PciFunction for VfioUserFunction {
     }
 
     fn bar(&self, bar: u8) -> Result<BarInfo, Error> {
-        let place = Place::Bar {
-            bar,
-            offset: 0,
-            len: 0,
-        };
-        self.bar_info(bar).map_err(|cause| self.error(place, cause))
+        BarInfo::of(self.bar_size(bar)).map_err(|cause| self.error(Place::whole_bar(bar), cause))
     }
 
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error> {
@@ -329,14 +319,9 @@ impl PciFunction for VfioUserFunction {
     }
 
     fn enable_irqs(&mut self, n: u32) -> Result<Vec<IrqEvent>, Error> {
-        if n == 0 || n > self.vectors {
-            let size = u64::from(self.vectors);
-            return Err(self.error(Place::Interrupts, Cause::OutOfRange { size }));
-        }
+        check_vectors(self.vectors, n).map_err(|cause| self.error(Place::Interrupts, cause))?;
         self.disable_irqs()?;
-        let events = (0..n)
-            .map(|_| IrqEvent::new(self.id.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let events = IrqEvent::several(&self.id, n)?;
         let mut start = 0;
         for chunk in events.chunks(self.max_msg_fds) {
             let fds: Vec<_> = chunk.iter().map(AsFd::as_fd).collect();
@@ -369,12 +354,8 @@ impl PciFunction for VfioUserFunction {
         self.set_irqs(set, &[])
     }
 
-    fn dma_alloc(&mut self, len: usize) -> Result<DmaRegion, Error> {
-        self.pool.alloc(len)
-    }
-
-    fn dma_stats(&self) -> PoolStats {
-        self.pool.stats()
+    fn dma_pool(&self) -> &DmaPool {
+        &self.pool
     }
 
     fn dma_addressing(&self) -> DmaAddressing {
@@ -402,17 +383,11 @@ impl PciFunction for VfioUserFunction {
     }
 
     fn vf_bars(&mut self) -> Result<[VfBar; 6], Error> {
-        let mut sriov = std::mem::take(&mut self.sriov);
-        let bars = sriov.vf_bars(self);
-        self.sriov = sriov;
-        bars
+        self.sriov.vf_bars(self)
     }
 
     fn enable_vfs(&mut self, n: u16) -> Result<(), Error> {
-        let mut sriov = std::mem::take(&mut self.sriov);
-        let done = sriov.enable(self, n);
-        self.sriov = sriov;
-        done
+        self.sriov.enable(self, n)
     }
 
     fn disable_vfs(&mut self) -> Result<(), Error> {

@@ -158,11 +158,7 @@ fn negotiate(c: &mut Connection) -> Result<Capabilities, Error> {
 fn region_size(c: &mut Connection, index: u32) -> Result<u64, Error> {
     let place = match index {
         REGION_CONFIG => Place::Config { offset: 0, len: 0 },
-        i => Place::Bar {
-            bar: i as u8,
-            offset: 0,
-            len: 0,
-        },
+        i => Place::whole_bar(i as u8),
     };
     let argsz = REGION_INFO_LEN;
     c.call(
