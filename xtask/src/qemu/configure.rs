@@ -22,6 +22,7 @@ pub(crate) const OPTIONS: &[&str] = &[
     "--enable-vhost-net",
     "--enable-vhost-user",
     "--enable-fdt=system",
+    "--disable-debug-info",
     "--disable-docs",
     "--disable-werror",
     "--disable-install-blobs",

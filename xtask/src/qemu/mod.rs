@@ -9,7 +9,8 @@
 //! In the cache: `distfiles/`, `source-*`, `python-*` and `bindgen-*` are shared by all checkouts.
 //! `qemu-*` is one build: its name is a key over everything that asks for a fresh configure (source,
 //! options, tools) and the checkout. The crates below `rust/` and the patch series are not in the
-//! key: a change of theirs touches only files that differ, and is an incremental build.
+//! key: a change of theirs touches only files that differ, and is an incremental build. A checkout without
+//! a build of its own takes the program of another's that was built from the very same, if there is one.
 
 mod build;
 pub(crate) mod command;
@@ -50,9 +51,14 @@ const DEVICE: &str = "virtio-legacy-vf-user";
 /// Names a QEMU built elsewhere, to be used as it is.
 const GIVEN: &str = "VLVF_QEMU";
 
+/// In a build's directory: where QEMU is built.
+const BUILD: &str = "build";
+
 /// The build of one checkout in one configuration.
 struct Build {
     dir: PathBuf,
+    /// Whether the directory is another checkout's, and nothing there may be changed.
+    borrowed: bool,
     overlay: Overlay,
     series: Series,
     tools: Tools,
@@ -65,21 +71,68 @@ impl Build {
         let series = Series::collect(project.root())?;
         let tools = Tools::plan(project);
         let mut digest = Digest::new();
-        digest.field("checkout", project.checkout_key());
         digest.field("source", source::key());
         for option in configure::OPTIONS {
             digest.field("option", option);
         }
         digest.field("tools", &tools.identity);
-        let dir = project
-            .cache()
-            .join(format!("qemu-{}-{}", source::VERSION, digest.short()));
-        Ok(Self {
-            dir,
+        let name = format!("qemu-{}-{}", source::VERSION, digest.short());
+        let mut planned = Self {
+            dir: project
+                .cache()
+                .join(format!("{name}-{}", project.checkout_key())),
+            borrowed: false,
             overlay,
             series,
             tools,
-        })
+        };
+        if !planned.dir.exists() {
+            let inputs = planned.digest();
+            let same = |dir: &PathBuf| {
+                let of = dir.file_name().unwrap_or_default().to_string_lossy();
+                of.starts_with(&name) && build::stale(dir, &dir.join(BUILD), &inputs).is_none()
+            };
+            if let Some(found) = tidy::builds(project)?.into_iter().find(same) {
+                (planned.dir, planned.borrowed) = (found, true);
+            }
+        }
+        Ok(planned)
+    }
+
+    /// The program of another checkout's build, under a name that stays when that is built anew; nothing if
+    /// there is none, or it has changed meanwhile.
+    fn borrow(&self, project: &Project) -> Result<Option<PathBuf>> {
+        if !self.borrowed {
+            return Ok(None);
+        }
+        let _lock = Lock::acquire(&self.lock(project)?)?;
+        if self.stale().is_some() {
+            return Ok(None);
+        }
+        let own = build::program(&project.root().join("target/qemu"));
+        let new = own.with_extension("new");
+        let _ = fs::remove_file(&new);
+        fs::create_dir_all(own.parent().unwrap_or(project.root()))?;
+        fs::hard_link(self.program(), &new)
+            .or_else(|_| fs::copy(self.program(), &new).map(|_| ()))
+            .and_then(|()| fs::rename(&new, &own))
+            .with_context(|| format!("cannot make {}", own.display()))?;
+        Ok(Some(own))
+    }
+
+    /// The same in a directory of this checkout's own.
+    fn own(self, project: &Project) -> Self {
+        if !self.borrowed {
+            return self;
+        }
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let shared = name.rsplit_once('-').map_or(&*name, |(shared, _)| shared);
+        let own = format!("{shared}-{}", project.checkout_key());
+        Self {
+            dir: project.cache().join(own),
+            borrowed: false,
+            ..self
+        }
     }
 
     fn source(&self) -> PathBuf {
@@ -87,7 +140,7 @@ impl Build {
     }
 
     fn build(&self) -> PathBuf {
-        self.dir.join("build")
+        self.dir.join(BUILD)
     }
 
     fn program(&self) -> PathBuf {
@@ -145,9 +198,16 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
         return Ok(program);
     }
     packages::ensure(steps, "building QEMU", packages::QEMU_BUILD)?;
+    if let Some(program) = Build::plan(project)?.borrow(project)? {
+        eprintln!(
+            "QEMU is built from the very same already: {}",
+            program.display()
+        );
+        return Ok(program);
+    }
     let pristine = source::prepare(project, steps)?;
     // Packages may have brought other tools, so the tools are looked for after them.
-    let planned = Build::plan(project)?;
+    let planned = Build::plan(project)?.own(project);
     planned.tools.prepare(project, steps)?;
     fs::create_dir_all(&planned.dir)?;
     let _lock = Lock::acquire(&planned.lock(project)?)?;
@@ -334,5 +394,38 @@ mod tests {
             .contains("is not a QEMU"));
         let known = program("echo 'name \"virtio-legacy-vf-user\", bus PCI'").unwrap();
         assert_eq!(known.as_deref(), Some(path.as_path()));
+    }
+
+    #[test]
+    fn a_build_from_the_very_same_is_borrowed_and_stays_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let rust = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust");
+        let checkout = |name: &str| {
+            let root = dir.path().join(name);
+            fs::create_dir(&root).unwrap();
+            std::os::unix::fs::symlink(&rust, root.join("rust")).unwrap();
+            Project::at(&root, &dir.path().join("cache"))
+        };
+        let (one, two) = (checkout("one"), checkout("two"));
+        let built = Build::plan(&one).unwrap();
+        assert!(!built.borrowed && built.borrow(&one).unwrap().is_none());
+        fs::create_dir_all(built.build()).unwrap();
+        fs::write(built.program(), "program").unwrap();
+        // Not before it is finished.
+        assert!(!Build::plan(&two).unwrap().borrowed);
+        build::record(&built.dir, &built.build(), &built.digest()).unwrap();
+        let planned = Build::plan(&two).unwrap();
+        assert_eq!(planned.dir, built.dir);
+        let program = planned.borrow(&two).unwrap().unwrap();
+        assert!(program.starts_with(two.root()), "{}", program.display());
+        assert_eq!(fs::read(&program).unwrap(), b"program");
+        // The lender builds again, and the borrower has what it had.
+        fs::remove_file(built.program()).unwrap();
+        fs::write(built.program(), "another").unwrap();
+        assert!(planned.borrow(&two).unwrap().is_none());
+        assert_eq!(fs::read(&program).unwrap(), b"program");
+        let own = planned.own(&two);
+        assert!(!own.borrowed && own.dir != built.dir);
+        assert_eq!(own.dir, Build::plan(&two).unwrap().dir);
     }
 }

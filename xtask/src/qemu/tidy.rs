@@ -56,7 +56,10 @@ pub(super) fn prune(project: &Project, current: &Path) -> Result<()> {
 }
 
 /// All builds in the cache.
-fn builds(project: &Project) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn builds(project: &Project) -> Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     if !project.cache().is_dir() {
         return Ok(dirs);
