@@ -13,8 +13,8 @@
 
 use core::fmt;
 
-use crate::codec::{decode_incoming, Incoming};
-use crate::error::{DecodeError, ErrorCode};
+use crate::decode::{decode_incoming, DecodeError, Incoming};
+use crate::error::ErrorCode;
 use crate::header::MessageType;
 use crate::limits::{MAX_MESSAGE, MAX_QUEUED, MIN_MESSAGE, VERSION};
 use crate::message::{Event, Hello, HelloReply, Open, OpenReply, Reply, Request};

@@ -3,8 +3,6 @@
 
 use core::fmt;
 
-use crate::header::Header;
-
 /// The `error` field of a reply. Open: a newer peer may send numbers that are not listed here;
 /// they are to be treated like [`ErrorCode::DEVICE`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,38 +123,9 @@ pub enum Reason {
     BadText,
 }
 
-/// A message that is not one of this protocol, with what could be read of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecodeError {
-    /// The header, if there were enough bytes for one: a reply can name its `seq`.
-    pub header: Option<Header>,
-    /// What is wrong.
-    pub reason: Reason,
-}
-
-impl DecodeError {
-    /// The error code that the sender gets.
-    pub const fn code(&self) -> ErrorCode {
-        match self.reason {
-            Reason::UnknownType { .. } => ErrorCode::UNKNOWN_TYPE,
-            Reason::BadField { .. } => ErrorCode::OUT_OF_RANGE,
-            _ => ErrorCode::BAD_MESSAGE,
-        }
-    }
-
-    /// Whether the connection must be closed: the peer does not speak this protocol. Unknown types
-    /// and values out of range leave it usable.
-    pub const fn closes(&self) -> bool {
-        !matches!(
-            self.reason,
-            Reason::UnknownType { .. } | Reason::BadField { .. }
-        )
-    }
-}
-
-impl fmt::Display for DecodeError {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.reason {
+        match *self {
             Reason::TooShort { len } => {
                 write!(
                     f,
@@ -181,5 +150,3 @@ impl fmt::Display for DecodeError {
         }
     }
 }
-
-impl core::error::Error for DecodeError {}

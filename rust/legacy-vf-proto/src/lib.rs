@@ -17,15 +17,16 @@
 extern crate std;
 
 pub mod client;
-mod codec;
+mod decode;
+mod encode;
 pub mod error;
 pub mod header;
 pub mod limits;
 pub mod message;
 pub mod text;
 
-pub use codec::{decode_incoming, decode_reply, decode_request, Incoming};
-pub use error::{DecodeError, ErrorCode, Reason};
+pub use decode::{decode_incoming, decode_reply, decode_request, DecodeError, Incoming};
+pub use error::{ErrorCode, Reason};
 pub use header::{Header, MessageType};
 pub use limits::{HEADER_LEN, MAX_MESSAGE, VERSION};
 pub use message::{

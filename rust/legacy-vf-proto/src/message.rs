@@ -308,3 +308,12 @@ pub struct Event {
     /// More about it, by kind; 0 otherwise.
     pub detail: u32,
 }
+
+/// The bytes of an access: those after `len` are zero.
+pub(crate) fn masked(data: [u8; 8], len: u8) -> [u8; 8] {
+    let mut out = data;
+    for b in out.iter_mut().skip(usize::from(len)) {
+        *b = 0;
+    }
+    out
+}

@@ -83,10 +83,6 @@ const KNOWN: &[&[&str]] = &[
         "rust/hw/virtio/legacy-vf/src/runtime.rs",
     ],
     &[
-        "rust/legacy-vf-proto/src/error.rs",
-        "rust/legacy-vf-proto/src/header.rs",
-    ],
-    &[
         "rust/legacy-window/src/window.rs",
         "rust/legacy-window/src/window/config.rs",
         "rust/legacy-window/src/window/header.rs",

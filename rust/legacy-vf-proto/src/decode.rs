@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! Messages to bytes and back.
+//! Messages from bytes.
+
+use core::fmt;
 
 use virtio_pci_spec::bytes::{get_u16, get_u32, get_u64, get_u8};
 
-use crate::error::{DecodeError, ErrorCode, Reason};
+use crate::error::{ErrorCode, Reason};
 use crate::header::{flags, Header, MessageType};
-use crate::limits::{HEADER_LEN, MAX_ACCESS, MAX_MESSAGE, MAX_PAYLOAD, MAX_TEXT};
+use crate::limits::{HEADER_LEN, MAX_ACCESS, MAX_PAYLOAD, MAX_TEXT};
 use crate::message::{
-    ErrorReply, Event, EventKind, Hello, HelloReply, NotifyKind, Open, OpenReply, Proof, QueryKind,
-    Reply, Request, Space,
+    masked, ErrorReply, Event, EventKind, Hello, HelloReply, NotifyKind, Open, OpenReply, Proof,
+    QueryKind, Reply, Request, Space,
 };
-use crate::text::{prefix, Name};
-use crate::MessageBuf;
+use crate::text::Name;
 
 const HELLO_LEN: usize = 48;
 const OPEN_LEN: usize = 16;
@@ -25,49 +26,42 @@ const NOTIFY_LEN: usize = 8;
 const QUERY_LEN: usize = 8;
 const EVENT_LEN: usize = 8;
 
-/// Appends to a message; the buffer holds any message, so nothing is ever cut.
-struct Writer<'a> {
-    buf: &'a mut MessageBuf,
-    len: usize,
+/// A message that is not one of this protocol, with what could be read of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// The header, if there were enough bytes for one: a reply can name its `seq`.
+    pub header: Option<Header>,
+    /// What is wrong.
+    pub reason: Reason,
 }
 
-impl<'a> Writer<'a> {
-    fn new(buf: &'a mut MessageBuf, header: &Header) -> Self {
-        let mut w = Writer { buf, len: 0 };
-        w.bytes(&header.to_bytes());
-        w
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for (dst, src) in self.buf.iter_mut().skip(self.len).zip(bytes) {
-            *dst = *src;
+impl DecodeError {
+    /// The error code that the sender gets.
+    pub const fn code(&self) -> ErrorCode {
+        match self.reason {
+            Reason::UnknownType { .. } => ErrorCode::UNKNOWN_TYPE,
+            Reason::BadField { .. } => ErrorCode::OUT_OF_RANGE,
+            _ => ErrorCode::BAD_MESSAGE,
         }
-        self.len = (self.len + bytes.len()).min(MAX_MESSAGE);
     }
 
-    fn zeros(&mut self, n: usize) {
-        for dst in self.buf.iter_mut().skip(self.len).take(n) {
-            *dst = 0;
-        }
-        self.len = (self.len + n).min(MAX_MESSAGE);
-    }
-
-    fn u8(&mut self, v: u8) {
-        self.bytes(&[v]);
-    }
-
-    fn u16(&mut self, v: u16) {
-        self.bytes(&v.to_le_bytes());
-    }
-
-    fn u32(&mut self, v: u32) {
-        self.bytes(&v.to_le_bytes());
-    }
-
-    fn u64(&mut self, v: u64) {
-        self.bytes(&v.to_le_bytes());
+    /// Whether the connection must be closed: the peer does not speak this protocol. Unknown types
+    /// and values out of range leave it usable.
+    pub const fn closes(&self) -> bool {
+        !matches!(
+            self.reason,
+            Reason::UnknownType { .. } | Reason::BadField { .. }
+        )
     }
 }
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl core::error::Error for DecodeError {}
 
 /// A payload of known length. Its length is checked once; reads past the end cannot happen after
 /// that, and would give zero.
@@ -117,159 +111,6 @@ fn bad<T>(field: &'static str, value: impl Into<u64>) -> Result<T, Reason> {
         field,
         value: value.into(),
     })
-}
-
-/// The bytes of an access: those after `len` are zero.
-fn masked(data: [u8; 8], len: u8) -> [u8; 8] {
-    let mut out = data;
-    for b in out.iter_mut().skip(usize::from(len)) {
-        *b = 0;
-    }
-    out
-}
-
-impl Request {
-    /// Writes the message into `buf` and returns its length. The caller chooses `seq` (not 0).
-    pub fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize {
-        self.encode_with(Header::request(self.kind(), seq), buf)
-    }
-
-    /// Like [`Request::encode`], with the wish for no reply. Only NOTIFY may be sent so.
-    pub fn encode_no_reply(&self, seq: u32, buf: &mut MessageBuf) -> usize {
-        let mut header = Header::request(self.kind(), seq);
-        header.flags = flags::NO_REPLY;
-        self.encode_with(header, buf)
-    }
-
-    fn encode_with(&self, header: Header, buf: &mut MessageBuf) -> usize {
-        let mut w = Writer::new(buf, &header);
-        match *self {
-            Request::Hello(Hello {
-                version,
-                max_message,
-                features,
-                name,
-            }) => {
-                w.u32(version);
-                w.u32(max_message);
-                w.u64(features);
-                w.bytes(name.bytes());
-            }
-            Request::Open(open) => {
-                w.u16(open.member);
-                w.u16(open.proof.0);
-                w.u16(open.virtio_id);
-                w.zeros(2);
-                w.u64(open.serial);
-            }
-            Request::Token { member } => {
-                w.u16(member);
-                w.zeros(6);
-            }
-            Request::Read { space, offset, len } => {
-                w.bytes(&[space.to_u8(), offset, len]);
-                w.zeros(5);
-            }
-            Request::Write {
-                space,
-                offset,
-                len,
-                data,
-            } => {
-                w.bytes(&[space.to_u8(), offset, len]);
-                w.zeros(5);
-                w.bytes(&masked(data, len));
-            }
-            Request::Notify { queue } => {
-                w.u16(queue);
-                w.zeros(6);
-            }
-            Request::Query { what, member } => {
-                w.u16(what.0);
-                w.u16(member);
-                w.zeros(4);
-            }
-        }
-        w.len
-    }
-}
-
-impl Reply<'_> {
-    /// Writes the message into `buf` and returns its length. `seq` is that of the request. An
-    /// error text is cut at 512 bytes; JSON that does not fit becomes an error reply.
-    pub fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize {
-        let mut header = Header::reply(self.kind(), seq);
-        match *self {
-            Reply::Error(e) => {
-                // An error reply must never look like success.
-                header.error = match e.code {
-                    ErrorCode::OK => ErrorCode::BAD_STATE,
-                    code => code,
-                };
-                header.admin_status = e.admin_status;
-                header.admin_qualifier = e.admin_qualifier;
-                let mut w = Writer::new(buf, &header);
-                w.bytes(prefix(e.text, MAX_TEXT).as_bytes());
-                w.len
-            }
-            Reply::Query { json } if json.len() > MAX_PAYLOAD => Reply::Error(ErrorReply {
-                kind: self.kind(),
-                code: ErrorCode::OUT_OF_RANGE,
-                admin_status: 0,
-                admin_qualifier: 0,
-                text: "the answer is longer than a message can be; ask about one VF",
-            })
-            .encode(seq, buf),
-            _ => self.encode_success(&header, buf),
-        }
-    }
-
-    fn encode_success(&self, header: &Header, buf: &mut MessageBuf) -> usize {
-        let mut w = Writer::new(buf, header);
-        match *self {
-            Reply::Hello(HelloReply {
-                version,
-                max_message,
-                features,
-                name,
-            }) => {
-                w.u32(version);
-                w.u32(max_message);
-                w.u64(features);
-                w.bytes(name.bytes());
-            }
-            Reply::Open(open) => {
-                w.u16(open.member);
-                w.u16(open.virtio_id);
-                w.u16(open.num_vfs);
-                w.u8(open.notify_kind.to_u8());
-                w.u8(open.notify_bar);
-                w.u64(open.notify_offset);
-                w.u64(open.commands);
-                w.u32(open.deadline_ms);
-                w.zeros(4);
-                w.u64(open.session);
-            }
-            Reply::Token { uuid } => w.bytes(&uuid),
-            Reply::Read { data } => w.bytes(&data),
-            Reply::Query { json } => w.bytes(json.as_bytes()),
-            Reply::Write | Reply::Notify | Reply::Error(_) => {}
-        }
-        w.len
-    }
-}
-
-impl Event {
-    /// Writes the message into `buf` and returns its length.
-    pub fn encode(&self, buf: &mut MessageBuf) -> usize {
-        let mut header = Header::request(MessageType::Event, 0);
-        header.flags = flags::EVENT;
-        let mut w = Writer::new(buf, &header);
-        w.u16(self.kind.0);
-        w.zeros(2);
-        w.u32(self.detail);
-        w.len
-    }
 }
 
 fn split(message: &[u8]) -> Result<(Header, &[u8]), DecodeError> {
