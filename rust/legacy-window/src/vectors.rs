@@ -91,6 +91,19 @@ pub(crate) struct Job {
     pub(crate) again: bool,
 }
 
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobPhase {
+    /// Asks which queue the guest has selected; it has not told.
+    Learn,
+    /// Selects the queue.
+    Select,
+    /// Writes the vector.
+    Write,
+    /// Reads it back.
+    Check,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Vectors {
     /// Without this nothing is kept and nothing written.

@@ -14,9 +14,7 @@ use crate::plan::piece;
 use crate::saved::{RestoreError, SavedState};
 use crate::shadow::Shadow;
 use crate::step::{Command, Completion, Effects, FailKind, Outcome, Rejected, Step};
-use crate::vectors::{Job, Vectors};
-use config::{config_next, put};
-use header::Phase;
+use crate::vectors::{Job, JobPhase, Vectors};
 
 /// Counts over the life of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,11 +35,22 @@ pub struct Counters {
     pub lost: u64,
 }
 
+/// What the command under way does for a header access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeaderPhase {
+    /// Asks which queue is selected, since what the guest writes must be known by its queue.
+    Learn,
+    /// Selects the queue that the guest has selected.
+    Select,
+    /// What the guest wants.
+    Act,
+}
+
 /// What an access is about.
 #[derive(Clone, Copy, Debug)]
 enum Target {
     /// The header field at its offset.
-    Header { field: Field, phase: Phase },
+    Header { field: Field, phase: HeaderPhase },
     /// The device configuration: position of the piece in work, bytes done, bytes of the piece,
     /// bytes of its command.
     Config {
@@ -53,7 +62,7 @@ enum Target {
     /// A notification.
     Notify,
     /// A vector that the guest knows nothing of.
-    Vector { job: Job, phase: vectors::Phase },
+    Vector { job: Job, phase: JobPhase },
 }
 
 impl Target {
@@ -261,7 +270,7 @@ impl Window {
             Some(field) => {
                 access.target = Target::Header {
                     field,
-                    phase: Phase::Act,
+                    phase: HeaderPhase::Act,
                 };
                 match write {
                     None => self.header_read(access, field),
@@ -291,12 +300,12 @@ impl Window {
         match (access.target, access.write, outcome) {
             (Target::Notify, _, Outcome::Written) => self.done(&access, 0),
             (Target::Header { field, phase }, write, Outcome::Written)
-                if phase == Phase::Select || write.is_some() && phase == Phase::Act =>
+                if phase == HeaderPhase::Select || write.is_some() && phase == HeaderPhase::Act =>
             {
                 self.header_written(access, field, phase)
             }
             (Target::Header { field, phase }, write, Outcome::Data(data))
-                if phase == Phase::Learn || write.is_none() && phase == Phase::Act =>
+                if phase == HeaderPhase::Learn || write.is_none() && phase == HeaderPhase::Act =>
             {
                 self.header_data(access, field, phase, data)
             }
@@ -306,7 +315,7 @@ impl Window {
                 },
                 Some(_),
                 Outcome::Written,
-            ) => self.config(config_next(access, pos, done, piece)),
+            ) => self.config(access.config_next(pos, done, piece)),
             (
                 Target::Config {
                     pos,
@@ -317,8 +326,8 @@ impl Window {
                 None,
                 Outcome::Data(data),
             ) => {
-                let mut access = config_next(access, pos, done, piece);
-                put(&mut access.read, done, &data, piece);
+                let mut access = access.config_next(pos, done, piece);
+                access.put(done, &data, piece);
                 self.ahead = Ahead::new(pos, &data, piece, asked);
                 self.config(access)
             }
@@ -389,15 +398,15 @@ impl Window {
             Target::Config {
                 pos, done, piece, ..
             } => {
-                put(&mut access.read, done, &[0xff; 8], piece);
-                access = config_next(access, pos, done, piece);
+                access.put(done, &[0xff; 8], piece);
+                access = access.config_next(pos, done, piece);
                 if kind == FailKind::Refused {
                     return self.config(access);
                 }
                 // No time, or nobody, is left for the rest.
                 if let Target::Config { done, .. } = access.target {
                     let rest = access.size.saturating_sub(done);
-                    put(&mut access.read, done, &[0xff; 8], rest);
+                    access.put(done, &[0xff; 8], rest);
                 }
                 self.done_with(&access, le_value(&access.read))
             }

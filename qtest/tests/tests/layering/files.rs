@@ -83,12 +83,6 @@ const KNOWN: &[&[&str]] = &[
         "rust/hw/virtio/legacy-vf/src/runtime.rs",
     ],
     &[
-        "rust/legacy-window/src/window.rs",
-        "rust/legacy-window/src/window/config.rs",
-        "rust/legacy-window/src/window/header.rs",
-        "rust/legacy-window/src/window/vectors.rs",
-    ],
-    &[
         "xtask/src/guest_test/booted.rs",
         "xtask/src/guest_test/firmware/dpdk.rs",
         "xtask/src/guest_test/firmware/ipxe.rs",

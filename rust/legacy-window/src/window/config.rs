@@ -59,7 +59,7 @@ impl Window {
                     );
                 }
             }
-            access = config_next(access, pos, done, next.len);
+            access = access.config_next(pos, done, next.len);
         }
         self.done_with(&access, le_value(&access.read))
     }
@@ -68,30 +68,28 @@ impl Window {
     pub(super) fn config_lost(&mut self, mut access: Access) -> Step {
         access.effects.lost = true;
         if let Target::Config { done, .. } = access.target {
-            put(
-                &mut access.read,
-                done,
-                &[0xff; 8],
-                access.size.saturating_sub(done),
-            );
+            access.put(done, &[0xff; 8], access.size.saturating_sub(done));
         }
         self.done_with(&access, le_value(&access.read))
     }
 }
 
-/// The access moved on by `by` bytes.
-pub(super) fn config_next(mut access: Access, pos: u32, done: u8, by: u8) -> Access {
-    access.target = Target::at(pos.saturating_add(u32::from(by)), done.saturating_add(by));
-    access
-}
+impl Access {
+    /// Moved on by `by` bytes.
+    pub(super) fn config_next(mut self, pos: u32, done: u8, by: u8) -> Self {
+        self.target = Target::at(pos.saturating_add(u32::from(by)), done.saturating_add(by));
+        self
+    }
 
-/// Copies `len` bytes of `from` to position `at` of `to`.
-pub(super) fn put(to: &mut [u8; 8], at: u8, from: &[u8; 8], len: u8) {
-    for (dst, src) in to
-        .iter_mut()
-        .skip(usize::from(at))
-        .zip(from.iter().take(usize::from(len)))
-    {
-        *dst = *src;
+    /// Puts the first `len` bytes of `from` to position `at` of what was read.
+    pub(super) fn put(&mut self, at: u8, from: &[u8; 8], len: u8) {
+        for (dst, src) in self
+            .read
+            .iter_mut()
+            .skip(usize::from(at))
+            .zip(from.iter().take(usize::from(len)))
+        {
+            *dst = *src;
+        }
     }
 }

@@ -5,20 +5,9 @@ use virtio_pci_spec::bytes::{le_bytes, le_value};
 use virtio_pci_spec::legacy::{field_of, AccessKind, Field, Register};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK, NO_VECTOR};
 
-use super::{ones, Access, Target, Window};
+use super::{ones, Access, HeaderPhase, Target, Window};
 use crate::step::{Command, CommandKind, Rejected, Space, StatusChange, Step};
 use crate::vectors::Source;
-
-/// What the command under way does for a header access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Asks which queue is selected, since what the guest writes must be known by its queue.
-    Learn,
-    /// Selects the queue that the guest has selected.
-    Select,
-    /// What the guest wants.
-    Act,
-}
 
 impl Window {
     /// A header read answered from what is known, if it is.
@@ -106,11 +95,11 @@ impl Window {
         let select = field_of(Register::QueueSelect);
         let first = match self.shadow.guest_select {
             _ if !needs_select => None,
-            None => by_queue.then_some((Phase::Learn, CommandKind::Read)),
+            None => by_queue.then_some((HeaderPhase::Learn, CommandKind::Read)),
             held if held == self.shadow.device_select => None,
             Some(wanted) => {
                 let data = le_bytes(u64::from(wanted), select.size.into());
-                Some((Phase::Select, CommandKind::Write(data)))
+                Some((HeaderPhase::Select, CommandKind::Write(data)))
             }
         };
         if let Some((phase, kind)) = first {
@@ -129,7 +118,7 @@ impl Window {
         }
         access.target = Target::Header {
             field,
-            phase: Phase::Act,
+            phase: HeaderPhase::Act,
         };
         let kind = match access.write {
             None => CommandKind::Read,
@@ -150,10 +139,10 @@ impl Window {
         &mut self,
         access: Access,
         field: Field,
-        phase: Phase,
+        phase: HeaderPhase,
         data: [u8; 8],
     ) -> Step {
-        if phase == Phase::Learn {
+        if phase == HeaderPhase::Learn {
             let [a, b, ..] = data;
             self.shadow.guest_select = Some(u16::from_le_bytes([a, b]));
             self.shadow.device_select = self.shadow.guest_select;
@@ -202,9 +191,9 @@ impl Window {
         &mut self,
         mut access: Access,
         field: Field,
-        phase: Phase,
+        phase: HeaderPhase,
     ) -> Step {
-        if phase == Phase::Select {
+        if phase == HeaderPhase::Select {
             self.shadow.device_select = self.shadow.guest_select;
             return self.header_command(access, field);
         }

@@ -6,20 +6,7 @@ use virtio_pci_spec::legacy::{field_of, Register};
 
 use super::{Access, Target, Window};
 use crate::step::{Command, CommandKind, Effects, FailKind, Outcome, Space, Step};
-use crate::vectors::{Causes, Job, OwnVectors, Settled, Source};
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Asks which queue the guest has selected; it has not told.
-    Learn,
-    /// Selects the queue.
-    Select,
-    /// Writes the vector.
-    Write,
-    /// Reads it back.
-    Check,
-}
+use crate::vectors::{Causes, Job, JobPhase, OwnVectors, Settled, Source};
 
 /// Interrupts of the VF for a guest that has MSI-X off.
 impl Window {
@@ -100,35 +87,35 @@ impl Window {
             return self.vector_write(access, job);
         };
         if self.shadow.guest_select.is_none() {
-            return self.vector_command(access, job, Phase::Learn, CommandKind::Read);
+            return self.vector_command(access, job, JobPhase::Learn, CommandKind::Read);
         }
         if self.shadow.device_select != Some(queue) {
             self.shadow.device_select = None;
             let data = CommandKind::Write(le_bytes(queue.into(), 2));
-            return self.vector_command(access, job, Phase::Select, data);
+            return self.vector_command(access, job, JobPhase::Select, data);
         }
         self.vector_write(access, job)
     }
 
     fn vector_write(&mut self, access: Access, job: Job) -> Step {
         if job.again {
-            return self.vector_command(access, job, Phase::Check, CommandKind::Read);
+            return self.vector_command(access, job, JobPhase::Check, CommandKind::Read);
         }
         self.vectors.writing(&job);
         let data = CommandKind::Write(le_bytes(job.vector.into(), 2));
-        self.vector_command(access, job, Phase::Write, data)
+        self.vector_command(access, job, JobPhase::Write, data)
     }
 
     fn vector_command(
         &mut self,
         mut access: Access,
         job: Job,
-        phase: Phase,
+        phase: JobPhase,
         kind: CommandKind,
     ) -> Step {
         access.target = Target::Vector { job, phase };
         let register = match (phase, job.source) {
-            (Phase::Learn | Phase::Select, _) => Register::QueueSelect,
+            (JobPhase::Learn | JobPhase::Select, _) => Register::QueueSelect,
             (_, Source::Config) => Register::ConfigVector,
             (_, Source::Queue(_)) => Register::QueueVector,
         };
@@ -147,7 +134,7 @@ impl Window {
         &mut self,
         access: Access,
         mut job: Job,
-        phase: Phase,
+        phase: JobPhase,
         outcome: Outcome,
     ) -> Step {
         let short = |data: [u8; 8]| {
@@ -155,33 +142,35 @@ impl Window {
             u16::from_le_bytes([a, b])
         };
         match (phase, outcome) {
-            (Phase::Learn, Outcome::Data(data)) => {
+            (JobPhase::Learn, Outcome::Data(data)) => {
                 self.shadow.guest_select = Some(short(data));
                 self.shadow.device_select = Some(short(data));
                 self.vector_job(access, job)
             }
-            (Phase::Select, Outcome::Written) => {
+            (JobPhase::Select, Outcome::Written) => {
                 if let Source::Queue(queue) = job.source {
                     self.shadow.device_select = Some(queue);
                 }
                 self.vector_write(access, job)
             }
-            (Phase::Write, Outcome::Written) if job.check => {
-                self.vector_command(access, job, Phase::Check, CommandKind::Read)
+            (JobPhase::Write, Outcome::Written) if job.check => {
+                self.vector_command(access, job, JobPhase::Check, CommandKind::Read)
             }
-            (Phase::Write, Outcome::Written) => self.vector_finished(access, job, Some(job.vector)),
-            (Phase::Check, Outcome::Data(data)) if short(data) == job.vector => {
+            (JobPhase::Write, Outcome::Written) => {
                 self.vector_finished(access, job, Some(job.vector))
             }
-            (Phase::Check, Outcome::Data(_)) if job.again => {
+            (JobPhase::Check, Outcome::Data(data)) if short(data) == job.vector => {
+                self.vector_finished(access, job, Some(job.vector))
+            }
+            (JobPhase::Check, Outcome::Data(_)) if job.again => {
                 job.again = false;
                 self.vector_write(access, job)
             }
-            (Phase::Check, Outcome::Data(_)) if job.second != job.vector => {
+            (JobPhase::Check, Outcome::Data(_)) if job.second != job.vector => {
                 job.vector = job.second;
                 self.vector_write(access, job)
             }
-            (Phase::Check, Outcome::Data(_)) | (_, Outcome::Failed(FailKind::Refused)) => {
+            (JobPhase::Check, Outcome::Data(_)) | (_, Outcome::Failed(FailKind::Refused)) => {
                 if let Outcome::Failed(kind) = outcome {
                     self.counters.failed = self.counters.failed.wrapping_add(1);
                     self.shadow.device_select = None;
