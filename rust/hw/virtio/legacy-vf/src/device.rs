@@ -17,8 +17,9 @@ use vfio::{VfioPci, VfioPciBase, VfioUserPci};
 
 use crate::{
     hide::MAX_HIDDEN,
-    legacy::{self, Kind, LegacyVf, Options, State},
-    runtime,
+    legacy::{LegacyVf, Options, State},
+    place::Kind,
+    realize, runtime,
 };
 
 /// Size of BAR0 until the VF is known; no type needs more.
@@ -74,11 +75,11 @@ macro_rules! legacy_vf_type {
 
         impl ChainedPciDevice for $name {
             fn realize(&self) -> Result<()> {
-                legacy::realize(self)
+                realize::realize(self)
             }
 
             fn exit(&self) {
-                legacy::exit(self);
+                realize::exit(self);
             }
 
             fn config_read(&self, address: u32, len: u8) -> u32 {
@@ -238,17 +239,17 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     class.add_u64::<D, _>(
         c"isr",
         c"ISR status that a guest without MSI-X would read",
-        |dev: &D| dev.state().intx().get().map_or(0, |i| i.isr().into()),
+        |dev: &D| dev.state().intx.get().map_or(0, |i| i.isr().into()),
     );
     class.add_bool::<D, _>(
         c"intx-level",
         c"whether the interrupt pin is raised",
-        |dev: &D| dev.state().intx().get().is_some_and(|i| i.level()),
+        |dev: &D| dev.state().intx.get().is_some_and(|i| i.level()),
     );
     class.add_u64::<D, _>(
         c"intx-vectors",
         c"vectors of the VF that are used for INTx now",
-        |dev: &D| dev.state().intx().get().map_or(0, |i| i.in_use().into()),
+        |dev: &D| dev.state().intx.get().map_or(0, |i| i.in_use().into()),
     );
     class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
         dev.state().link().map_or_else(String::new, |l| l.reason())

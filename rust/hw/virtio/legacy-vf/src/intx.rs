@@ -15,12 +15,12 @@ use std::{
     io,
     sync::{
         atomic::{AtomicBool, AtomicU8, Ordering},
-        Arc, Mutex,
+        Arc, Mutex, PoisonError, RwLock,
     },
 };
 
 use legacy_window::{Causes, OwnVectors};
-use pci::PciDevice;
+use pci::{FdHandler, PciDevice};
 use virtio_pci_spec::status::{ISR_CONFIG, ISR_QUEUE};
 
 use crate::{eventfd::EventFd, events, stats::Stats};
@@ -189,5 +189,36 @@ impl Intx {
             causes.store(0, Ordering::Release);
         }
         self.update_pin(pci);
+    }
+}
+
+/// The interrupt pin as the guest sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pin {
+    /// The VF's own: VFIO does what is needed.
+    #[default]
+    Own,
+    /// This one.
+    Shown(u8),
+}
+
+/// What a device keeps for `INTx`.
+#[derive(Default)]
+pub struct IntxState {
+    /// `INTx`, if the device does it.
+    pub intx: RwLock<Option<Arc<Intx>>>,
+    /// The pin.
+    pub pin: RwLock<Pin>,
+    /// Watch the events of `intx`.
+    pub handlers: Mutex<Vec<FdHandler>>,
+}
+
+impl IntxState {
+    /// What `intx` holds now.
+    pub fn get(&self) -> Option<Arc<Intx>> {
+        self.intx
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

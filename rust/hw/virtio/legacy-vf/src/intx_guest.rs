@@ -5,13 +5,12 @@
 use std::{
     ffi::CString,
     os::fd::AsFd,
-    sync::{atomic::Ordering, Arc, Mutex, PoisonError, RwLock},
+    sync::{atomic::Ordering, Arc, PoisonError},
 };
 
-use pci::{report, with_bql, FdHandler, PciDevice};
-use qom::prelude::*;
+use pci::{report, with_bql, FdHandler};
 use util::{Error, Result};
-use vfio::{irq, VfioPciBase, CONFIG_REGION};
+use vfio::{irq, CONFIG_REGION};
 use virtio_pci_spec::{
     pci::{header, msix, CAP_ID_MSIX, COMMAND_INTX_DISABLE, STATUS_INTERRUPT},
     status::ISR_CONFIG,
@@ -20,47 +19,12 @@ use virtio_pci_spec::{
 use crate::{
     events,
     identity::enables_msix,
-    intx::Intx,
-    legacy::{Kind, LegacyVf},
+    intx::{Intx, Pin},
+    legacy::{pci, vfio, LegacyVf},
     link::{lock, Link},
+    place::Kind,
     stats::Stats,
 };
-
-/// The interrupt pin as the guest sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Pin {
-    /// The VF's own: VFIO does what is needed.
-    #[default]
-    Own,
-    /// This one.
-    Shown(u8),
-}
-
-/// What a device keeps for `INTx`.
-#[derive(Default)]
-pub struct IntxState {
-    intx: RwLock<Option<Arc<Intx>>>,
-    pin: RwLock<Pin>,
-    handlers: Mutex<Vec<FdHandler>>,
-}
-
-impl IntxState {
-    /// `INTx`, if the device does it.
-    pub fn get(&self) -> Option<Arc<Intx>> {
-        self.intx
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-fn pci<D: LegacyVf>(dev: &D) -> &PciDevice {
-    dev.upcast()
-}
-
-fn vfio<D: LegacyVf>(dev: &D) -> &VfioPciBase {
-    dev.upcast()
-}
 
 /// Decides what `intx=` means for this VF, shows the pin, and begins to watch. Undone by
 /// [`detach`].
@@ -70,7 +34,7 @@ pub fn attach<D: LegacyVf>(
     stats: &Arc<Stats>,
     of: &str,
 ) -> Result<Option<Arc<Intx>>> {
-    let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state().intx());
+    let (pci, vfio, state) = (pci(dev), vfio(dev), &dev.state().intx);
     let mut own = [0];
     vfio.region_read(CONFIG_REGION, header::INTERRUPT_PIN as u64, &mut own)
         .map_err(|e| Error::msg(format!("{of}: cannot read its interrupt pin: {e}")))?;
@@ -120,7 +84,7 @@ pub fn attach<D: LegacyVf>(
 }
 
 fn watch<D: LegacyVf>(dev: &D, intx: &Arc<Intx>) {
-    let mut handlers = lock(&dev.state().intx().handlers);
+    let mut handlers = lock(&dev.state().intx.handlers);
     for (index, event) in intx.events.iter().enumerate() {
         let (intx, held) = (intx.clone(), pci(dev).hold());
         let signalled = move || intx.signalled(&held, index);
@@ -130,7 +94,7 @@ fn watch<D: LegacyVf>(dev: &D, intx: &Arc<Intx>) {
 
 /// The device goes away.
 pub fn detach<D: LegacyVf>(dev: &D) {
-    let state = dev.state().intx();
+    let state = &dev.state().intx;
     if let Some(intx) = state.get() {
         release(dev, &intx);
     }
@@ -141,7 +105,7 @@ pub fn detach<D: LegacyVf>(dev: &D) {
 
 /// What the guest reads in configuration space, given what it would read without `INTx`.
 pub fn config_read<D: LegacyVf>(dev: &D, address: u32, len: u8, value: u32) -> u32 {
-    let state = dev.state().intx();
+    let state = &dev.state().intx;
     let pin = *state.pin.read().unwrap_or_else(PoisonError::into_inner);
     let at = header::INTERRUPT_PIN as u32;
     match (pin, at.checked_sub(address)) {

@@ -12,13 +12,14 @@
 //! | module | what it does |
 //! |---|---|
 //! | `device` | the two QOM types and their properties |
-//! | `legacy` | what both share: realize and exit |
+//! | `legacy` | what both have: options and state |
+//! | `realize` | how they come and go |
 //! | `runtime` | resets, accesses of the guest |
 //! | `identity` | reads the VF's configuration space, says what the guest is shown |
 //! | `access` | a guest access to BAR0, from the window to the helper and back |
 //! | `link`, `handshake`, `reconnect` | the connection to the helper: loss, deadline, reconnection |
 //! | `seqpacket` | the socket |
-//! | `notify`, `kernel_doorbells` | doorbells |
+//! | `delivery`, `notify`, `kernel_doorbells` | doorbells |
 //! | `place`, `host` | which VF, which PF, which helper |
 //! | `intx`, `intx_guest`, `intx_link` | `INTx` while MSI-X is off: ISR and pin; when vectors change hands; the VF's vectors |
 //! | `eventfd` | event counters of the kernel |
@@ -32,6 +33,7 @@
 //! take it.
 
 mod access;
+mod delivery;
 mod device;
 mod eventfd;
 mod events;
@@ -50,6 +52,7 @@ mod messages;
 mod notify;
 mod place;
 mod ratelimit;
+mod realize;
 mod reconnect;
 mod runtime;
 mod seqpacket;

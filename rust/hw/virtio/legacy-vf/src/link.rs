@@ -20,12 +20,12 @@ use pci::report;
 use virtio_pci_spec::legacy::{field_of, Register};
 
 use crate::{
+    delivery::{Bars, Delivery, QueueSet},
     eventfd::EventFd,
     events,
     handshake::{Connection, LinkError, Target},
     intx::Intx,
     messages,
-    notify::{Bars, Delivery, QueueSet},
     ratelimit::RateLimit,
     seqpacket::{with_signals_blocked, Socket, Stop},
     stats::{LinkState, Stats},

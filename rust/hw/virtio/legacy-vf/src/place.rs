@@ -8,17 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qom::prelude::*;
 use util::{Error, Result};
 use vfio::VfioPciBase;
 
-use crate::{
-    host::{HostError, HostVf, Sysfs},
-    legacy::{Kind, LegacyVf, Options},
-};
+use crate::host::{HostError, HostVf, Sysfs};
 
 /// Where the helpers of PFs listen unless told otherwise.
 const HELPER_DIR: &str = "/run/qemu-virtio-admin";
+
+/// Which parent a device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `vfio-pci`: a VF of the host.
+    Host,
+    /// `vfio-user-pci`: a VF that another process emulates.
+    User,
+}
 
 /// A VF and its helper.
 pub struct Place {
@@ -40,23 +45,30 @@ impl Place {
     }
 }
 
-/// Finds both; `name` is the device in error texts.
-pub fn find<D: LegacyVf>(dev: &D, options: &Options, name: &str) -> Result<Place> {
+/// Finds both. The user may have named the helper's socket, and the VF by its number, which is 0 if
+/// not; `name` is the device in error texts.
+pub fn find(
+    kind: Kind,
+    device: &VfioPciBase,
+    helper: Option<&str>,
+    member: u16,
+    name: &str,
+) -> Result<Place> {
     let refuse = |text: String| Err(Error::msg(format!("{name}: {text}")));
-    if D::KIND == Kind::Host {
-        return match host_vf(dev.upcast()) {
-            Ok(vf) => host_place(vf, options).or_else(refuse),
+    if kind == Kind::Host {
+        return match host_vf(device) {
+            Ok(vf) => host_place(vf, helper, member).or_else(refuse),
             Err(text) => refuse(text),
         };
     }
-    let Some(helper) = &options.helper else {
+    let Some(helper) = helper else {
         return refuse(
             "helper= is not set; give the path of the socket on which qemu-virtio-admin-helper \
              serves the PF of this VF"
                 .to_owned(),
         );
     };
-    if options.vf == 0 {
+    if member == 0 {
         return refuse(
             "vf= is not set; give the number of the VF at its PF, from 1 \
              (`qemu-virtio-admin-helper list` shows them)"
@@ -65,20 +77,20 @@ pub fn find<D: LegacyVf>(dev: &D, options: &Options, name: &str) -> Result<Place
     }
     Ok(Place {
         helper: helper.into(),
-        member: options.vf,
+        member,
         host: None,
     })
 }
 
-fn host_place(vf: HostVf, options: &Options) -> std::result::Result<Place, String> {
-    if options.vf != 0 && options.vf != vf.member {
+fn host_place(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Result<Place, String> {
+    if member != 0 && member != vf.member {
         return Err(format!(
-            "vf={} does not fit {}, which is VF {} of {}; leave vf= out",
-            options.vf, vf.address, vf.member, vf.pf
+            "vf={member} does not fit {}, which is VF {} of {}; leave vf= out",
+            vf.address, vf.member, vf.pf
         ));
     }
     vf.check_driver().map_err(|e| e.to_string())?;
-    let helper = match &options.helper {
+    let helper = match helper {
         Some(path) => path.into(),
         None => Path::new(HELPER_DIR).join(format!("{}.sock", vf.pf)),
     };

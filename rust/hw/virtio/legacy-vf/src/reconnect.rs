@@ -17,12 +17,12 @@ use virtio_pci_spec::{
 };
 
 use crate::{
+    delivery::Delivery,
     events,
     handshake::{Connection, LinkError},
     intx_link::RETRY,
     link::{lock, status_zero, Link},
     messages,
-    notify::Delivery,
     seqpacket::{Socket, Woken},
     stats::LinkState,
 };

@@ -15,8 +15,9 @@ use crate::{
     events, hide,
     identity::{power_control, sets_power, sleeps, starts_flr, wakes_as_new, Identity},
     intx_guest,
-    legacy::{pci, vfio, Kind, LegacyVf},
+    legacy::{pci, vfio, LegacyVf},
     link::Link,
+    place::Kind,
 };
 
 /// The machine or the bus is reset. Status 0 reaches the VF before VFIO's reset, so that it stops
