@@ -2,20 +2,7 @@
 
 /* Input of bindgen for the PCI bindings. */
 
-#ifndef __CLANG_STDATOMIC_H
-#define __CLANG_STDATOMIC_H
-/* libclang may not find its own stdatomic.h; no symbol of it is used here. */
-typedef enum memory_order {
-  memory_order_relaxed,
-  memory_order_consume,
-  memory_order_acquire,
-  memory_order_release,
-  memory_order_acq_rel,
-  memory_order_seq_cst,
-} memory_order;
-#endif /* __CLANG_STDATOMIC_H */
-
-#include "qemu/osdep.h"
+#include "bindgen-osdep.h"
 
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"

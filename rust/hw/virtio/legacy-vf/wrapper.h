@@ -5,7 +5,7 @@
  * here is called.
  */
 
-#include "qemu/osdep.h"
+#include "../../pci/bindgen-osdep.h"
 
 #include "standard-headers/linux/virtio_balloon.h"
 #include "standard-headers/linux/virtio_blk.h"
