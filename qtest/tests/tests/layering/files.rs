@@ -47,7 +47,14 @@ fn no_circles() {
     assert!(arrows.len() >= 300, "{} files", arrows.len());
     let found = circles(&arrows);
     let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
-    assert!(texts.is_empty(), "{} circles:
-{}", texts.len(), texts.join("
-"));
+    assert!(
+        texts.is_empty(),
+        "{} circles:
+{}",
+        texts.len(),
+        texts.join(
+            "
+"
+        )
+    );
 }
