@@ -48,7 +48,8 @@ pub struct Patience {
     own: Duration,
     began: Instant,
     looked: Instant,
-    seen: Seen,
+    /// Nothing for a wait that has only begun: most end at once, and looking costs more than they do.
+    seen: Option<Seen>,
 }
 
 /// A limit that was reached; as the end of a sentence that says what did not happen.
@@ -84,7 +85,7 @@ impl Patience {
             own: Duration::ZERO,
             began: now,
             looked: now,
-            seen: Seen::now(),
+            seen: None,
         }
     }
 
@@ -103,12 +104,12 @@ impl Patience {
         let passed = now.saturating_duration_since(self.looked);
         if passed >= LOOK || self.limit < LOOK {
             let seen = Seen::now();
-            self.own += own(
-                passed,
-                seen.waited_since(&self.seen),
-                seen.stolen_since(&self.seen),
-            );
-            (self.seen, self.looked) = (seen, now);
+            self.own += match &self.seen {
+                Some(before) => own(passed, seen.waited_since(before), seen.stolen_since(before)),
+                // What is longer was spent waiting for a processor, or in the attempt itself.
+                None => passed.min(LOOK),
+            };
+            (self.seen, self.looked) = (Some(seen), now);
         }
         let clock = now.saturating_duration_since(self.began);
         if self.own >= self.limit || clock >= self.limit * RESORT_TIMES + RESORT_MORE {

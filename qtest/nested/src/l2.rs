@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use serde_json::json;
+use serde_json::{json, Value};
+use test_kit::patience::{until, LOOK};
 
 use crate::machine::{Card, Nested, Plan};
 use crate::setup::Setup;
@@ -148,4 +149,17 @@ pub(crate) fn use_again(nested: &mut Nested) -> Result<u64> {
     let received = pings(nested, "ping 20")?;
     nested.l2("disk 2", LONG)?;
     Ok(received)
+}
+
+/// Plugs a device into L2. QEMU tells of the end of an unplugged one when it leaves the machine; the VF is
+/// given back when the last reader of the memory map has let go, which on a busy machine can be later.
+pub(crate) fn plug(nested: &mut Nested, device: &Value) -> Result<()> {
+    until(SHORT, LOOK, || {
+        match nested.l2_qmp()?.execute("device_add", device) {
+            Err(error) if format!("{error:#}").contains("device is already attached") => Ok(None),
+            other => other.map(Some),
+        }
+    })
+    .context("QEMU keeps the VF")
+    .map(|_| ())
 }

@@ -5,7 +5,7 @@
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 
-use crate::l2::{pings, property, vf_address, HELPERS, LEGACY, SHORT};
+use crate::l2::{pings, plug, property, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
 use test_kit::patience::until;
@@ -68,11 +68,6 @@ fn device(host: &str, switches: &[&str]) -> Value {
         device[*name] = json!(true);
     }
     device
-}
-
-fn plug(nested: &mut Nested, device: &Value) -> Result<()> {
-    nested.l2_qmp()?.execute("device_add", device)?;
-    Ok(())
 }
 
 fn number(nested: &mut Nested, name: &str) -> Result<u64> {

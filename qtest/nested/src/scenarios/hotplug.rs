@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 
-use crate::l2::{pings, vf_address, HELPERS, LEGACY, SHORT};
+use crate::l2::{pings, plug, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
 use test_kit::patience::{until, LOOK};
@@ -124,19 +124,6 @@ fn used(nested: &mut Nested) -> Result<u64> {
     nested.l2("net_wait", SHORT)?;
     nested.l2("net", SHORT)?;
     pings(nested, "ping 5")
-}
-
-/// Plugs the device. QEMU tells of the end of an unplugged one when it leaves the machine; the VF is
-/// given back when the last reader of the memory map has let go, which on a busy machine can be later.
-fn plug(nested: &mut Nested, device: &Value) -> Result<()> {
-    until(LET_GO, LOOK, || {
-        match nested.l2_qmp()?.execute("device_add", device) {
-            Err(error) if format!("{error:#}").contains("device is already attached") => Ok(None),
-            other => other.map(Some),
-        }
-    })
-    .context("QEMU keeps the VF")
-    .map(|_| ())
 }
 
 /// Unplugs the device and waits until L2 and QEMU have let go.

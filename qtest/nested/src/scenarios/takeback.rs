@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use serde_json::json;
 
-use crate::l2::{pings, property, start_helper, vf_address, HELPERS, LEGACY, SHORT};
+use crate::l2::{pings, plug, property, start_helper, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
 use crate::setup::Run;
 use test_machine::scenario::Scenario;
@@ -59,7 +59,7 @@ fn run(nested: &mut Nested) -> Result<String> {
     start_helper(nested, "net").context("L1 gives the PF again")?;
     let host = vf_address(nested, "net", 1)?;
     let device = json!({"driver": "virtio-legacy-vf", "id": STAYS, "host": host, "addr": "4"});
-    nested.l2_qmp()?.execute("device_add", &device)?;
+    plug(nested, &device)?;
     nested.l2("net_wait", SHORT)?;
     nested.l2("net", SHORT)?;
     let received = pings(nested, "ping 20").context("with a VF of the new helper")?;
