@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use serde_json::{json, Value};
+use serde_json::json;
 
 use crate::l2::{pings, plug, vf_address, HELPERS, LEGACY, SHORT};
 use crate::machine::Nested;
