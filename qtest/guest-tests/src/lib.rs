@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Debian's kernel, and firmware, on VFs of the simulated PF, with QEMU's device and the helper in
-//! between. What is tested is in [`scenarios`], a file for each matter; the others are what they have
-//! in common: [`booted`], [`types`] for the work that a guest does on each device type, [`firmware`] for
+//! between. What is tested is in `scenarios`, a file for each matter; the others are what they have
+//! in common: `booted`, [`types`] for the work that a guest does on each device type, `firmware` for
 //! machines that boot by themselves. [`demo`] shows what the device is for.
 
 mod bench;

@@ -2,7 +2,7 @@
 //! Scenarios of the types beyond net and blk: one guest with a function of each, which does real
 //! work on every one of them, with MSI-X and without, and with the modern drivers.
 //!
-//! A new type is an entry of [`TYPES`] and a function that makes the guest use it.
+//! A new type is an entry of `TYPES` and a function that makes the guest use it.
 
 mod balloon;
 mod console;

@@ -3,7 +3,7 @@
 //! simulated hardware to run them.
 //!
 //! [`image`] is what a guest boots from: [`debs`] gets the packages, `modules` finds the drivers, `cpio`
-//! writes the archive. To run it: [`bench`] has all that was built, [`rig`] is a simulated PF with its
+//! writes the archive. To run it: [`mod@bench`] has all that was built, [`rig`] is a simulated PF with its
 //! helper, [`machine`] a virtual machine, [`process`], [`port`] and [`qmp`] what both stand on, [`answer`]
 //! what the guest says, [`counters`] what the simulator counts.
 

@@ -4,8 +4,8 @@
 //! in that QEMU a guest (L2).
 //!
 //! The functions of a card are served by one simulator; QEMU's `x-vfio-user-sriov-pf` and
-//! `x-vfio-user-sriov-vf` put them on the bus. What is tested is in [`scenarios`], a file for each matter;
-//! [`machine`] is the machine, [`boot`] waits for L2, [`l2`] has what most scenarios with an L2 ask of it.
+//! `x-vfio-user-sriov-vf` put them on the bus. What is tested is in `scenarios`, a file for each matter;
+//! `machine` is the machine, `boot` waits for L2, `l2` has what most scenarios with an L2 ask of it.
 //! What L1 can be asked to do is in the scripts of `guest/`, what L2 can in those of the guest tests.
 
 mod boot;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Linux's own legacy support for VFs, `virtio-vfio-pci`, to be compared with this project's: the
 //! [`module`]s for the nested machine's kernel, the bare-metal guest ([`tiny`]) that asks both the same, and
-//! how their answers [`compare`]. The scenarios are in [`crate::scenarios`].
+//! how their answers [`compare`]. The scenarios are in `scenarios`.
 
 pub mod compare;
 pub mod module;
