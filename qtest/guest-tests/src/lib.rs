@@ -21,27 +21,10 @@ pub use self::scenarios::ALL;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use test_machine::scenario::{each, table, Kind};
 
     #[test]
     fn the_page_has_every_scenario() {
         let page = include_str!("../../../docs/dev/guest-tests.md");
-        assert!(
-            page.contains(&table(ALL)),
-            "it should have:\n{}",
-            table(ALL)
-        );
-    }
-
-    #[test]
-    fn names_are_told_apart() {
-        let mut names: Vec<&str> = each(ALL).map(|one| one.name).collect();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        assert!(ALL
-            .iter()
-            .all(|kind: &Kind<Run>| !kind.scenarios.is_empty()));
+        test_machine::scenario::check(ALL, page).unwrap();
     }
 }

@@ -48,6 +48,11 @@ impl Interrupted {
         Ok(Self(flag))
     }
 
+    /// Does what a signal does.
+    pub fn interrupt(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// # Errors
     /// When the user interrupted.
     pub fn check(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, Result};
+use anyhow::{bail, ensure, Result};
 use test_kit::steps::seconds;
 
 /// One test. `R` is how it is run: that differs by what it needs.
@@ -59,6 +59,31 @@ pub fn table<R>(kinds: &'static [Kind<R>]) -> String {
         }
     }
     text
+}
+
+/// Checks a list against the page that has its [`table`].
+///
+/// # Errors
+/// When two scenarios have the same name, a kind has none, or the page lacks the table; with the table.
+pub fn check<R>(kinds: &'static [Kind<R>], page: &str) -> Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for one in each(kinds) {
+        ensure!(
+            seen.insert(one.name),
+            "two scenarios are called {}",
+            one.name
+        );
+    }
+    for kind in kinds {
+        ensure!(
+            !kind.scenarios.is_empty(),
+            "no scenario of kind {}",
+            kind.name
+        );
+    }
+    let table = table(kinds);
+    ensure!(page.contains(&table), "the page should have:\n{table}");
+    Ok(())
 }
 
 /// The line that tells how a scenario ended.
@@ -127,6 +152,20 @@ mod tests {
             verdict("one", &error, time),
             "FAIL one (2.5 s): step: cause"
         );
+    }
+
+    #[test]
+    fn a_list_is_checked_against_its_page() {
+        check(KINDS, &format!("before\n{}after", table(KINDS))).unwrap();
+        let text = |kinds, page: &str| check(kinds, page).unwrap_err().to_string();
+        assert!(text(KINDS, "| `one` |").contains("should have:\n| Scenario |"));
+        const TWICE: &[Kind<()>] = &[KINDS[0], KINDS[0]];
+        assert!(text(TWICE, "").contains("two scenarios are called one"));
+        const NONE: &[Kind<()>] = &[Kind {
+            scenarios: &[],
+            ..KINDS[0]
+        }];
+        assert!(text(NONE, "").contains("no scenario of kind small"));
     }
 
     #[test]

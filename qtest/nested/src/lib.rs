@@ -29,26 +29,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::path::Path;
-    use test_machine::scenario::{each, table};
 
     #[test]
     fn the_page_has_every_scenario() {
         let page = include_str!("../../../docs/dev/testing.md");
-        assert!(
-            page.contains(&table(ALL)),
-            "it should have:\n{}",
-            table(ALL)
-        );
-    }
-
-    #[test]
-    fn names_are_told_apart() {
-        let mut names: Vec<&str> = each(ALL).map(|one| one.name).collect();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        assert!(ALL.iter().all(|kind| !kind.scenarios.is_empty()));
+        test_machine::scenario::check(ALL, page).unwrap();
     }
 
     /// Shell functions by directory of scripts, and the words of each script but for comments.

@@ -63,16 +63,23 @@ struct Shared<'a> {
     running: BTreeMap<String, Instant>,
 }
 
-/// Runs jobs in so many lanes; gives what was run, and the names of what was not.
-///
-/// # Errors
-/// When nothing could be run; that a job fails is no error here.
+/// What came of the jobs, however the run ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) done: Vec<Done>,
+    /// Names of those that were not run, or not to their end.
+    pub(super) left: Vec<String>,
+    /// Why it ended early, if it did. That a job fails is no reason.
+    pub(super) ended: Result<()>,
+}
+
+/// Runs jobs in so many lanes.
 pub(super) fn run(
     plan: &Plan<'_>,
     jobs: &[Listed],
     history: &mut History,
     lanes: usize,
-) -> Result<(Vec<Done>, Vec<String>)> {
+) -> Outcome {
     let queue = Queue::new(jobs.iter().map(|one| one.job.clone()).collect());
     let shared = Mutex::new(Shared {
         queue,
@@ -81,7 +88,7 @@ pub(super) fn run(
         running: BTreeMap::new(),
     });
     let (stop, stopped) = mpsc::channel::<()>();
-    let result = thread::scope(|scope| {
+    let ended = thread::scope(|scope| {
         let teller = &shared;
         scope.spawn(move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
@@ -104,9 +111,12 @@ pub(super) fn run(
         result
     });
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    result?;
-    let left = shared.queue.left().iter().map(|job| job.name.clone());
-    Ok((shared.done, left.collect()))
+    let waiting = shared.queue.left().iter().map(|job| job.name.clone());
+    Outcome {
+        left: shared.running.into_keys().chain(waiting).collect(),
+        done: shared.done,
+        ended,
+    }
 }
 
 fn lock<'a, 'b>(shared: &'a Mutex<Shared<'b>>) -> MutexGuard<'a, Shared<'b>> {
@@ -167,5 +177,51 @@ fn tell(running: &BTreeMap<String, Instant>) {
         .collect();
     if !list.is_empty() {
         eprintln!("     ... {}", list.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::jobs;
+    use crate::test::suites::Suite;
+
+    /// Jobs that all fail at once, as there is nothing to run them with.
+    fn run_without_machines(interrupted: &Interrupted) -> (usize, Outcome) {
+        let dir = tempfile::tempdir().unwrap();
+        let project = Project::at(dir.path(), &dir.path().join("cache"));
+        let mut history = History::load(&project);
+        let jobs = jobs::of(Suite::Guest, &history);
+        let plan = Plan {
+            project: &project,
+            budget: Budget {
+                began: Instant::now(),
+                limit: None,
+            },
+            workbench: None,
+            kit: None,
+            interrupted,
+        };
+        (jobs.len(), run(&plan, &jobs, &mut history, 2))
+    }
+
+    #[test]
+    fn every_job_is_run_once() {
+        let (count, outcome) = run_without_machines(&Interrupted::default());
+        assert!(outcome.ended.is_ok() && outcome.left.is_empty());
+        let mut names: Vec<_> = outcome.done.iter().map(|one| &one.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(outcome.done.iter().all(|one| !one.passed));
+    }
+
+    #[test]
+    fn what_an_interrupted_run_left_is_named() {
+        let interrupted = Interrupted::default();
+        interrupted.interrupt();
+        let (count, outcome) = run_without_machines(&interrupted);
+        assert!(outcome.ended.is_err() && outcome.done.is_empty());
+        assert_eq!(outcome.left.len(), count);
     }
 }

@@ -96,6 +96,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         limit: options.budget(),
     };
     let mut report = Report::default();
+    if let Some(file) = &options.report {
+        // Before all that is to be reported, not after it.
+        report.write(file)?;
+    }
     let mut steps = Steps::new(project, "test")?;
     let (with_jobs, plain): (Vec<Suite>, Vec<Suite>) =
         options.suites().iter().partition(|suite| suite.has_jobs());
@@ -119,7 +123,11 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         }
     }
     if let Some(file) = &options.report {
-        report.write(file)?;
+        let written = report.write(file);
+        suites::report(&written);
+        if written.is_err() {
+            report.add("report", Counts::one(false), Duration::ZERO, Vec::new());
+        }
     }
     println!("{}", report.text());
     if report.counts().failed > 0 {
@@ -182,26 +190,29 @@ fn run_jobs(
     let lanes = options.lanes().min(jobs.len());
     eprintln!("{} jobs, {lanes} at a time", jobs.len());
     let began = Instant::now();
-    let (done, left) = lanes::run(&plan, &jobs, &mut history, lanes)?;
+    let outcome = lanes::run(&plan, &jobs, &mut history, lanes);
     let mut counts = Counts::default();
-    for one in &done {
+    for one in &outcome.done {
         counts.add(Counts::one(one.passed));
     }
-    let parts = done.iter().map(|one| Part::new(&one.name, one.time));
+    let parts = outcome.done.iter();
+    let parts = parts.map(|one| Part::new(&one.name, one.time));
     report.add(
         &format!("jobs, {lanes} at a time"),
         counts,
         began.elapsed(),
         parts.collect(),
     );
-    report.reason = budget.limit.map(|limit| {
-        format!(
+    report.skipped = outcome.left;
+    report.reason = match (&outcome.ended, budget.limit) {
+        (Ok(()), Some(limit)) => Some(format!(
             "not run, as it would not have ended within {}",
             seconds(limit)
-        )
-    });
-    report.skipped = left;
-    Ok(())
+        )),
+        (Ok(()), None) => None,
+        (Err(_), _) => Some("not run to its end".to_owned()),
+    };
+    outcome.ended
 }
 
 #[cfg(test)]
