@@ -2,6 +2,7 @@
 //! Any bytes as messages.
 
 use legacy_vf_proto::client::{Client, Received, State};
+use legacy_vf_proto::limits::MAX_QUEUED;
 use legacy_vf_proto::{
     decode_incoming, decode_request, Incoming, Name, Open, Proof, Request, Space, HEADER_LEN,
     MAX_MESSAGE,
@@ -58,11 +59,14 @@ fn client(data: &[u8]) {
         };
         let (message, tail) = tail.split_at(usize::from(*len).min(tail.len()));
         rest = tail;
-        // With the number of the last request, a guess has a chance to be taken for its reply.
+        // With the number of the last request, or of the oldest that was given up before it, a guess
+        // has a chance to be taken for its reply.
         let mut message = message.to_vec();
         if round % 2 == 0 {
-            if let Some(seq) = message.get_mut(4..8) {
-                seq.copy_from_slice(&buf[4..8]);
+            if let (Some(seq), Some(last)) = (message.get_mut(4..8), buf.get(4..8)) {
+                seq.copy_from_slice(last);
+                let before = u8::try_from(c.owed()).unwrap_or(0);
+                seq[0] = seq[0].wrapping_sub(if round % 4 == 0 { before } else { 0 });
             }
         }
         let was_lost = matches!(c.state(), State::Lost(_));
@@ -81,22 +85,21 @@ fn client(data: &[u8]) {
             offset: 0,
             len: 4,
         };
-        let sent = match c.state() {
+        let _sent = match c.state() {
             State::Start => c.hello(&mut buf),
             State::Greeted => c.open(open, &mut buf),
             State::Ready => c.request(&read, &mut buf),
             State::Lost(_) if round % 5 == 0 => {
-                c.reset();
+                c = Client::new(Name::new("fuzz"), 0);
                 c.hello(&mut buf)
             }
-            _ => continue,
+            State::Lost(_) => continue,
         };
-        if let Ok(sent) = sent {
-            if round % 3 == 0 {
-                c.abandon(sent.seq);
-            }
+        // Given up before it is ready, a connection is lost; that happens now and then only.
+        if round % 3 == 0 && (c.state() == State::Ready || round % 9 == 0) {
+            c.abandon();
         }
-        assert!(c.outstanding() <= 16);
+        assert!(c.owed() < MAX_QUEUED);
     }
 }
 

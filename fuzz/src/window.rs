@@ -2,9 +2,10 @@
 //! Any guest accesses and outcomes.
 
 use legacy_window::{
-    Command, CommandKind, FailKind, Outcome, OwnVectors, SavedState, Space, Step, Window,
+    decode, Command, CommandKind, Decoded, FailKind, Outcome, OwnVectors, Space, Step, Window,
 };
-use virtio_pci_spec::{config, legacy, DeviceType};
+use virtio_pci_spec::legacy::{field_at, field_of, Register};
+use virtio_pci_spec::{config, DeviceType};
 
 use crate::Choices;
 
@@ -23,6 +24,7 @@ fn outcome(choices: &mut Choices<'_>, right: Outcome) -> Outcome {
         0xf2 => Outcome::Failed(FailKind::Lost),
         0xf3 => Outcome::Written,
         0xf4 => Outcome::Data([choices.u8(); 8]),
+        0xf5 => Outcome::Failed(FailKind::GivenUp),
         _ => right,
     }
 }
@@ -39,23 +41,21 @@ pub fn run(data: &[u8]) {
     if c.u8() & 1 != 0 {
         window.emulate_intx();
     }
+    let mut lost = false;
     let mut steps = 0;
     while !c.is_empty() && steps < 1000 {
         steps += 1;
         match c.u8() {
-            0xf0 => window.lost(),
-            0xf1 => window.restored(),
+            0xf0 => {
+                window.lost();
+                lost = true;
+            }
+            0xf1 => {
+                window.restored();
+                lost = false;
+            }
             0xf2 => window.device_reset(),
             0xf3 => window.msix_switched(),
-            0xf4 => {
-                // A state of its own fits; any other bytes are judged, not trusted.
-                let state = window.state();
-                window.restore(state).expect("its own state");
-                let bytes = c.bytes(SavedState::LEN);
-                if let Ok(state) = SavedState::from_bytes(&bytes) {
-                    let _judged = window.restore(state);
-                }
-            }
             0xf5 => {
                 // An outcome that nobody waits for.
                 let stray = outcome(&mut c, Outcome::Written);
@@ -66,49 +66,61 @@ pub fn run(data: &[u8]) {
                     config: 0,
                     queues: u16::from(c.u8() & 1),
                 };
-                window.serve_vectors((c.u8() & 1 != 0).then_some(own));
+                let turn = u64::from(c.u8() & 3);
+                window.serve_vectors((c.u8() & 1 != 0).then_some(own), turn);
             }
             0xf7 => window.retry_settle(),
-            0xf8 => settle(&mut window, &mut c),
-            kind => access(&mut window, &mut c, kind),
+            0xf8 => settle(&mut window, &mut c, &mut lost),
+            kind => access(&mut window, &mut c, kind, &mut lost),
         }
     }
 }
 
-fn check(window: &Window, command: &Command) {
-    assert!(!window.is_lost(), "a command although the helper is lost");
+fn check(command: &Command, lost: bool) {
+    assert!(!lost, "a command although the helper is lost");
     assert!((1..=4).contains(&command.len));
     if command.space == Space::Common {
         // One whole field of the header, always.
-        let field = legacy::field_at(command.offset, true).expect("a field");
+        let field = field_at(command.offset, true).expect("a field");
         assert_eq!(field.offset, command.offset);
         assert!(command.len <= field.size);
     }
 }
 
-fn answer(c: &mut Choices<'_>, command: &Command) -> Outcome {
+fn answer(c: &mut Choices<'_>, command: &Command, lost: &mut bool) -> Outcome {
     let right = match command.kind {
         CommandKind::Read => Outcome::Data([c.u8(); 8]),
         CommandKind::Write(_) => Outcome::Written,
     };
-    outcome(c, right)
+    let outcome = outcome(c, right);
+    *lost |= outcome == Outcome::Failed(FailKind::Lost);
+    outcome
+}
+
+/// Whether this writes what the driver of a broken device would believe in.
+fn sets_up_queue(command: &Command) -> bool {
+    let written =
+        |register| command.space == Space::Common && command.offset == field_of(register).offset;
+    let vector = written(Register::ConfigVector) || written(Register::QueueVector);
+    command.kind != CommandKind::Read && (vector || written(Register::QueueAddress))
 }
 
 /// Vectors behind the guest's back: of each source at most the queue selection, two vectors written
-/// and three times read.
-fn settle(window: &mut Window, c: &mut Choices<'_>) {
+/// and read, and the queue's size.
+fn settle(window: &mut Window, c: &mut Choices<'_>, lost: &mut bool) {
+    let broken = window.broken();
     let mut step = window.begin_settle();
     for _ in 0..1025 * 7 {
         step = match step {
             Step::Done(done) => {
                 assert_eq!(done.value, 0, "{done:?}");
                 let _what = (window.take_settled(), window.guest_vectors().count());
+                assert_eq!(window.broken(), broken, "nothing that the guest wrote");
                 return;
             }
-            Step::Notify { .. } => panic!("nobody notifies"),
             Step::Command(command) => {
-                check(window, &command);
-                let outcome = answer(c, &command);
+                check(&command, *lost);
+                let outcome = answer(c, &command, lost);
                 window.resume(outcome)
             }
         };
@@ -116,7 +128,7 @@ fn settle(window: &mut Window, c: &mut Choices<'_>) {
     panic!("vectors without end");
 }
 
-fn access(window: &mut Window, c: &mut Choices<'_>, kind: u8) {
+fn access(window: &mut Window, c: &mut Choices<'_>, kind: u8, lost: &mut bool) {
     let msix = kind & 1 != 0;
     let offset = match kind & 2 {
         0 => u32::from(c.u8()) % 64,
@@ -126,28 +138,24 @@ fn access(window: &mut Window, c: &mut Choices<'_>, kind: u8) {
         n @ 0..=191 => 1 << (n % 3),
         n => n,
     };
-    let write = kind & 4 != 0;
-    let mut step = if write {
-        let value = u64::from(c.u32()) << (c.u8() % 33);
-        window.begin_write(offset, size, value, msix)
-    } else {
-        window.begin_read(offset, size, msix)
-    };
+    let write = (kind & 4 != 0).then(|| u64::from(c.u32()) << (c.u8() % 33));
+    let decoded = decode(offset, size, write);
+    let broken = window.broken();
+    let mut step = window.begin(offset, size, write, msix);
     // The largest access can need each byte apart, and a queue selection before.
     for _ in 0..16 {
         step = match step {
             Step::Done(done) => {
                 assert_eq!(done.value & !ones(size.max(1)), 0, "{done:?}");
+                assert_eq!(done.effects.broke, window.broken() && !broken, "{done:?}");
+                assert!(window.queues().iter().all(|queue| queue < 1024));
                 return;
             }
-            Step::Notify { .. } => {
-                // Also while the helper is lost: doorbells do not pass through it.
-                assert!(write);
-                window.resume(outcome(c, Outcome::Written))
-            }
             Step::Command(command) => {
-                check(window, &command);
-                let outcome = answer(c, &command);
+                assert!(!matches!(decoded, Decoded::Notify { .. }), "{command:?}");
+                assert!(!(broken && sets_up_queue(&command)), "{command:?}");
+                check(&command, *lost);
+                let outcome = answer(c, &command, lost);
                 window.resume(outcome)
             }
         };

@@ -67,8 +67,8 @@ impl Asker {
             client: Client::new(Name::new("qemu-virtio-admin-helper cli"), 0),
         };
         let mut buf = [0; MAX_MESSAGE];
-        let sent = asker.client.hello(&mut buf).map_err(|e| asker.bad(&e))?;
-        asker.exchange(buf.get(..sent.len).unwrap_or(&[]), sent.seq)?;
+        let len = asker.client.hello(&mut buf).map_err(|e| asker.bad(&e))?;
+        asker.exchange(buf.get(..len).unwrap_or(&[]))?;
         Ok(asker)
     }
 
@@ -77,7 +77,7 @@ impl Asker {
     }
 
     /// Sends a request and waits for its answer: the JSON of a QUERY, or nothing.
-    fn exchange(&mut self, message: &[u8], seq: u32) -> Result<Option<String>, Failure> {
+    fn exchange(&mut self, message: &[u8]) -> Result<Option<String>, Failure> {
         send(&self.socket, message, SendFlags::NOSIGNAL).map_err(|e| self.bad(&os_text(e)))?;
         let mut buf = [0; MAX_MESSAGE];
         loop {
@@ -93,7 +93,7 @@ impl Asker {
             let bad =
                 |why: &dyn std::fmt::Display| Failure::text(exit::SOCKET, format!("{path}: {why}"));
             match self.client.receive(buf.get(..len).unwrap_or(&[])) {
-                Received::Reply { seq: got, reply } if got == seq => {
+                Received::Reply(reply) => {
                     return match reply {
                         Reply::Query { json } => Ok(Some(json.to_owned())),
                         Reply::Error(ErrorReply { code, text, .. }) => Err(Failure::text(
@@ -104,7 +104,7 @@ impl Asker {
                     }
                 }
                 Received::Lost(reason) => return Err(bad(&reason)),
-                Received::Reply { .. } | Received::Event(_) | Received::Stale { .. } => {}
+                Received::Event(_) | Received::Stale => {}
             }
         }
     }
@@ -116,11 +116,11 @@ impl Asker {
     pub fn query(&mut self, what: QueryKind, member: u16) -> Result<Value, Failure> {
         let mut buf = [0; MAX_MESSAGE];
         let request = Request::Query { what, member };
-        let sent = self
+        let len = self
             .client
             .request(&request, &mut buf)
             .map_err(|e: SendError| self.bad(&e))?;
-        let json = self.exchange(buf.get(..sent.len).unwrap_or(&[]), sent.seq)?;
+        let json = self.exchange(buf.get(..len).unwrap_or(&[]))?;
         serde_json::from_str(&json.unwrap_or_default())
             .map_err(|e| self.bad(&format_args!("the answer is not JSON: {e}")))
     }

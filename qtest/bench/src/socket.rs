@@ -45,16 +45,16 @@ impl Access {
             client: Client::new(Name::new("bench"), 0),
         };
         let mut buf = [0; MAX_MESSAGE];
-        let sent = access.client.hello(&mut buf)?;
-        access.exchange(&mut buf, sent.len)?;
+        let len = access.client.hello(&mut buf)?;
+        access.exchange(&mut buf, len)?;
         let open = Open {
             member,
             proof: Proof::NONE,
             virtio_id: 0,
             serial: 0,
         };
-        let sent = access.client.open(open, &mut buf)?;
-        access.exchange(&mut buf, sent.len)?;
+        let len = access.client.open(open, &mut buf)?;
+        access.exchange(&mut buf, len)?;
         ensure!(
             access.client.state() == State::Ready,
             "VF {member} was not opened: {:?}",
@@ -71,15 +71,9 @@ impl Access {
         )?;
         let (_, len) = recv(&self.socket, &mut buf[..], RecvFlags::empty())?;
         match self.client.receive(buf.get(..len).unwrap_or(&[])) {
-            Received::Reply {
-                reply: Reply::Error(e),
-                ..
-            } => bail!("{}: {}", e.code, e.text),
-            Received::Reply {
-                reply: Reply::Read { data },
-                ..
-            } => Ok(data),
-            Received::Reply { .. } => Ok([0; 8]),
+            Received::Reply(Reply::Error(e)) => bail!("{}: {}", e.code, e.text),
+            Received::Reply(Reply::Read { data }) => Ok(data),
+            Received::Reply(_) => Ok([0; 8]),
             other => bail!("unexpected: {other:?}"),
         }
     }
@@ -95,8 +89,8 @@ impl Access {
             offset: 18,
             len: 1,
         };
-        let sent = self.client.request(&read, &mut buf)?;
-        let data = self.exchange(&mut buf, sent.len)?;
+        let len = self.client.request(&read, &mut buf)?;
+        let data = self.exchange(&mut buf, len)?;
         Ok(data.first().copied().unwrap_or(0))
     }
 }

@@ -21,7 +21,6 @@ enum {
     RUST_OFFSETOF_EMULATED = offsetof(VFIOPCIDevice, emulated_config_bits),
     RUST_OFFSETOF_VF_TOKEN = offsetof(VFIOPCIDevice, vf_token),
     RUST_OFFSETOF_NO_KVM_IOEVENTFD = offsetof(VFIOPCIDevice, no_kvm_ioeventfd),
-    RUST_SIZEOF_VFIO_MMAP = sizeof(VFIOMmap),
 };
 
 /* A macro that bindgen cannot evaluate. */

@@ -4,34 +4,34 @@
 //! The caller moves the bytes and watches the clock:
 //!
 //! 1. [`Client::hello`] and, unless it only asks questions, [`Client::open`] give messages to send;
-//! 2. [`Client::request`] gives a message and the number of the request;
+//! 2. [`Client::request`] gives any other message; one request at a time;
 //! 3. every message received goes to [`Client::receive`];
-//! 4. when a deadline passes, [`Client::abandon`] forgets the request, and its late reply will be
-//!    counted and dropped;
-//! 5. at end of file, or after [`Received::Lost`], close the socket and start over with
-//!    [`Client::reset`].
+//! 4. when a deadline passes, [`Client::abandon`] gives the request up, and its late reply will be
+//!    dropped;
+//! 5. at end of file, or after [`Received::Lost`], close the socket and start over with a new
+//!    `Client`.
+//!
+//! The helper answers the requests of a connection in their order. So replies to abandoned requests
+//! come before all others, and only the oldest request that is not answered can be answered next.
+//! A helper that does otherwise cannot be told from one whose numbers are wrong.
 
 use core::fmt;
 
-use crate::decode::{decode_incoming, DecodeError, Incoming};
+use crate::codec::MessageType;
+use crate::codec::{decode_incoming, DecodeError, Incoming};
 use crate::error::ErrorCode;
-use crate::header::MessageType;
 use crate::limits::{MAX_MESSAGE, MAX_QUEUED, MIN_MESSAGE, VERSION};
-use crate::message::{Event, Hello, HelloReply, Open, OpenReply, Reply, Request};
+use crate::message::{masked, Event, Hello, Open, OpenReply, Reply, Request};
 use crate::text::Name;
 use crate::MessageBuf;
 
 /// How far the connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing was sent.
+    /// HELLO was not answered yet.
     Start,
-    /// HELLO was sent.
-    HelloSent,
     /// HELLO was answered; TOKEN, QUERY and OPEN may be sent.
     Greeted,
-    /// OPEN was sent.
-    OpenSent,
     /// OPEN was answered; everything but HELLO and OPEN may be sent.
     Ready,
     /// The connection is of no use any more.
@@ -41,11 +41,13 @@ pub enum State {
 /// Why a connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostReason {
-    /// The socket was closed or failed; told by the caller.
+    /// The helper closed the connection.
     Closed,
+    /// HELLO or OPEN was given up, so where the connection stands is not known.
+    GivenUp,
     /// The helper sent bytes that are not a message of this protocol.
     BadBytes(DecodeError),
-    /// A reply to a request that was never sent.
+    /// A reply to a request that was never sent, or that it was not the turn of.
     UnknownSeq(u32),
     /// A reply of another type than its request.
     WrongType {
@@ -71,15 +73,12 @@ impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the helper closed the connection"),
+            Self::GivenUp => f.write_str("the helper did not answer HELLO or OPEN in time"),
             Self::BadBytes(e) => write!(f, "the helper sent a bad message: {e}"),
-            Self::UnknownSeq(seq) => {
-                write!(f, "the helper answered request {seq}, which was never sent")
+            Self::UnknownSeq(seq) => write!(f, "the helper answered request {seq} out of turn"),
+            Self::WrongType { want, got } => {
+                write!(f, "the helper answered {} with type {got}", want.name())
             }
-            Self::WrongType { want, got } => write!(
-                f,
-                "the helper answered {} with message type {got}",
-                want.name()
-            ),
             Self::BadHello => f.write_str("the helper's HELLO has an unusable version or limit"),
             Self::WrongMember { want, got } => {
                 write!(f, "the helper opened VF {got} instead of VF {want}")
@@ -94,7 +93,9 @@ impl fmt::Display for LostReason {
 pub enum SendError {
     /// The connection is not in a state that allows this request.
     State(State),
-    /// As many requests are unanswered as the helper queues.
+    /// The request before it is neither answered nor abandoned.
+    Busy,
+    /// With this one, more requests would be unanswered than a helper queues.
     TooMany,
 }
 
@@ -102,82 +103,45 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(state) => write!(f, "the connection is in state {state:?}"),
-            Self::TooMany => write!(f, "{MAX_QUEUED} requests are unanswered"),
+            Self::Busy => f.write_str("the request before is not answered"),
+            Self::TooMany => write!(f, "the helper owes {MAX_OWED} answers"),
         }
     }
 }
 
 impl core::error::Error for SendError {}
 
-/// A message to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// Bytes of the buffer that make the message.
-    pub len: usize,
-    /// The request's number.
-    pub seq: u32,
-}
-
 /// What a received message means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received<'a> {
-    /// The reply to request `seq`, an error reply included.
-    Reply {
-        /// The request's number.
-        seq: u32,
-        /// The reply.
-        reply: Reply<'a>,
-    },
+    /// The reply to the request, an error reply included.
+    Reply(Reply<'a>),
     /// Something the helper tells unasked.
     Event(Event),
     /// The reply to a request that was abandoned; drop it.
-    Stale {
-        /// The request's number.
-        seq: u32,
-    },
+    Stale,
     /// The connection cannot go on.
     Lost(LostReason),
 }
 
-/// What a connection has seen, over all resets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Requests sent.
-    pub requests: u64,
-    /// Replies that matched a request.
-    pub replies: u64,
-    /// Of these, error replies.
-    pub errors: u64,
-    /// Replies to abandoned requests.
-    pub stale: u64,
-    /// Events.
-    pub events: u64,
-    /// Messages or replies that ended the connection.
-    pub bad: u64,
-}
+/// Abandoned requests that may be unanswered at a time: one more still fits the helper's queue.
+const MAX_OWED: usize = MAX_QUEUED - 1;
 
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    seq: u32,
-    kind: MessageType,
-    /// Bytes asked for by READ; the rest of the reply is cleared.
-    len: u8,
-    /// Replies to abandoned requests are dropped.
-    abandoned: bool,
-}
-
-/// One connection, again and again.
+/// One connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     state: State,
-    name: Name,
-    features: u64,
-    want_member: u16,
-    next_seq: u32,
-    pending: [Option<Pending>; MAX_QUEUED],
-    hello: Option<HelloReply>,
+    /// What this side says in HELLO.
+    hello: Hello,
+    /// Number of the next request.
+    next: u32,
+    /// Number of the next reply, that is of the oldest request without one.
+    due: u32,
+    /// Replies to abandoned requests that are still to come.
+    owed: usize,
+    /// The request that somebody waits for.
+    pending: Option<Request>,
     opened: Option<OpenReply>,
-    counters: Counters,
 }
 
 impl Client {
@@ -185,21 +149,17 @@ impl Client {
     pub const fn new(name: Name, features: u64) -> Self {
         Client {
             state: State::Start,
-            name,
-            features,
-            want_member: 0,
-            next_seq: 1,
-            pending: [None; MAX_QUEUED],
-            hello: None,
-            opened: None,
-            counters: Counters {
-                requests: 0,
-                replies: 0,
-                errors: 0,
-                stale: 0,
-                events: 0,
-                bad: 0,
+            hello: Hello {
+                version: VERSION,
+                max_message: MAX_MESSAGE as u32,
+                features,
+                name,
             },
+            next: 1,
+            due: 1,
+            owed: 0,
+            pending: None,
+            opened: None,
         }
     }
 
@@ -208,269 +168,160 @@ impl Client {
         self.state
     }
 
-    /// The helper's answer to HELLO on this connection.
-    pub const fn hello_reply(&self) -> Option<&HelloReply> {
-        self.hello.as_ref()
-    }
-
-    /// The helper's answer to OPEN on this connection.
+    /// The helper's answer to OPEN.
     pub const fn open_reply(&self) -> Option<&OpenReply> {
         self.opened.as_ref()
     }
 
-    /// Counts over the life of this value.
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
+    /// Replies to abandoned requests that are still to come.
+    pub const fn owed(&self) -> usize {
+        self.owed
     }
 
-    /// Requests that wait for a reply; abandoned ones do not count.
-    pub fn outstanding(&self) -> usize {
-        self.pending
-            .iter()
-            .flatten()
-            .filter(|p| !p.abandoned)
-            .count()
-    }
-
-    /// Forgets the connection, for a new one. Request numbers go on, so that replies of the old
-    /// connection could never be taken for new ones.
-    pub fn reset(&mut self) {
-        self.state = State::Start;
-        self.want_member = 0;
-        self.pending = [None; MAX_QUEUED];
-        self.hello = None;
-        self.opened = None;
-    }
-
-    /// The socket was closed or failed.
-    pub fn closed(&mut self) {
-        if !matches!(self.state, State::Lost(_)) {
-            self.state = State::Lost(LostReason::Closed);
-        }
-        self.pending = [None; MAX_QUEUED];
-    }
-
-    /// The first message of a connection.
+    /// The first message of a connection. Gives its length.
     ///
     /// # Errors
-    /// [`SendError::State`] unless the connection is new.
-    pub fn hello(&mut self, buf: &mut MessageBuf) -> Result<Sent, SendError> {
-        self.request(
-            &Request::Hello(Hello {
-                version: VERSION,
-                max_message: MAX_MESSAGE as u32,
-                features: self.features,
-                name: self.name,
-            }),
-            buf,
-        )
+    /// [`SendError`] unless the connection is new.
+    pub fn hello(&mut self, buf: &mut MessageBuf) -> Result<usize, SendError> {
+        self.request(&Request::Hello(self.hello), buf)
     }
 
-    /// Binds the connection to a VF. The caller attaches the proof to the message.
+    /// Binds the connection to a VF. The caller attaches the proof to the message. Gives its length.
     ///
     /// # Errors
-    /// [`SendError::State`] unless HELLO was answered and OPEN not yet sent.
-    pub fn open(&mut self, open: Open, buf: &mut MessageBuf) -> Result<Sent, SendError> {
+    /// [`SendError`] unless HELLO was answered and OPEN not yet sent.
+    pub fn open(&mut self, open: Open, buf: &mut MessageBuf) -> Result<usize, SendError> {
         self.request(&Request::Open(open), buf)
     }
 
-    fn allowed(&self, kind: MessageType) -> bool {
-        match kind {
-            MessageType::Hello => self.state == State::Start,
-            MessageType::Open => self.state == State::Greeted,
-            MessageType::Token | MessageType::Query => {
-                matches!(self.state, State::Greeted | State::OpenSent | State::Ready)
-            }
-            MessageType::Read | MessageType::Write | MessageType::Notify => {
-                self.state == State::Ready
-            }
-            MessageType::Event => false,
-        }
-    }
-
-    fn take_seq(&mut self) -> u32 {
-        let seq = self.next_seq;
-        self.next_seq = match seq.wrapping_add(1) {
-            0 => 1,
-            next => next,
-        };
-        seq
-    }
-
-    /// A request to send.
+    /// A request to send. Gives its length.
     ///
     /// # Errors
     /// [`SendError`]; nothing is to be sent then.
-    pub fn request(&mut self, request: &Request, buf: &mut MessageBuf) -> Result<Sent, SendError> {
-        let kind = request.kind();
-        if !self.allowed(kind) {
-            return Err(SendError::State(self.state));
-        }
-        let Some(free) = self.pending.iter().position(Option::is_none) else {
-            return Err(SendError::TooMany);
+    pub fn request(&mut self, request: &Request, buf: &mut MessageBuf) -> Result<usize, SendError> {
+        let allowed = match request {
+            Request::Hello(_) => self.state == State::Start,
+            Request::Open(_) => self.state == State::Greeted,
+            Request::Token { .. } | Request::Query { .. } => {
+                matches!(self.state, State::Greeted | State::Ready)
+            }
+            _ => self.state == State::Ready,
         };
-        let seq = self.take_seq();
-        if let Some(slot) = self.pending.get_mut(free) {
-            *slot = Some(Pending {
-                seq,
-                kind,
-                len: match *request {
-                    Request::Read { len, .. } => len,
-                    _ => 0,
-                },
-                abandoned: false,
-            });
-        }
-        match *request {
-            Request::Hello(_) => self.state = State::HelloSent,
-            Request::Open(open) => {
-                self.state = State::OpenSent;
-                self.want_member = open.member;
-            }
-            _ => {}
-        }
-        self.counters.requests += 1;
-        Ok(Sent {
-            len: request.encode(seq, buf),
-            seq,
-        })
-    }
-
-    /// A notification that wants no reply.
-    ///
-    /// # Errors
-    /// [`SendError::State`] unless the connection is ready.
-    pub fn notify(&mut self, queue: u16, buf: &mut MessageBuf) -> Result<Sent, SendError> {
-        if !self.allowed(MessageType::Notify) {
+        if !allowed {
             return Err(SendError::State(self.state));
         }
-        let seq = self.take_seq();
-        self.counters.requests += 1;
-        Ok(Sent {
-            len: Request::Notify { queue }.encode_no_reply(seq, buf),
-            seq,
-        })
+        if self.pending.is_some() {
+            return Err(SendError::Busy);
+        }
+        if self.owed >= MAX_OWED {
+            return Err(SendError::TooMany);
+        }
+        let len = request.encode(self.next, buf);
+        self.next = following(self.next);
+        self.pending = Some(*request);
+        Ok(len)
     }
 
-    /// Gives up waiting for the reply to request `seq`. Returns whether it was outstanding.
-    ///
-    /// An abandoned request still counts against the helper's queue until its reply comes, so a
-    /// helper that answers nothing runs into [`SendError::TooMany`].
-    pub fn abandon(&mut self, seq: u32) -> bool {
-        match self
-            .pending
-            .iter_mut()
-            .flatten()
-            .find(|p| p.seq == seq && !p.abandoned)
-        {
-            Some(p) => {
-                p.abandoned = true;
-                true
-            }
-            None => false,
+    /// Gives up waiting for the reply to the request. Without an answer to HELLO or OPEN the
+    /// connection is lost.
+    pub fn abandon(&mut self) {
+        match self.pending.take() {
+            Some(Request::Hello(_) | Request::Open(_)) => self.lose(LostReason::GivenUp),
+            Some(_) => self.owed += 1,
+            None => {}
         }
     }
 
     /// Takes one message of the helper. Any bytes are fine; an empty message is end of file.
     pub fn receive<'a>(&mut self, message: &'a [u8]) -> Received<'a> {
+        self.judge(message).unwrap_or_else(|reason| {
+            self.lose(reason);
+            Received::Lost(reason)
+        })
+    }
+
+    fn lose(&mut self, reason: LostReason) {
+        self.state = State::Lost(reason);
+        self.pending = None;
+        self.owed = 0;
+    }
+
+    fn judge<'a>(&mut self, message: &'a [u8]) -> Result<Received<'a>, LostReason> {
         if let State::Lost(reason) = self.state {
-            return Received::Lost(reason);
+            return Err(reason);
         }
         if message.is_empty() {
-            self.closed();
-            return Received::Lost(LostReason::Closed);
+            return Err(LostReason::Closed);
         }
-        let (header, reply) = match decode_incoming(message) {
-            Err(e) => return self.lose(LostReason::BadBytes(e)),
-            Ok(Incoming::Event(event)) => {
-                self.counters.events += 1;
-                return Received::Event(event);
-            }
-            Ok(Incoming::Reply(header, reply)) => (header, reply),
+        let (header, mut reply) = match decode_incoming(message).map_err(LostReason::BadBytes)? {
+            Incoming::Event(event) => return Ok(Received::Event(event)),
+            Incoming::Reply(header, reply) => (header, reply),
         };
-        let seq = header.seq;
-        let found = self
-            .pending
-            .iter_mut()
-            .find(|p| p.is_some_and(|p| p.seq == seq));
-        let Some(pending) = found.and_then(Option::take) else {
-            return self.lose(LostReason::UnknownSeq(seq));
-        };
-        if reply.kind() != pending.kind as u16 {
-            return self.lose(LostReason::WrongType {
-                want: pending.kind,
-                got: reply.kind(),
-            });
+        let unknown = LostReason::UnknownSeq(header.seq);
+        if header.seq != self.due {
+            return Err(unknown);
         }
-        if pending.abandoned {
-            self.counters.stale += 1;
-            // A late answer to HELLO or OPEN still says where the connection stands.
-            return match self.advance(&reply) {
-                Ok(()) => Received::Stale { seq },
-                Err(reason) => self.lose(reason),
-            };
+        if self.owed > 0 {
+            self.owed -= 1;
+            self.due = following(self.due);
+            return Ok(Received::Stale);
         }
-        self.counters.replies += 1;
-        if matches!(reply, Reply::Error(_)) {
-            self.counters.errors += 1;
+        let request = self.pending.take().ok_or(unknown)?;
+        self.due = following(self.due);
+        let (want, got) = (request.kind(), header.kind);
+        if got != want as u16 {
+            return Err(LostReason::WrongType { want, got });
         }
-        if let Err(reason) = self.advance(&reply) {
-            if !matches!(reason, LostReason::Refused(_)) {
-                return self.lose(reason);
-            }
-            self.state = State::Lost(reason);
-        }
-        let reply = match reply {
-            Reply::Read { mut data } => {
-                for b in data.iter_mut().skip(usize::from(pending.len)) {
-                    *b = 0;
-                }
-                Reply::Read { data }
-            }
-            other => other,
-        };
-        Received::Reply { seq, reply }
-    }
-
-    fn lose<'a>(&mut self, reason: LostReason) -> Received<'a> {
-        self.counters.bad += 1;
-        self.state = State::Lost(reason);
-        self.pending = [None; MAX_QUEUED];
-        Received::Lost(reason)
-    }
-
-    fn advance(&mut self, reply: &Reply<'_>) -> Result<(), LostReason> {
-        match *reply {
-            Reply::Hello(hello) => {
-                if hello.version == 0
-                    || hello.version > VERSION
+        match (request, &mut reply) {
+            (Request::Hello(asked), Reply::Hello(hello)) => {
+                if !(1..=VERSION).contains(&hello.version)
                     || (hello.max_message as usize) < MIN_MESSAGE
-                    || hello.features & !self.features != 0
+                    || hello.features & !asked.features != 0
                 {
                     return Err(LostReason::BadHello);
                 }
-                self.hello = Some(hello);
                 self.state = State::Greeted;
             }
-            Reply::Open(opened) => {
-                if opened.member == 0
-                    || (self.want_member != 0 && opened.member != self.want_member)
-                {
-                    return Err(LostReason::WrongMember {
-                        want: self.want_member,
-                        got: opened.member,
-                    });
+            (Request::Open(asked), Reply::Open(opened)) => {
+                let (want, got) = (asked.member, opened.member);
+                if got == 0 || (want != 0 && got != want) {
+                    return Err(LostReason::WrongMember { want, got });
                 }
-                self.opened = Some(opened);
+                self.opened = Some(*opened);
                 self.state = State::Ready;
             }
-            Reply::Error(e)
-                if e.kind == MessageType::Hello as u16 || e.kind == MessageType::Open as u16 =>
-            {
-                return Err(LostReason::Refused(e.code));
+            (Request::Hello(_) | Request::Open(_), Reply::Error(e)) => {
+                self.state = State::Lost(LostReason::Refused(e.code));
             }
+            (Request::Read { len, .. }, Reply::Read { data }) => *data = masked(*data, len),
             _ => {}
         }
-        Ok(())
+        Ok(Received::Reply(reply))
+    }
+}
+
+/// The number after `seq`; 0 is none.
+fn following(seq: u32) -> u32 {
+    seq.checked_add(1).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_start_over_and_leave_out_zero() {
+        let mut c = Client::new(Name::new("test"), 0);
+        (c.state, c.next, c.due) = (State::Ready, u32::MAX, u32::MAX);
+        let mut buf = [0; MAX_MESSAGE];
+        for seq in [u32::MAX, 1] {
+            let len = c.request(&Request::Notify { queue: 0 }, &mut buf);
+            assert_eq!((len, &buf[4..8]), (Ok(24), &seq.to_le_bytes()[..]));
+            c.abandon();
+        }
+        for seq in [u32::MAX, 1] {
+            let len = Reply::Notify.encode(seq, &mut buf);
+            assert_eq!(c.receive(&buf[..len]), Received::Stale);
+        }
     }
 }

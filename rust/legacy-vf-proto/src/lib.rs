@@ -17,17 +17,19 @@
 extern crate std;
 
 pub mod client;
-mod decode;
-mod encode;
+mod codec;
 pub mod error;
-pub mod header;
+mod layout;
 pub mod limits;
 pub mod message;
+mod numbers;
 pub mod text;
 
-pub use decode::{decode_incoming, decode_reply, decode_request, DecodeError, Incoming};
+pub use codec::{
+    decode_incoming, decode_reply, decode_request, flags, DecodeError, Header, Incoming,
+    MessageType,
+};
 pub use error::{ErrorCode, Reason};
-pub use header::{Header, MessageType};
 pub use limits::{HEADER_LEN, MAX_MESSAGE, VERSION};
 pub use message::{
     ErrorReply, Event, EventKind, Hello, HelloReply, NotifyKind, Open, OpenReply, Proof, QueryKind,

@@ -1,215 +1,196 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Requests, replies and events as values.
 
-use crate::error::ErrorCode;
-use crate::header::MessageType;
+use virtio_pci_spec::bytes::le_bytes;
+
+use crate::codec::MessageType;
+use crate::error::{ErrorCode, Reason};
+use crate::layout::{exact, field, layout, Field};
+use crate::limits::NAME_LEN;
+use crate::numbers::numbers;
 use crate::text::Name;
 
 /// Which of a VF's legacy register spaces an access goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Space {
     /// The legacy common configuration (the header of BAR0, vectors included).
-    Common,
+    Common = 0,
     /// The device configuration; offset 0 is its first byte whatever the MSI-X state.
-    Device,
+    Device = 1,
 }
 
 impl Space {
     /// The value on the wire.
     pub const fn to_u8(self) -> u8 {
-        match self {
-            Self::Common => 0,
-            Self::Device => 1,
-        }
-    }
-
-    /// The space with this value.
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::Common),
-            1 => Some(Self::Device),
-            _ => None,
-        }
+        self as u8
     }
 }
 
-/// HELLO: what the client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// Highest protocol version the client speaks.
-    pub version: u32,
-    /// Largest message the client takes, in bytes (at least 1024).
-    pub max_message: u32,
-    /// Features the client would use; none are defined in version 1.
-    pub features: u64,
-    /// Who is calling, for logs.
-    pub name: Name,
+field! { Space as u8, |v| v.to_u8(), |b| match b {
+    0 => Ok(Space::Common),
+    1 => Ok(Space::Device),
+    _ => Err(Reason::BadField("space", b)),
+} }
+
+field! { Name as [u8; NAME_LEN], |v| *v.bytes(), |b| Ok(Name::from_bytes(&b)) }
+
+layout! {
+    /// HELLO: what the client speaks, and in the answer what holds for this connection.
+    pub struct Hello {
+        /// Highest protocol version the client speaks; the answer is not above it.
+        version: u32,
+        /// Largest message the sender takes, in bytes (at least 1024).
+        max_message: u32,
+        /// Features the client would use, of which the answer has those in use; none are defined
+        /// in version 1.
+        features: u64,
+        /// Who the sender is, for logs.
+        name: Name,
+    }
 }
 
-/// The answer to HELLO: what holds for this connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HelloReply {
-    /// Version of this connection, at most the client's.
-    pub version: u32,
-    /// Largest message the helper takes, in bytes.
-    pub max_message: u32,
-    /// The subset of the client's features that is in use.
-    pub features: u64,
-    /// Who answers, for logs.
-    pub name: Name,
+/// The answer to HELLO looks like it.
+pub type HelloReply = Hello;
+
+numbers! {
+    /// How a client shows that it holds the VF. Open: other values are for later versions.
+    pub struct Proof {
+        /// None; the helper's policy decides.
+        NONE = 0,
+        /// The VF's VFIO device file is attached to the message (`SCM_RIGHTS`).
+        VFIO_FD = 1,
+    }
 }
 
-/// How a client shows that it holds the VF. Open: other values are for later versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Proof(pub u16);
+field! { Proof as u16, |v| v.0, |b| Ok(Proof(b)) }
 
-impl Proof {
-    /// None; the helper's policy decides.
-    pub const NONE: Proof = Proof(0);
-    /// The VF's VFIO device file is attached to the message (`SCM_RIGHTS`).
-    pub const VFIO_FD: Proof = Proof(1);
-}
-
-/// OPEN: which VF this connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// Member id, from 1; 0: take it from the proof.
-    pub member: u16,
-    /// How the client shows that it holds the VF.
-    pub proof: Proof,
-    /// The virtio device ID the client expects; 0: any.
-    pub virtio_id: u16,
-    /// PCIe Device Serial Number seen on the VF, which is that of its PF; 0: none.
-    pub serial: u64,
+layout! {
+    /// OPEN: which VF this connection is for.
+    pub struct Open {
+        /// Member id, from 1; 0: take it from the proof.
+        member: u16,
+        /// How the client shows that it holds the VF.
+        proof: Proof,
+        /// The virtio device ID the client expects; 0: any.
+        virtio_id: u16 [2],
+        /// PCIe Device Serial Number seen on the VF, which is that of its PF; 0: none.
+        serial: u64,
+    }
 }
 
 /// Where notifications of a VF go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum NotifyKind {
     /// No address: only NOTIFY messages (or commands) reach the device.
-    None,
+    None = 0,
     /// An address in a BAR of the PF, which the helper writes.
-    Owner,
+    Owner = 1,
     /// An address in a BAR of the VF, which the client writes.
-    Member,
+    Member = 2,
 }
 
-impl NotifyKind {
-    /// The value on the wire.
-    pub const fn to_u8(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Owner => 1,
-            Self::Member => 2,
-        }
-    }
+field! { NotifyKind as u8, |v| *v as u8, |b| match b {
+    0 => Ok(NotifyKind::None),
+    1 => Ok(NotifyKind::Owner),
+    2 => Ok(NotifyKind::Member),
+    _ => Err(Reason::BadField("notify_kind", b)),
+} }
 
-    /// The kind with this value.
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::None),
-            1 => Some(Self::Owner),
-            2 => Some(Self::Member),
-            _ => None,
-        }
-    }
-}
-
-/// The answer to OPEN: what the client needs to know about its VF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenReply {
-    /// Member id of the VF.
-    pub member: u16,
-    /// Its virtio device ID.
-    pub virtio_id: u16,
-    /// VFs that the PF has enabled.
-    pub num_vfs: u16,
-    /// Where notifications go.
-    pub notify_kind: NotifyKind,
-    /// BAR of the notify address (1 to 5), 0 if there is none.
-    pub notify_bar: u8,
-    /// Offset of the notify address in that BAR, a multiple of 2.
-    pub notify_offset: u64,
-    /// Admin commands in use, bit n for opcode n.
-    pub commands: u64,
-    /// The helper answers any request within this time, in milliseconds, retries included.
-    pub deadline_ms: u32,
-    /// Number of this helper process's session with the PF. If it differs after a reconnection,
-    /// the PF was initialised anew meanwhile; the VFs' own state is not touched by that.
-    pub session: u64,
-}
-
-/// What a QUERY asks about. Open: other values are for later versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct QueryKind(pub u16);
-
-impl QueryKind {
-    /// The helper and its PF.
-    pub const HELPER: QueryKind = QueryKind(0);
-    /// One VF, named by `member`.
-    pub const VF: QueryKind = QueryKind(1);
-    /// Counters of one VF, or of the helper for member 0.
-    pub const COUNTERS: QueryKind = QueryKind(2);
-}
-
-/// A request of the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// First message of a connection.
-    Hello(Hello),
-    /// Binds the connection to a VF.
-    Open(Open),
-    /// Asks for the VF token.
-    Token {
-        /// Member id.
+layout! {
+    /// The answer to OPEN: what the client needs to know about its VF.
+    pub struct OpenReply {
+        /// Member id of the VF.
         member: u16,
-    },
-    /// Reads registers.
-    Read {
-        /// Register space.
-        space: Space,
-        /// First byte.
-        offset: u8,
-        /// Bytes, 1 to 8; the range must lie inside one field.
-        len: u8,
-    },
-    /// Writes registers.
-    Write {
-        /// Register space.
-        space: Space,
-        /// First byte.
-        offset: u8,
-        /// Bytes, 1 to 8; the range must lie inside one field.
-        len: u8,
-        /// The bytes, little-endian; those after `len` are zero.
-        data: [u8; 8],
-    },
-    /// Notifies a queue.
-    Notify {
-        /// Queue index.
-        queue: u16,
-    },
-    /// Asks for information.
-    Query {
-        /// About what.
-        what: QueryKind,
-        /// Member id, or 0.
-        member: u16,
-    },
+        /// Its virtio device ID.
+        virtio_id: u16,
+        /// VFs that the PF has enabled.
+        num_vfs: u16,
+        /// Where notifications go.
+        notify_kind: NotifyKind,
+        /// BAR of the notify address (1 to 5), 0 if there is none.
+        notify_bar: u8,
+        /// Offset of the notify address in that BAR, a multiple of 2.
+        notify_offset: u64,
+        /// Admin commands in use, bit n for opcode n.
+        commands: u64,
+        /// The helper answers any request within this time, in milliseconds, retries included.
+        deadline_ms: u32 [4],
+        /// Number of this helper process's session with the PF. If it differs after a reconnection,
+        /// the PF was initialised anew meanwhile; the VFs' own state is not touched by that.
+        session: u64,
+    }
+}
+
+numbers! {
+    /// What a QUERY asks about. Open: other values are for later versions.
+    pub struct QueryKind {
+        /// The helper and its PF.
+        HELPER = 0,
+        /// One VF, named by `member`.
+        VF = 1,
+        /// Counters of one VF, or of the helper for member 0.
+        COUNTERS = 2,
+    }
+}
+
+field! { QueryKind as u16, |v| v.0, |b| Ok(QueryKind(b)) }
+
+layout! {
+    /// A request of the client.
+    pub enum Request {
+        /// First message of a connection.
+        Hello(hello: Hello),
+        /// Binds the connection to a VF.
+        Open(open: Open),
+        /// Asks for the VF token.
+        Token {
+            /// Member id.
+            member: u16 [6],
+        },
+        /// Reads registers.
+        Read {
+            /// Register space.
+            space: Space,
+            /// First byte.
+            offset: u8,
+            /// Bytes, 1 to 8; the range must lie inside one field.
+            len: u8 [5],
+        },
+        /// Writes registers.
+        Write {
+            /// Register space.
+            space: Space,
+            /// First byte.
+            offset: u8,
+            /// Bytes, 1 to 8; the range must lie inside one field.
+            len: u8 [5],
+            /// The bytes, little-endian; those after `len` are zero.
+            data: [u8; 8],
+        },
+        /// Notifies a queue.
+        Notify {
+            /// Queue index.
+            queue: u16 [6],
+        },
+        /// Asks for information.
+        Query {
+            /// About what.
+            what: QueryKind,
+            /// Member id, or 0.
+            member: u16 [4],
+        },
+    }
 }
 
 impl Request {
-    /// The type of this message.
-    pub const fn kind(&self) -> MessageType {
-        match self {
-            Self::Hello(_) => MessageType::Hello,
-            Self::Open(_) => MessageType::Open,
-            Self::Token { .. } => MessageType::Token,
-            Self::Read { .. } => MessageType::Read,
-            Self::Write { .. } => MessageType::Write,
-            Self::Notify { .. } => MessageType::Notify,
-            Self::Query { .. } => MessageType::Query,
+    /// The same, with the bytes that are not to be written cleared.
+    pub(crate) fn masked(mut self) -> Self {
+        if let Request::Write { len, data, .. } = &mut self {
+            *data = masked(*data, *len);
         }
+        self
     }
 }
 
@@ -258,62 +239,33 @@ pub enum Reply<'a> {
     Error(ErrorReply<'a>),
 }
 
-impl Reply<'_> {
-    /// The type number of this message: that of the request.
-    pub const fn kind(&self) -> u16 {
-        match self {
-            Self::Hello(_) => MessageType::Hello as u16,
-            Self::Open(_) => MessageType::Open as u16,
-            Self::Token { .. } => MessageType::Token as u16,
-            Self::Read { .. } => MessageType::Read as u16,
-            Self::Write => MessageType::Write as u16,
-            Self::Notify => MessageType::Notify as u16,
-            Self::Query { .. } => MessageType::Query as u16,
-            Self::Error(e) => e.kind,
-        }
+numbers! {
+    /// What an event tells. Open: unknown kinds are to be ignored.
+    pub struct EventKind {
+        /// The helper is going away; the connection will close.
+        SHUTDOWN = 1,
+        /// The PF was reset and initialised anew.
+        PF_RESET = 2,
+        /// The PF has failed.
+        PF_FAILED = 3,
+        /// The number of enabled VFs has changed; it is in `detail`.
+        VFS_CHANGED = 4,
     }
 }
 
-/// What an event tells. Open: unknown kinds are to be ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EventKind(pub u16);
+field! { EventKind as u16, |v| v.0, |b| Ok(EventKind(b)) }
 
-impl EventKind {
-    /// The helper is going away; the connection will close.
-    pub const SHUTDOWN: EventKind = EventKind(1);
-    /// The PF was reset and initialised anew.
-    pub const PF_RESET: EventKind = EventKind(2);
-    /// The PF has failed.
-    pub const PF_FAILED: EventKind = EventKind(3);
-    /// The number of enabled VFs has changed; it is in `detail`.
-    pub const VFS_CHANGED: EventKind = EventKind(4);
-
-    /// The name in the protocol description; "UNKNOWN" for others.
-    pub const fn name(self) -> &'static str {
-        match self.0 {
-            1 => "SHUTDOWN",
-            2 => "PF_RESET",
-            3 => "PF_FAILED",
-            4 => "VFS_CHANGED",
-            _ => "UNKNOWN",
-        }
+layout! {
+    /// An event of the helper.
+    pub struct Event {
+        /// What happened.
+        kind: EventKind [2],
+        /// More about it, by kind; 0 otherwise.
+        detail: u32,
     }
-}
-
-/// An event of the helper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// What happened.
-    pub kind: EventKind,
-    /// More about it, by kind; 0 otherwise.
-    pub detail: u32,
 }
 
 /// The bytes of an access: those after `len` are zero.
 pub(crate) fn masked(data: [u8; 8], len: u8) -> [u8; 8] {
-    let mut out = data;
-    for b in out.iter_mut().skip(usize::from(len)) {
-        *b = 0;
-    }
-    out
+    le_bytes(u64::from_le_bytes(data), len.into())
 }

@@ -19,19 +19,11 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    pub(crate) const fn none() -> Self {
-        Ahead {
-            pos: 0,
-            len: 0,
-            bytes: [0; MOST],
-        }
-    }
-
     /// What `data`, read at `pos`, has from its byte `used` to its byte `len`.
     pub(crate) fn new(pos: u32, data: &[u8; 8], used: u8, len: u8) -> Self {
         let mut ahead = Ahead {
             pos: pos.saturating_add(u32::from(used)),
-            ..Ahead::none()
+            ..Ahead::default()
         };
         let rest = data.iter().take(usize::from(len)).skip(usize::from(used));
         for (to, from) in ahead.bytes.iter_mut().zip(rest) {
@@ -75,6 +67,6 @@ mod tests {
         let (bytes, ahead) = ahead.take(9, 1).expect("the last");
         assert_eq!(bytes[0], 4);
         assert_eq!(ahead.take(10, 1), None, "used up");
-        assert_eq!(Ahead::none().take(0, 0), None);
+        assert_eq!(Ahead::default().take(0, 0), None);
     }
 }

@@ -2,12 +2,16 @@
 //! The legacy register window (I/O BAR0) as a state machine: guest accesses in, commands for the
 //! VF out. No I/O, no clocks, no allocation, no QEMU types.
 //!
-//! An access starts with [`Window::begin_read`] or [`Window::begin_write`]. While the answer is
-//! [`Step::Command`] or [`Step::Notify`], the caller carries it out and reports with
-//! [`Window::resume`]; [`Step::Done`] ends the access. One access is under way at a time: the
-//! caller holds a lock around it, which also keeps the guest's program order.
+//! An access starts with [`Window::begin`]. While the answer is [`Step::Command`], the caller carries
+//! it out and reports with [`Window::resume`]; [`Step::Done`] ends the access. One access is under
+//! way at a time: the caller holds a lock around it, which also keeps the guest's program order.
 //!
 //! # Decoding
+//!
+//! What a register does when it is read or written stands in one table. [`decode`] tells by it,
+//! without a window and so without the lock, what need not pass through the window: notifications,
+//! which have no command, and reads of the ISR, which the caller may keep itself. A notification
+//! given to [`Window::begin`] has no effect; a read of the ISR is a command there.
 //!
 //! The header (20 bytes, 24 while MSI-X is enabled) behaves as QEMU's own legacy device does: an
 //! access acts on the field that starts at its offset, whatever its width; bytes beyond the field
@@ -22,7 +26,7 @@
 //!
 //! Legacy drivers read the configuration one byte at a time. A read command takes the rest of the
 //! field along, as far as an aligned access of 2 or 4 bytes reaches, and the reads that follow in
-//! order, with no other access between, are answered from it, each byte once. Apart from that
+//! order, with no other access of the window between, are answered from it, each byte once. Apart from that
 //! nothing of the device configuration is remembered: legacy drivers re-read it until two reads
 //! agree, and each pass asks the device. A device that refuses the longer read is asked for exactly
 //! the guest's bytes from then on.
@@ -30,7 +34,8 @@
 //! # What is remembered
 //!
 //! Writes always reach the device, except that of `queue_select`, which the window holds back until
-//! a command depends on it. Reads are answered without a command only where the value cannot have
+//! a command depends on it; a write to the selected queue of a guest that has selected none asks
+//! first which one that is. Reads are answered without a command only where the value cannot have
 //! changed since it was learnt:
 //!
 //! | register | learnt from | forgotten at |
@@ -57,12 +62,33 @@
 //! without a reset in between, which the specification does not foresee; every legacy driver
 //! starts with a reset.
 //!
+//! # Writes that the device did not get
+//!
+//! A legacy driver does not look whether a write took effect. If the device never saw its features,
+//! a queue's address or its DRIVER_OK, the driver waits for ever for a queue that does not work.
+//! So a write that was refused, whose outcome is not known, or that was dropped because the helper
+//! is lost makes the device *broken* ([`Window::broken`], [`Effects::broke`]): one of the driver
+//! features, of a queue address or a status other than 0, or of a vector other than `NO_VECTOR`,
+//! be it itself or the selection of its queue that failed. Until the driver has reset the device by
+//! a status of 0, or it was reset from outside,
+//!
+//! | register | shows | a write |
+//! |---|---|---|
+//! | queue size | 0: no such queue | |
+//! | queue address | 0 | of 0 resets the device, any other is dropped |
+//! | vectors | `NO_VECTOR` | is dropped |
+//!
+//! and a driver that sets up queues finds none and gives up. All else goes on as usual. A queue
+//! address of 0 resets the device but does not end this: drivers write it while they clean up after
+//! an attempt that failed.
+//!
 //! # Without the helper
 //!
 //! After [`Window::lost`] reads give all-ones and writes are dropped, without a command.
 //! Notifications go on, since they do not need the helper, and `queue_select` still follows the
-//! guest, since a later write of a queue address must not go to the wrong queue.
-
+//! guest, since a later write of a queue address must not go to the wrong queue. What was dropped
+//! may have made the device broken, which shows when the helper is back.
+//!
 //! # Interrupts without MSI-X
 //!
 //! A VF has no INTx. While the guest's MSI-X is off, the caller may take the VF's messages itself
@@ -70,7 +96,9 @@
 //! vectors the VF is to have, and [`Window::begin_settle`] gives the commands that write those that
 //! are not so yet. It is asked after each access of the guest, since a queue needs its vector when
 //! it gets its address. The window knows which queues are in use and what the guest mapped while it
-//! had MSI-X on, and gives that back.
+//! had MSI-X on, and gives that back. A vector that the VF refuses here leaves its source without
+//! INTx and does not make the device broken; a queue that turns out not to exist is no longer in
+//! use.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -80,16 +108,18 @@ extern crate std;
 
 mod ahead;
 mod plan;
-mod saved;
+mod queues;
 mod shadow;
 mod step;
+mod table;
 mod vectors;
 mod window;
 
-pub use saved::{RestoreError, SavedState};
+pub use queues::Queues;
 pub use step::{
     Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
     Step,
 };
+pub use table::{decode, Decoded};
 pub use vectors::{Causes, OwnVectors, Settled, Source};
-pub use window::{Counters, Window};
+pub use window::Window;

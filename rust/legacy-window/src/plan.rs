@@ -49,15 +49,11 @@ pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> 
         kind: PieceKind::Behind,
     };
     let end = config_len.min(REACH);
-    let Ok(pos) = u16::try_from(pos) else {
+    let inside = u8::try_from(pos).ok().filter(|at| u16::from(*at) < end);
+    let Some(offset) = inside else {
         return behind;
     };
-    if pos >= end {
-        return behind;
-    }
-    let Ok(offset) = u8::try_from(pos) else {
-        return behind;
-    };
+    let pos = u16::from(offset);
     // Bytes of fields that this version does not know: one by one, which is inside a field
     // wherever its borders are. Whether they can be written is for the device to say.
     let (left, writable) = match field_at(device, pos) {

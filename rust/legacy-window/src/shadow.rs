@@ -1,59 +1,65 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! What the window remembers of the device; the rules are in the crate's documentation.
 
+use virtio_pci_spec::legacy::Register;
 use virtio_pci_spec::status::NO_VECTOR;
 
 /// Queues with memory of their own; those above are read from the device each time, except for
 /// what a reset tells about all queues.
-pub(crate) const QUEUES: usize = 64;
+const QUEUES: usize = 64;
 
 /// What is known of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Queue {
-    size: Option<u16>,
+    size: Option<u32>,
     address: Option<u32>,
-    vector: Option<u16>,
+    vector: Option<u32>,
 }
-
-const UNKNOWN: Queue = Queue {
-    size: None,
-    address: None,
-    vector: None,
-};
 
 const AFTER_RESET: Queue = Queue {
     size: None,
     address: Some(0),
-    vector: Some(NO_VECTOR),
+    vector: Some(NO_VECTOR as u32),
 };
+
+impl Queue {
+    fn cell(&mut self, register: Register) -> Option<&mut Option<u32>> {
+        match register {
+            Register::QueueSize => Some(&mut self.size),
+            Register::QueueAddress => Some(&mut self.address),
+            Register::QueueVector => Some(&mut self.vector),
+            _ => None,
+        }
+    }
+}
 
 /// Values that a read can be answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shadow {
     /// Device features.
-    pub(crate) features: Option<u32>,
+    features: Option<u32>,
     /// `queue_select` as the guest sees it; `None`: whatever the device holds.
     pub(crate) guest_select: Option<u16>,
     /// `queue_select` as the device holds it; `None`: not known.
     pub(crate) device_select: Option<u16>,
     /// Since the driver's reset nothing was written that a reset would undo.
     pub(crate) pristine: bool,
-    config_vector: Option<u16>,
+    config_vector: Option<u32>,
     queues: [Queue; QUEUES],
     /// What holds for queues without memory of their own.
     others: Queue,
 }
 
 impl Shadow {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Shadow {
             features: None,
             guest_select: None,
             device_select: None,
             pristine: false,
             config_vector: None,
-            queues: [UNKNOWN; QUEUES],
-            others: UNKNOWN,
+            queues: [Queue::default(); QUEUES],
+            others: Queue::default(),
         }
     }
 
@@ -67,9 +73,11 @@ impl Shadow {
 
     /// Like [`Shadow::forget`], but the device's features are the same for its life.
     pub(crate) fn forget_queues(&mut self) {
-        let features = self.features;
-        self.forget();
-        self.features = features;
+        *self = Shadow {
+            features: self.features,
+            guest_select: self.guest_select,
+            ..Shadow::new()
+        };
     }
 
     /// The driver has reset the device.
@@ -93,88 +101,60 @@ impl Shadow {
         }
     }
 
-    fn queue(&self) -> Option<&Queue> {
-        let index = usize::from(self.guest_select?);
-        Some(self.queues.get(index).unwrap_or(&self.others))
-    }
-
-    /// The entry to store a value in that was read for the selected queue.
-    fn own_queue(&mut self) -> Option<&mut Queue> {
-        let index = usize::from(self.guest_select?);
-        self.queues.get_mut(index)
-    }
-
-    /// The entries that a write for the selected queue makes unknown.
-    fn written_queue(&mut self) -> &mut Queue {
-        match self.guest_select.map(usize::from) {
-            Some(index) => match self.queues.get_mut(index) {
-                Some(q) => q,
-                None => &mut self.others,
-            },
-            None => &mut self.others,
+    /// What a read of the register would give, if that is known.
+    pub(crate) fn get(&self, register: Register) -> Option<u32> {
+        match register {
+            Register::DeviceFeatures => self.features,
+            Register::ConfigVector => self.config_vector,
+            Register::QueueSelect => self.guest_select.map(u32::from),
+            _ => {
+                let index = usize::from(self.guest_select?);
+                let mut queue = *self.queues.get(index).unwrap_or(&self.others);
+                *queue.cell(register)?
+            }
         }
     }
 
-    pub(crate) fn size(&self) -> Option<u16> {
-        self.queue()?.size
-    }
-
-    pub(crate) fn address(&self) -> Option<u32> {
-        self.queue()?.address
-    }
-
-    pub(crate) fn queue_vector(&self) -> Option<u16> {
-        self.queue()?.vector
-    }
-
-    pub(crate) const fn config_vector(&self) -> Option<u16> {
-        self.config_vector
-    }
-
-    pub(crate) fn learn_size(&mut self, size: u16) {
-        if let Some(q) = self.own_queue() {
-            q.size = Some(size);
+    /// Where a value is kept; `None` if it is not.
+    fn cell(&mut self, register: Register) -> Option<&mut Option<u32>> {
+        match register {
+            Register::DeviceFeatures => Some(&mut self.features),
+            Register::ConfigVector => Some(&mut self.config_vector),
+            _ => {
+                let index = usize::from(self.guest_select?);
+                self.queues.get_mut(index)?.cell(register)
+            }
         }
     }
 
-    pub(crate) fn learn_address(&mut self, address: u32) {
-        if let Some(q) = self.own_queue() {
-            q.address = Some(address);
+    /// The device says which queue is selected.
+    pub(crate) fn learn_select(&mut self, queue: u16) {
+        self.guest_select = Some(queue);
+        self.device_select = Some(queue);
+    }
+
+    /// A read of the register gave this.
+    pub(crate) fn learn(&mut self, register: Register, value: u32) {
+        if let Some(cell) = self.cell(register) {
+            *cell = Some(value);
         }
     }
 
-    pub(crate) fn learn_queue_vector(&mut self, vector: u16) {
-        if let Some(q) = self.own_queue() {
-            q.vector = Some(vector);
+    /// The register was written. What the device made of it is known only where it is no vector.
+    pub(crate) fn wrote(&mut self, register: Register, value: u32) {
+        let known = match register {
+            Register::ConfigVector | Register::QueueVector => {
+                Some(value).filter(|v| *v == NO_VECTOR.into())
+            }
+            _ => None,
+        };
+        match self.cell(register) {
+            Some(cell) => *cell = known,
+            None => {
+                if let Some(cell) = self.others.cell(register) {
+                    *cell = None;
+                }
+            }
         }
-    }
-
-    pub(crate) fn learn_config_vector(&mut self, vector: u16) {
-        self.config_vector = Some(vector);
-    }
-
-    /// A queue address was written (or may have been).
-    pub(crate) fn wrote_address(&mut self) {
-        if self.guest_select.is_none() {
-            self.forget_queues();
-        }
-        self.written_queue().address = None;
-    }
-
-    /// A queue vector was written (or may have been).
-    pub(crate) fn wrote_queue_vector(&mut self, accepted: Option<u16>) {
-        if self.guest_select.is_none() {
-            self.forget_vectors();
-        }
-        let known = accepted.filter(|v| *v == NO_VECTOR);
-        match self.own_queue() {
-            Some(q) => q.vector = known,
-            None => self.others.vector = None,
-        }
-    }
-
-    /// The configuration vector was written (or may have been).
-    pub(crate) fn wrote_config_vector(&mut self, accepted: Option<u16>) {
-        self.config_vector = accepted.filter(|v| *v == NO_VECTOR);
     }
 }

@@ -32,12 +32,12 @@ pub struct Command {
     pub kind: CommandKind,
 }
 
-/// How a command or notification ended.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A read succeeded; the first `len` bytes count.
     Data([u8; 8]),
-    /// A write or notification succeeded.
+    /// A write succeeded.
     Written,
     /// It failed.
     Failed(FailKind),
@@ -50,6 +50,8 @@ pub enum FailKind {
     Refused,
     /// The deadline passed; whether the command took effect is not known.
     TimedOut,
+    /// The caller did not wait for the answer; what became of the command is not known.
+    GivenUp,
     /// The connection to the helper is gone.
     Lost,
     /// The caller reported an outcome that does not fit the command.
@@ -91,6 +93,9 @@ pub struct Effects {
     pub failed: Option<FailKind>,
     /// The helper is lost; the read gave all-ones or the write was dropped.
     pub lost: bool,
+    /// The device did not get what the guest wrote, and shows that from now on: see the crate's
+    /// documentation.
+    pub broke: bool,
 }
 
 /// The end of an access.
@@ -107,11 +112,6 @@ pub struct Completion {
 pub enum Step {
     /// Carry out this command, then resume with its outcome.
     Command(Command),
-    /// Notify this queue, then resume with [`Outcome::Written`] (or a failure).
-    Notify {
-        /// Queue index.
-        queue: u16,
-    },
     /// The access is over.
     Done(Completion),
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Which of the VF's interrupt sources must have which MSI-X vector: the guest's own while its
 //! MSI-X is on, the caller's while the caller turns the VF's messages into INTx.
+//!
+//! Inside of the crate a source is a number: that of its queue, or [`CONFIG`].
 
 use virtio_pci_spec::status::NO_VECTOR;
 
-/// Queues whose vectors are kept; QEMU's own devices have no more. Those above get no INTx.
-pub(crate) const TRACKED: usize = 1024;
+use crate::queues::{Queues, TRACKED};
 
-const WORDS: usize = TRACKED / 64 + 1;
-const CONFIG: usize = TRACKED;
+/// The device configuration as a source of interrupts.
+pub(crate) const CONFIG: u16 = TRACKED;
 
 /// What causes an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,52 +44,22 @@ pub struct Settled {
     /// A queue in use got one of the caller's vectors only now: it may have interrupted before,
     /// with nobody listening.
     pub late: bool,
+    /// The guest has its vectors back: what the VF had to say meanwhile, it may not have heard.
+    pub given_back: bool,
     /// Sources that the device gave no vector, and the last of them.
     pub unmapped: u32,
     /// See `unmapped`.
     pub last_unmapped: Option<Source>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bits([u64; WORDS]);
-
-impl Bits {
-    const NONE: Self = Bits([0; WORDS]);
-
-    fn get(&self, i: usize) -> bool {
-        self.0
-            .get(i / 64)
-            .is_some_and(|word| word & 1 << (i % 64) != 0)
-    }
-
-    fn set(&mut self, i: usize, on: bool) {
-        if let Some(word) = self.0.get_mut(i / 64) {
-            let bit = 1 << (i % 64);
-            *word = if on { *word | bit } else { *word & !bit };
-        }
-    }
-
-    /// The first bit set here, and not in `but`.
-    fn first(&self, but: &Self) -> Option<usize> {
-        let words = self.0.iter().zip(&but.0).enumerate();
-        words
-            .map(|(i, (word, not))| (i, word & !not))
-            .find(|(_, word)| *word != 0)
-            .map(|(i, word)| i * 64 + word.trailing_zeros() as usize)
-    }
-}
-
 /// A vector to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
-    pub(crate) source: Source,
+    pub(crate) source: u16,
     pub(crate) vector: u16,
-    /// What to try if the device does not take `vector`; the same if there is nothing else.
-    pub(crate) second: u16,
-    /// Whether to see what the device made of it.
-    pub(crate) check: bool,
-    /// The device may have it already.
-    pub(crate) again: bool,
+    /// One of the caller's, so whether the device took it is to be seen: what to try if it did not,
+    /// the same if there is nothing else.
+    pub(crate) second: Option<u16>,
 }
 
 /// How far a job is.
@@ -102,73 +73,55 @@ pub(crate) enum JobPhase {
     Write,
     /// Reads it back.
     Check,
+    /// Asks whether there is such a queue, since it got no vector.
+    Size,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Vectors {
-    /// Without this nothing is kept and nothing written.
+    /// Without this no vectors are written.
     pub(crate) enabled: bool,
     own: Option<OwnVectors>,
+    /// Changes with each change of hands.
+    turn: u64,
     /// There may be a job.
-    due: bool,
+    pub(crate) due: bool,
     /// Jobs wait for [`Vectors::retry`].
     stalled: bool,
-    /// A queue has an address, or the driver is ready; until the next reset.
-    driven: bool,
-    /// `own` has become what it is, and not all is written yet.
-    changed: bool,
-    /// The queue that got its address in the access under way or the last one.
-    fresh: Option<usize>,
+    /// The driver has been ready since the last reset.
+    ready: bool,
+    /// The queue that got its address in the access after which vectors are being written, so that
+    /// it cannot have interrupted yet.
+    fresh: Option<u16>,
     settled: Settled,
     /// Of `own.config` and `own.queues`.
     causes: [Causes; 2],
-    /// Sources in use; the configuration always is.
-    live: Bits,
+    /// Queues in use.
+    pub(crate) live: Queues,
     /// Sources whose vector in the device may be one of the caller's.
-    ours: Bits,
-    /// Sources for which nothing is left to be done while `own` stays.
-    done: Bits,
+    ours: Queues,
+    /// Sources for which nothing is left to be done in this turn.
+    done: Queues,
     /// What the guest mapped.
-    guest: [u16; TRACKED + 1],
-}
-
-fn slot(source: Source) -> Option<usize> {
-    match source {
-        Source::Config => Some(CONFIG),
-        Source::Queue(q) => Some(usize::from(q)).filter(|q| *q < TRACKED),
-    }
-}
-
-fn source(slot: usize) -> Source {
-    match u16::try_from(slot) {
-        Ok(queue) if slot < TRACKED => Source::Queue(queue),
-        _ => Source::Config,
-    }
+    guest: [u16; TRACKED as usize + 1],
 }
 
 impl Vectors {
-    pub(crate) const fn new(enabled: bool) -> Self {
+    pub(crate) fn new(enabled: bool) -> Self {
         Vectors {
             enabled,
             own: None,
+            turn: 0,
             due: false,
             stalled: false,
-            driven: false,
-            changed: false,
+            ready: false,
             fresh: None,
-            settled: Settled {
-                late: false,
-                unmapped: 0,
-                last_unmapped: None,
-            },
-            causes: [Causes {
-                queues: false,
-                config: false,
-            }; 2],
-            live: Bits::NONE,
-            ours: Bits::NONE,
-            done: Bits::NONE,
-            guest: [NO_VECTOR; TRACKED + 1],
+            settled: Settled::default(),
+            causes: [Causes::default(); 2],
+            live: Queues::default(),
+            ours: Queues::default(),
+            done: Queues::default(),
+            guest: [NO_VECTOR; TRACKED as usize + 1],
         }
     }
 
@@ -177,65 +130,61 @@ impl Vectors {
         *self = Vectors::new(self.enabled);
     }
 
-    pub(crate) const fn driven(&self) -> bool {
-        self.driven
+    pub(crate) fn driven(&self) -> bool {
+        self.ready || !self.live.is_empty()
     }
 
     /// Who is to get the interrupts from now on.
-    pub(crate) fn serve(&mut self, own: Option<OwnVectors>) {
-        if self.own == own {
+    pub(crate) fn serve(&mut self, own: Option<OwnVectors>, turn: u64) {
+        if (self.own, self.turn) == (own, turn) {
             return;
         }
-        self.own = own;
-        self.due = true;
-        self.changed = true;
-        self.stalled = false;
-        self.done = Bits::NONE;
+        (self.own, self.turn) = (own, turn);
+        self.done = Queues::default();
         self.causes = [Causes::default(); 2];
+        self.stalled = false;
+        self.due = true;
     }
 
-    /// The next access of the guest begins.
-    pub(crate) fn next_access(&mut self) {
+    /// The guest goes on, and may use what it has set up.
+    pub(crate) fn guest_goes_on(&mut self) {
         self.fresh = None;
     }
 
     /// The driver wrote this status, not 0.
     pub(crate) fn status_written(&mut self, driver_ok: bool) {
-        self.driven |= driver_ok;
-        self.due |= self.own.is_some() && !self.stalled;
+        self.ready |= driver_ok;
     }
 
     /// The guest wrote a queue address other than 0, and the device took it.
     pub(crate) fn address_written(&mut self, queue: u16) {
-        let Some(q) = slot(Source::Queue(queue)) else {
+        if queue >= TRACKED {
             return;
-        };
-        if !self.live.get(q) {
-            self.fresh = Some(q);
-            self.done.set(q, false);
         }
-        self.live.set(q, true);
-        self.driven = true;
+        if !self.live.contains(queue) {
+            self.fresh = Some(queue);
+            self.done.set(queue, false);
+        }
+        self.live.set(queue, true);
         self.due |= !self.stalled;
     }
 
     /// The guest mapped a source, or read what is mapped.
-    pub(crate) fn guest_mapped(&mut self, source: Source, vector: u16) {
+    pub(crate) fn guest_mapped(&mut self, source: u16, vector: u16) {
         if self.own.is_some() {
             return;
         }
-        if let Some(s) = slot(source) {
-            if let Some(v) = self.guest.get_mut(s) {
-                *v = vector;
-            }
-            self.ours.set(s, false);
+        if let Some(v) = self.guest.get_mut(usize::from(source)) {
+            *v = vector;
+            self.ours.set(source, false);
         }
     }
 
-    /// The helper is back.
+    /// Tries again what failed.
     pub(crate) fn retry(&mut self) {
         self.stalled = false;
         self.due = true;
+        self.fresh = None;
     }
 
     pub(crate) const fn stalled(&self) -> bool {
@@ -246,6 +195,7 @@ impl Vectors {
     pub(crate) fn stall(&mut self) {
         self.stalled = true;
         self.due = false;
+        self.fresh = None;
     }
 
     /// The next vector to be written.
@@ -253,74 +203,62 @@ impl Vectors {
         if !self.due || !self.enabled {
             return None;
         }
-        let job = match self.own {
-            Some(own) => {
-                let mut wanted = self.live;
-                wanted.set(CONFIG, true);
-                wanted.first(&self.done).map(|s| {
-                    let source = source(s);
-                    let (vector, second) = match source {
-                        Source::Config => (own.config, own.queues),
-                        Source::Queue(_) => (own.queues, own.config),
-                    };
-                    Job {
-                        source,
-                        vector,
-                        second,
-                        check: true,
-                        again: self.ours.get(s),
-                    }
-                })
-            }
-            None => self.ours.first(&Bits::NONE).map(|s| {
-                let vector = self.guest.get(s).copied().unwrap_or(NO_VECTOR);
-                Job {
-                    source: source(s),
-                    vector,
-                    second: vector,
-                    check: false,
-                    again: false,
-                }
-            }),
-        };
-        self.due = job.is_some();
-        self.changed &= self.due;
-        job
-    }
-
-    /// The device may have taken `vector`.
-    pub(crate) fn writing(&mut self, job: &Job) {
-        if let (Some(s), true) = (slot(job.source), self.own.is_some()) {
-            self.ours.set(s, true);
+        let mut wanted = self.ours;
+        if self.own.is_some() {
+            wanted = self.live;
+            wanted.set(CONFIG, true);
         }
+        let next = wanted.without(&self.done).iter().next();
+        self.due = next.is_some();
+        let source = next?;
+        let (vector, second) = match self.own {
+            Some(own) if source == CONFIG => (own.config, Some(own.queues)),
+            Some(own) => (own.queues, Some(own.config)),
+            None => (self.guest_vector(source), None),
+        };
+        if self.own.is_some() {
+            self.ours.set(source, true);
+        }
+        Some(Job {
+            source,
+            vector,
+            second,
+        })
     }
 
-    /// A job is done; `mapped` is what the device has now, if it has one; `again` stands in the job
-    /// if it had it before.
+    /// A job is done; `mapped` is what the device has now, if it has one.
     pub(crate) fn finish(&mut self, job: &Job, mapped: Option<u16>) {
-        let Some(s) = slot(job.source) else { return };
+        self.done.set(job.source, true);
+        let is_queue = job.source != CONFIG;
         let Some(own) = self.own else {
-            self.ours.set(s, false);
+            // What was refused stays, for the next turn.
+            if mapped.is_some() {
+                self.ours.set(job.source, false);
+            }
+            self.settled.given_back |= self.ours.without(&self.done).is_empty();
             return;
         };
-        self.done.set(s, true);
-        let is_queue = job.source != Source::Config;
         let Some(vector) = mapped else {
             self.settled.unmapped = self.settled.unmapped.saturating_add(1);
-            self.settled.last_unmapped = Some(job.source);
+            self.settled.last_unmapped = Some(if is_queue {
+                Source::Queue(job.source)
+            } else {
+                Source::Config
+            });
             return;
         };
         let [config, queues] = &mut self.causes;
         let causes = if vector == own.config { config } else { queues };
         causes.queues |= is_queue;
         causes.config |= !is_queue;
-        let fresh = if is_queue {
-            self.fresh == Some(s)
-        } else {
-            self.fresh.is_some()
-        };
-        let in_use = self.live.first(&Bits::NONE).is_some();
-        self.settled.late |= !fresh && in_use && (self.changed || !job.again);
+        let fresh = self.fresh.is_some_and(|q| !is_queue || q == job.source);
+        self.settled.late |= !fresh && !self.live.is_empty();
+    }
+
+    /// The device has no such queue.
+    pub(crate) fn no_queue(&mut self, queue: u16) {
+        self.live.set(queue, false);
+        self.ours.set(queue, false);
     }
 
     pub(crate) fn take_settled(&mut self) -> Settled {
@@ -336,12 +274,16 @@ impl Vectors {
         }
     }
 
+    fn guest_vector(&self, source: u16) -> u16 {
+        let vector = self.guest.get(usize::from(source));
+        vector.copied().unwrap_or(NO_VECTOR)
+    }
+
     /// Vectors of the guest for sources in use, each as often as it is mapped.
     pub(crate) fn guest_vectors(&self) -> impl Iterator<Item = u16> + '_ {
-        let used = |(s, v): (usize, &u16)| {
-            let used = *v != NO_VECTOR && (s == CONFIG || self.live.get(s));
-            used.then_some(*v)
-        };
-        self.guest.iter().enumerate().filter_map(used)
+        let sources = self.live.iter().chain([CONFIG]);
+        sources
+            .map(|source| self.guest_vector(source))
+            .filter(|vector| *vector != NO_VECTOR)
     }
 }

@@ -2,79 +2,45 @@
 //! The state machine: how accesses begin, go on and end.
 
 mod config;
-mod header;
 mod vectors;
 
-use virtio_pci_spec::bytes::le_value;
-use virtio_pci_spec::legacy::{field_at, header_len, Field};
+use virtio_pci_spec::bytes::{le_bytes, le_value};
+use virtio_pci_spec::legacy::{field_of, header_len, Field, Register};
+use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
 use virtio_pci_spec::DeviceType;
 
 use crate::ahead::Ahead;
-use crate::plan::piece;
-use crate::saved::{RestoreError, SavedState};
+use crate::queues::{Queues, TRACKED};
 use crate::shadow::Shadow;
-use crate::step::{Command, Completion, Effects, FailKind, Outcome, Rejected, Step};
-use crate::vectors::{Job, JobPhase, Vectors};
+use crate::step::{
+    Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
+    Step,
+};
+use crate::table::{row_at, Read, Row, Write};
+use crate::vectors::{Job, JobPhase, Vectors, CONFIG};
 
-/// Counts over the life of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Accesses of the guest.
-    pub accesses: u64,
-    /// Commands issued.
-    pub commands: u64,
-    /// Notifications issued.
-    pub notifies: u64,
-    /// Reads answered from memory.
-    pub remembered: u64,
-    /// Accesses that were, at least in part, the guest's fault.
-    pub rejected: u64,
-    /// Commands that failed.
-    pub failed: u64,
-    /// Accesses while the helper was lost.
-    pub lost: u64,
-}
-
-/// What the command under way does for a header access.
+/// What the command under way does for a register access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HeaderPhase {
+enum Phase {
     /// Asks which queue is selected, since what the guest writes must be known by its queue.
     Learn,
     /// Selects the queue that the guest has selected.
     Select,
     /// What the guest wants.
     Act,
+    /// Resets the device, which is what the guest wants by a queue address of 0.
+    Reset,
 }
 
 /// What an access is about.
 #[derive(Clone, Copy, Debug)]
 enum Target {
-    /// The header field at its offset.
-    Header { field: Field, phase: HeaderPhase },
-    /// The device configuration: position of the piece in work, bytes done, bytes of the piece,
-    /// bytes of its command.
-    Config {
-        pos: u32,
-        done: u8,
-        piece: u8,
-        asked: u8,
-    },
-    /// A notification.
-    Notify,
+    /// A register.
+    Register { row: &'static Row, phase: Phase },
+    /// The device configuration from `pos` on: bytes done, bytes of the command under way.
+    Config { pos: u32, done: u8, asked: u8 },
     /// A vector that the guest knows nothing of.
     Vector { job: Job, phase: JobPhase },
-}
-
-impl Target {
-    /// The device configuration from `pos` on, after `done` bytes.
-    const fn at(pos: u32, done: u8) -> Self {
-        Target::Config {
-            pos,
-            done,
-            piece: 0,
-            asked: 0,
-        }
-    }
 }
 
 /// An access under way.
@@ -84,9 +50,62 @@ struct Access {
     size: u8,
     /// The value to write; `None` for reads.
     write: Option<u64>,
-    /// What was read so far.
+    /// Whether the command under way reads.
+    reads: bool,
+    /// What was read so far of the device configuration.
     read: [u8; 8],
     effects: Effects,
+}
+
+/// All-ones of an access width.
+const fn ones(size: u8) -> u64 {
+    if size >= 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * size as u32)) - 1
+    }
+}
+
+impl Access {
+    fn new(size: u8, write: Option<u64>) -> Self {
+        Access {
+            target: Target::Config {
+                pos: 0,
+                done: 0,
+                asked: 0,
+            },
+            size,
+            write: write.map(|value| value & ones(size)),
+            reads: false,
+            read: [0; 8],
+            effects: Effects::default(),
+        }
+    }
+
+    /// A command failed.
+    fn failed(&mut self, kind: FailKind) {
+        self.effects.failed.get_or_insert(kind);
+    }
+
+    /// Ends the access; `value` counts for reads only, as far as it is wide.
+    fn done(self, value: u64) -> Step {
+        let value = match self.write {
+            Some(_) => 0,
+            None => value & ones(self.size),
+        };
+        let effects = self.effects;
+        Step::Done(Completion { value, effects })
+    }
+
+    fn rejected(mut self, why: Rejected) -> Step {
+        self.effects.rejected = Some(why);
+        self.done(u64::MAX)
+    }
+
+    fn lost(mut self) -> Step {
+        self.effects.lost = true;
+        self.done(u64::MAX)
+    }
 }
 
 /// The register window of one device.
@@ -100,79 +119,52 @@ pub struct Window {
     exact: bool,
     vectors: Vectors,
     lost: bool,
+    broken: bool,
     msix: Option<bool>,
     /// The last status seen; for reports, never given to the guest.
     status: u8,
     /// A reset was accepted and no status written since.
     fresh_reset: bool,
     access: Option<Access>,
-    counters: Counters,
-}
-
-/// All-ones of an access width.
-const fn ones(size: u8) -> u64 {
-    if size >= 8 {
-        u64::MAX
-    } else {
-        (1 << (8 * size as u32)) - 1
-    }
 }
 
 impl Window {
     /// The window of a device with `config_len` bytes of device configuration.
-    pub const fn new(device: DeviceType, config_len: u16) -> Self {
+    pub fn new(device: DeviceType, config_len: u16) -> Self {
         Window {
             device,
             config_len,
             shadow: Shadow::new(),
-            ahead: Ahead::none(),
+            ahead: Ahead::default(),
             exact: false,
             vectors: Vectors::new(false),
             lost: false,
+            broken: false,
             msix: None,
             status: 0,
             fresh_reset: false,
             access: None,
-            counters: Counters {
-                accesses: 0,
-                commands: 0,
-                notifies: 0,
-                remembered: 0,
-                rejected: 0,
-                failed: 0,
-                lost: 0,
-            },
         }
     }
 
-    /// Counts over the life of the window.
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// The device status last seen through the window; a report, not a register read.
-    pub const fn last_status(&self) -> u8 {
+    pub const fn status(&self) -> u8 {
         self.status
     }
 
-    /// The queue that the guest has selected, if that is known.
-    pub const fn selected_queue(&self) -> Option<u16> {
-        self.shadow.guest_select
+    /// The queues in use: those that got an address, until the next reset.
+    pub const fn queues(&self) -> Queues {
+        self.vectors.live
     }
 
-    /// Whether accesses are answered without the helper.
-    pub const fn is_lost(&self) -> bool {
-        self.lost
+    /// Whether the device missed a write that its driver relies on; until the driver resets it.
+    pub const fn broken(&self) -> bool {
+        self.broken
     }
 
-    /// The guest reads `size` bytes at `offset` of BAR0; `msix` is its MSI-X Enable bit.
-    pub fn begin_read(&mut self, offset: u32, size: u8, msix: bool) -> Step {
-        self.begin(offset, size, None, msix)
-    }
-
-    /// The guest writes the low `size` bytes of `value` at `offset` of BAR0.
-    pub fn begin_write(&mut self, offset: u32, size: u8, value: u64, msix: bool) -> Step {
-        self.begin(offset, size, Some(value & ones(size)), msix)
+    /// Whether [`begin_settle`](Self::begin_settle) may have something to do.
+    pub const fn settle_due(&self) -> bool {
+        self.vectors.enabled && self.vectors.due
     }
 
     /// The connection to the helper is gone. An access under way is to be resumed with
@@ -180,7 +172,7 @@ impl Window {
     pub fn lost(&mut self) {
         self.lost = true;
         self.fresh_reset = false;
-        self.ahead = Ahead::none();
+        self.ahead = Ahead::default();
     }
 
     /// The connection to the helper works (again); what was learnt before does not count.
@@ -194,8 +186,9 @@ impl Window {
     /// The device was reset from outside: system reset or function level reset.
     pub fn device_reset(&mut self) {
         self.shadow = Shadow::new();
-        self.ahead = Ahead::none();
+        self.ahead = Ahead::default();
         self.vectors.reset();
+        self.broken = false;
         self.status = 0;
         self.fresh_reset = false;
         self.access = None;
@@ -206,210 +199,249 @@ impl Window {
         self.shadow.forget_vectors();
     }
 
-    /// The state that must travel with the device.
-    pub const fn state(&self) -> SavedState {
-        SavedState::new(
-            self.device,
-            self.config_len,
-            self.shadow.guest_select,
-            self.status,
-        )
-    }
-
-    /// Takes over a saved state.
-    ///
-    /// # Errors
-    /// [`RestoreError`] if it is not of such a device; the window is unchanged then.
-    pub fn restore(&mut self, state: SavedState) -> Result<(), RestoreError> {
-        let (select, status) = state.check(self.device, self.config_len)?;
-        self.device_reset();
-        self.shadow.guest_select = select;
-        self.status = status;
-        Ok(())
-    }
-
-    fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
-        self.counters.accesses = self.counters.accesses.wrapping_add(1);
-        self.vectors.next_access();
-        let ahead = core::mem::replace(&mut self.ahead, Ahead::none());
+    /// The guest reads `size` bytes at `offset` of BAR0, or writes the low `size` bytes of `write`;
+    /// `msix` is its MSI-X Enable bit.
+    pub fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
+        let access = Access::new(size, write);
+        self.vectors.guest_goes_on();
+        let ahead = core::mem::take(&mut self.ahead);
         if self.msix.replace(msix).is_some_and(|was| was != msix) {
             self.shadow.forget_vectors();
         }
-        let mut access = Access {
-            target: Target::Notify,
-            size,
-            write,
-            read: [0; 8],
-            effects: Effects::default(),
-        };
         if !matches!(size, 1 | 2 | 4) {
-            access.effects.rejected = Some(Rejected::Width);
-            return self.done_with(&access, ones(size));
+            return access.rejected(Rejected::Width);
         }
-        let header = u32::from(header_len(msix));
-        if offset >= header {
-            self.shadow.pristine &= write.is_none();
-            let pos = offset - header;
-            let held = ahead.take(pos, size).filter(|_| write.is_none());
-            if let Some((bytes, left)) = held {
-                self.ahead = left;
-                self.counters.remembered = self.counters.remembered.wrapping_add(1);
-                return self.done_with(&access, le_value(&bytes));
-            }
-            access.target = Target::at(pos, 0);
-            return self.config(access);
-        }
-        let field = u8::try_from(offset)
-            .ok()
-            .and_then(|o| field_at(o, msix).filter(|f| f.offset == o));
-        match field {
-            None => {
-                access.effects.rejected = Some(Rejected::InsideField);
-                self.done_with(&access, ones(size))
-            }
-            Some(field) => {
-                access.target = Target::Header {
-                    field,
-                    phase: HeaderPhase::Act,
-                };
-                match write {
-                    None => self.header_read(access, field),
-                    Some(value) => self.header_write(access, field, value),
-                }
-            }
-        }
-    }
-
-    /// Takes the outcome of the command or notification that the last step asked for.
-    pub fn resume(&mut self, outcome: Outcome) -> Step {
-        let Some(access) = self.access.take() else {
-            return Step::Done(Completion {
-                value: u64::MAX,
-                effects: Effects {
-                    failed: Some(FailKind::Mismatch),
-                    ..Effects::default()
-                },
-            });
+        let Some(pos) = offset.checked_sub(header_len(msix).into()) else {
+            return match (row_at(offset, msix), access.write) {
+                (None, _) => access.rejected(Rejected::InsideField),
+                (Some(row), None) => self.register_read(access, row),
+                (Some(row), Some(value)) => self.register_write(access, row, value),
+            };
         };
-        if let Target::Vector { job, phase } = access.target {
-            return self.vector_resume(access, job, phase, outcome);
+        self.shadow.pristine &= write.is_none();
+        if self.lost {
+            return access.lost();
         }
-        if let Outcome::Failed(kind) = outcome {
-            return self.command_failed(access, kind);
+        let held = ahead.take(pos, size).filter(|_| write.is_none());
+        if let Some((bytes, left)) = held {
+            self.ahead = left;
+            return access.done(le_value(&bytes));
         }
-        match (access.target, access.write, outcome) {
-            (Target::Notify, _, Outcome::Written) => self.done(&access, 0),
-            (Target::Header { field, phase }, write, Outcome::Written)
-                if phase == HeaderPhase::Select || write.is_some() && phase == HeaderPhase::Act =>
-            {
-                self.header_written(access, field, phase)
-            }
-            (Target::Header { field, phase }, write, Outcome::Data(data))
-                if phase == HeaderPhase::Learn || write.is_none() && phase == HeaderPhase::Act =>
-            {
-                self.header_data(access, field, phase, data)
-            }
-            (
-                Target::Config {
-                    pos, done, piece, ..
-                },
-                Some(_),
-                Outcome::Written,
-            ) => self.config(access.config_next(pos, done, piece)),
-            (
-                Target::Config {
-                    pos,
-                    done,
-                    piece,
-                    asked,
-                },
-                None,
-                Outcome::Data(data),
-            ) => {
-                let mut access = access.config_next(pos, done, piece);
-                access.put(done, &data, piece);
-                self.ahead = Ahead::new(pos, &data, piece, asked);
-                self.config(access)
-            }
-            _ => self.command_failed(access, FailKind::Mismatch),
-        }
+        self.config(access, pos, 0)
     }
 
-    fn command(&mut self, access: Access, command: Command) -> Step {
-        self.counters.commands = self.counters.commands.wrapping_add(1);
-        self.access = Some(access);
-        Step::Command(command)
-    }
-
-    fn done(&mut self, access: &Access, value: u64) -> Step {
-        if access.effects.rejected.is_some() {
-            self.counters.rejected = self.counters.rejected.wrapping_add(1);
-        }
-        if access.effects.lost {
-            self.counters.lost = self.counters.lost.wrapping_add(1);
-        }
-        Step::Done(Completion {
-            value,
-            effects: access.effects,
-        })
-    }
-
-    /// Ends the access; `value` counts for reads only.
-    fn done_with(&mut self, access: &Access, value: u64) -> Step {
-        let value = if access.write.is_some() { 0 } else { value };
-        self.done(access, value)
-    }
-
-    fn done_lost(&mut self, mut access: Access) -> Step {
-        access.effects.lost = true;
-        self.done_with(&access, ones(access.size))
-    }
-
-    fn command_failed(&mut self, mut access: Access, kind: FailKind) -> Step {
-        self.counters.failed = self.counters.failed.wrapping_add(1);
-        if let Target::Config {
-            pos, done, asked, ..
-        } = access.target
-        {
-            let want = access.size.saturating_sub(done);
-            let element = piece(self.device, self.config_len, pos, want).len;
-            if kind == FailKind::Refused {
-                // The guest did not ask for the neighbours; it gets its own bytes without them.
-                // Where those are refused, too, it was not the length.
-                self.exact = asked > element;
-                if self.exact {
-                    access.target = Target::at(pos, done);
-                    return self.config(access);
-                }
-            }
-        }
-        access.effects.failed.get_or_insert(kind);
-        if kind == FailKind::Lost {
+    /// Takes the outcome of the command that the last step asked for.
+    pub fn resume(&mut self, outcome: Outcome) -> Step {
+        let Some(mut access) = self.access.take() else {
+            let mut nobody = Access::new(8, None);
+            nobody.failed(FailKind::Mismatch);
+            return nobody.done(u64::MAX);
+        };
+        let outcome = match outcome {
+            _ if self.lost => Err(FailKind::Lost),
+            Outcome::Failed(kind) => Err(kind),
+            Outcome::Data(data) if access.reads => Ok(data),
+            Outcome::Written if !access.reads => Ok([0; 8]),
+            Outcome::Data(_) | Outcome::Written => Err(FailKind::Mismatch),
+        };
+        if outcome == Err(FailKind::Lost) {
             self.lost();
         }
-        match access.target {
-            Target::Notify | Target::Vector { .. } => self.done(&access, 0),
-            Target::Header { .. } => {
+        match (access.target, outcome) {
+            (Target::Vector { job, phase }, _) => self.vector_resume(access, job, phase, outcome),
+            (Target::Config { pos, done, asked }, _) => {
+                self.config_resume(access, (pos, done, asked), outcome)
+            }
+            (Target::Register { row, phase }, Ok(data)) => {
+                self.register_resume(access, row, phase, data)
+            }
+            (Target::Register { row, .. }, Err(kind)) => {
+                access.failed(kind);
                 // Whether a write took effect is not known.
                 self.fresh_reset = false;
                 self.shadow.forget_queues();
-                self.done_with(&access, ones(access.size))
+                self.missed(&mut access, row);
+                access.done(u64::MAX)
             }
-            Target::Config {
-                pos, done, piece, ..
-            } => {
-                access.put(done, &[0xff; 8], piece);
-                access = access.config_next(pos, done, piece);
-                if kind == FailKind::Refused {
-                    return self.config(access);
-                }
-                // No time, or nobody, is left for the rest.
-                if let Target::Config { done, .. } = access.target {
-                    let rest = access.size.saturating_sub(done);
-                    access.put(done, &[0xff; 8], rest);
-                }
-                self.done_with(&access, le_value(&access.read))
+        }
+    }
+
+    fn register_read(&mut self, access: Access, row: &'static Row) -> Step {
+        let known = match row.read {
+            Read::Ones => return access.done(u64::MAX),
+            _ if self.lost => return access.lost(),
+            Read::Known => self.shadow.get(row.field.register),
+            Read::Device | Read::Isr => None,
+        };
+        match (row.broken, known) {
+            (Some(shown), _) if self.broken => access.done(shown.into()),
+            (_, Some(value)) => access.done(value.into()),
+            (_, None) => self.register_command(access, row),
+        }
+    }
+
+    fn register_write(&mut self, mut access: Access, row: &'static Row, value: u64) -> Step {
+        let value = value & ones(row.field.size);
+        access.write = Some(value);
+        match row.write {
+            Write::Rejected => return access.rejected(Rejected::ReadOnly),
+            Write::Notify => return access.done(0),
+            Write::Select => {
+                self.shadow.guest_select = u16::try_from(value).ok();
+                access.effects.lost = self.lost;
+                return access.done(0);
             }
+            Write::Device { .. } => {}
+        }
+        if self.lost {
+            self.missed(&mut access, row);
+            return access.lost();
+        }
+        if row.field.register == Register::QueueAddress && value == 0 {
+            if self.shadow.pristine {
+                self.shadow.guest_select = Some(0);
+                return access.done(0);
+            }
+            access.target = Target::Register {
+                row,
+                phase: Phase::Reset,
+            };
+            return self.register(access, field_of(Register::DeviceStatus), Some(0));
+        }
+        if self.broken && row.broken.is_some() {
+            return access.done(0);
+        }
+        self.shadow.pristine &= !row.matters(value);
+        self.register_command(access, row)
+    }
+
+    /// The device did not get what the guest wrote.
+    fn missed(&mut self, access: &mut Access, row: &Row) {
+        if !self.broken && access.write.is_some_and(|value| row.matters(value)) {
+            self.broken = true;
+            access.effects.broke = true;
+        }
+    }
+
+    /// Issues the command for a register, before that those for `queue_select` where it is needed.
+    fn register_command(&mut self, mut access: Access, row: &'static Row) -> Step {
+        let held = self.shadow.device_select;
+        let (phase, write) = match self.shadow.guest_select {
+            _ if !row.by_queue => (Phase::Act, access.write),
+            None if access.write.is_some() => (Phase::Learn, None),
+            Some(wanted) if held != Some(wanted) => (Phase::Select, Some(wanted.into())),
+            _ => (Phase::Act, access.write),
+        };
+        access.target = Target::Register { row, phase };
+        if phase == Phase::Act {
+            return self.register(access, row.field, write);
+        }
+        // Whatever becomes of it, the old value no longer counts.
+        self.shadow.device_select = None;
+        self.register(access, field_of(Register::QueueSelect), write)
+    }
+
+    fn register(&mut self, access: Access, field: Field, write: Option<u64>) -> Step {
+        self.command(access, Space::Common, field.offset, field.size, write)
+    }
+
+    fn command(
+        &mut self,
+        mut access: Access,
+        space: Space,
+        offset: u8,
+        len: u8,
+        write: Option<u64>,
+    ) -> Step {
+        access.reads = write.is_none();
+        self.access = Some(access);
+        let data = write.map(|value| le_bytes(value, len.into()));
+        Step::Command(Command {
+            space,
+            offset,
+            len,
+            kind: data.map_or(CommandKind::Read, CommandKind::Write),
+        })
+    }
+
+    /// Goes on after a command that succeeded.
+    fn register_resume(
+        &mut self,
+        mut access: Access,
+        row: &'static Row,
+        phase: Phase,
+        data: [u8; 8],
+    ) -> Step {
+        let short = |[a, b, ..]: [u8; 8]| u16::from_le_bytes([a, b]);
+        match phase {
+            Phase::Learn => {
+                self.shadow.learn_select(short(data));
+                return self.register_command(access, row);
+            }
+            Phase::Select => {
+                self.shadow.device_select = self.shadow.guest_select;
+                return self.register_command(access, row);
+            }
+            Phase::Reset => {
+                self.status_written(&mut access, 0);
+                return access.done(0);
+            }
+            Phase::Act => {}
+        }
+        let register = row.field.register;
+        let bytes = access.write.map_or(data, u64::to_le_bytes);
+        let value = le_value(&bytes) & ones(row.field.size);
+        let [low, ..] = bytes;
+        let long = u32::try_from(value).unwrap_or(u32::MAX);
+        match access.write {
+            None => self.shadow.learn(register, long),
+            Some(_) => self.shadow.wrote(register, long),
+        }
+        match (register, access.write) {
+            (Register::QueueSelect, None) => self.shadow.learn_select(short(bytes)),
+            (Register::DeviceStatus, None) => self.status_read(low),
+            (Register::DeviceStatus, Some(_)) => {
+                self.broken &= low != 0;
+                self.status_written(&mut access, low);
+            }
+            (Register::QueueAddress, Some(_)) => {
+                if let Some(queue) = self.shadow.guest_select {
+                    self.vectors.address_written(queue);
+                }
+            }
+            (Register::ConfigVector, _) => self.vectors.guest_mapped(CONFIG, short(bytes)),
+            (Register::QueueVector, _) => {
+                if let Some(queue) = self.shadow.guest_select.filter(|q| *q < TRACKED) {
+                    self.vectors.guest_mapped(queue, short(bytes));
+                }
+            }
+            _ => {}
+        }
+        access.done(value)
+    }
+
+    fn status_read(&mut self, status: u8) {
+        self.status = status;
+        let unfinished = self.fresh_reset && status != 0;
+        if unfinished || status & DEVICE_NEEDS_RESET != 0 {
+            self.shadow.forget_queues();
+        }
+    }
+
+    /// The device took this status.
+    fn status_written(&mut self, access: &mut Access, new: u8) {
+        access.effects.status = Some(StatusChange {
+            old: self.status,
+            new,
+        });
+        access.effects.reset = new == 0;
+        self.status = new;
+        self.fresh_reset = new == 0;
+        if new == 0 {
+            self.shadow.driver_reset();
+            self.vectors.reset();
+        } else {
+            self.vectors.status_written(new & DRIVER_OK != 0);
         }
     }
 }

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Device, Machine};
-use legacy_window::{Rejected, Window};
+use legacy_window::{decode, Decoded, Effects, Rejected};
 use virtio_pci_spec::DeviceType;
 
 /// Offset, bytes of an element, elements, writable: written down here once more, so that a slip in
@@ -129,11 +129,7 @@ fn machine(device: DeviceType, len: u16) -> Machine {
     d.status = 7;
     d.isr = 3;
     d.select = 1;
-    Machine {
-        window: Window::new(device, len),
-        device: d,
-        msix: false,
-    }
+    Machine::new(device, d)
 }
 
 fn header_value(offset: u32) -> u64 {
@@ -254,6 +250,11 @@ fn every_write_at_every_offset() {
                             }
                             // Held back.
                             Some((14, ..)) => vec![],
+                            // Of which queue?
+                            Some(&(o @ (8 | 22), size, _)) => vec![
+                                (true, 14, 2, None),
+                                (true, o as u8, size, Some(low & ones(size))),
+                            ],
                             Some(&(o, size, true)) => {
                                 vec![(true, o as u8, size, Some(low & ones(size)))]
                             }
@@ -332,14 +333,44 @@ fn odd_widths_are_the_guests_fault() {
     let mut m = machine(DeviceType::Net, 28);
     for width in [0u8, 3, 5, 8, 255] {
         for offset in [0, 14, 16, 18, 20, 1000, u32::MAX] {
-            let done = m.read_full(offset, width);
-            assert_eq!(done.effects.rejected, Some(Rejected::Width));
-            let done = m.write(offset, width, 0);
-            assert_eq!(done.effects.rejected, Some(Rejected::Width));
+            for write in [None, Some(0)] {
+                let done = m.failing(offset, width, write, &mut |_| None);
+                assert_eq!(done.effects.rejected, Some(Rejected::Width));
+            }
         }
     }
-    assert!(m.commands().is_empty() && m.device.notified.is_empty());
-    assert_eq!(m.window.counters().rejected, 70);
+    assert_eq!(m.commands(), []);
+}
+
+/// Notifications and reads of the ISR are told apart without a window, by their offset alone.
+// Covers: LIO-07, LIO-09
+#[test]
+fn what_an_access_is() {
+    for offset in (0..300).chain([u32::MAX]) {
+        for size in [1u8, 2, 4] {
+            let low = 0xa1b2_c3d4 & ones(size);
+            let want = match offset {
+                16 => Decoded::Notify { queue: low as u16 },
+                _ => Decoded::Register,
+            };
+            assert_eq!(decode(offset, size, Some(0xa1b2_c3d4)), want, "{offset}");
+            let want = match offset {
+                19 => Decoded::Isr,
+                _ => Decoded::Register,
+            };
+            assert_eq!(decode(offset, size, None), want, "{offset}");
+        }
+    }
+    // Given to a window nevertheless: nothing.
+    let mut m = machine(DeviceType::Net, 28);
+    for lost in [false, true] {
+        if lost {
+            m.window.lost();
+        }
+        let done = m.failing(16, 4, Some(1), &mut |_| None);
+        assert_eq!((done.value, done.effects), (0, Effects::default()));
+    }
+    assert_eq!(m.commands(), []);
 }
 
 // Covers: LIO-07, LIO-09

@@ -12,14 +12,13 @@
 mod common;
 
 use common::{Device, Machine};
-use legacy_window::Window;
 use virtio_pci_spec::DeviceType;
 
 /// What the driver core and virtio_net of Linux do to the registers when they bind, with one queue
 /// pair and the control queue. `control_vector`: whether the control queue gets a vector, too
 /// (Linux gives it none). Returns how many accesses there were besides kicks.
 fn bind(m: &mut Machine, control_vector: bool) -> usize {
-    let before = m.window.counters().accesses;
+    let before = m.accesses;
     m.msix = false;
     let status = |m: &mut Machine, bit: u64| {
         let old = m.read(18, 1);
@@ -55,15 +54,12 @@ fn bind(m: &mut Machine, control_vector: bool) -> usize {
     m.read(31, 1);
     status(m, 4);
     m.write(16, 2, 0);
-    (m.window.counters().accesses - before - 1) as usize
+    m.accesses - before
 }
 
 fn machine() -> Machine {
-    Machine {
-        window: Window::new(DeviceType::Net, 28),
-        device: Device::new(&[256, 256, 64], vec![1; 28]),
-        msix: false,
-    }
+    let device = Device::new(&[256, 256, 64], vec![1; 28]);
+    Machine::new(DeviceType::Net, device)
 }
 
 /// One access is one command where nothing is remembered: 47, with a vector for each queue.

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{net_machine, run};
+use common::net_machine;
 use legacy_window::{Command, FailKind, Outcome, Step, Window};
 use proptest::prelude::*;
 use virtio_pci_spec::DeviceType;
@@ -28,7 +28,6 @@ enum Act {
     /// From outside.
     FunctionReset,
     Reconnect,
-    Save,
 }
 
 fn access() -> impl Strategy<Value = Act> {
@@ -62,7 +61,6 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<u8>().prop_map(Act::ConfigChange),
         1 => Just(Act::FunctionReset),
         1 => Just(Act::Reconnect),
-        1 => Just(Act::Save),
     ]
 }
 
@@ -121,12 +119,6 @@ proptest! {
                     }
                     m.window.restored();
                 }
-                Act::Save => {
-                    let state = m.window.state().to_bytes();
-                    let mut fresh = Window::new(DeviceType::Net, 28);
-                    fresh.restore(legacy_window::SavedState::from_bytes(&state).unwrap()).unwrap();
-                    m.window = fresh;
-                }
             }
         }
         prop_assert_eq!(&m.device.notified, &plain.notified);
@@ -140,7 +132,7 @@ proptest! {
         acts in proptest::collection::vec((access(), 0u8..12, any::<bool>()), 1..80),
     ) {
         let mut m = net_machine();
-        let kinds = [FailKind::Refused, FailKind::TimedOut, FailKind::Lost];
+        let kinds = [FailKind::Refused, FailKind::TimedOut, FailKind::GivenUp, FailKind::Lost];
         for (a, fail, applied) in acts {
             let Act::Access { offset, size, write } = a else { continue };
             let mut left = 1;
@@ -154,20 +146,24 @@ proptest! {
                 }
                 kind
             };
-            let step = match write {
-                None => m.window.begin_read(offset, size, m.msix),
-                Some(v) => m.window.begin_write(offset, size, v, m.msix),
-            };
-            let done = run(&mut m.window, &mut m.device, step, m.msix, &mut inject);
+            let done = m.failing(offset, size, write, &mut inject);
             if let Some(c) = failed {
                 m.device.command(c, m.msix);
             }
             prop_assert!(write.is_none() || done.value == 0);
-            prop_assert_eq!(m.window.is_lost(), done.effects.failed == Some(FailKind::Lost));
-            if m.window.is_lost() {
+            let ones = u64::MAX >> (64 - 8 * u32::from(size));
+            let relied_on = write.map(|v| v & ones).is_some_and(|v| match offset {
+                4 => true,
+                8 => v != 0,
+                18 => v as u8 != 0,
+                20 | 22 => v as u16 != 0xffff,
+                _ => false,
+            });
+            let broke = relied_on && done.effects.failed.is_some();
+            prop_assert_eq!((m.window.broken(), done.effects.broke), (broke, broke));
+            if done.effects.failed == Some(FailKind::Lost) {
                 let before = m.device.clone();
                 m.device.log.clear();
-                let ones = u64::MAX >> (64 - 8 * u32::from(size));
                 if offset < 24 {
                     prop_assert_eq!(m.read(offset, size), ones);
                 }
@@ -175,6 +171,13 @@ proptest! {
                 prop_assert!(m.device.log.is_empty());
                 prop_assert_eq!(m.device.status, before.status);
                 m.window.restored();
+            }
+            if broke {
+                for (offset, want) in [(8, 0), (12, 0), (20, 0xffff), (22, 0xffff)] {
+                    prop_assert_eq!(m.read(offset, 2), want, "offset {}", offset);
+                }
+                m.write(18, 1, 0);
+                prop_assert!(!m.window.broken());
             }
             // What can be remembered agrees with the device.
             m.device.log.clear();
@@ -200,14 +203,11 @@ proptest! {
     /// Nonsense outcomes are failures, never panics.
     #[test]
     fn any_outcome_is_survived(
-        acts in proptest::collection::vec((0u32..200, 0u8..9, any::<Option<u64>>(), any::<bool>(), 0u8..6), 1..60),
+        acts in proptest::collection::vec((0u32..200, 0u8..9, any::<Option<u64>>(), any::<bool>(), 0u8..7), 1..60),
     ) {
         let mut w = Window::new(DeviceType::Block, 96);
         for (offset, size, write, msix, outcome) in acts {
-            let mut step = match write {
-                None => w.begin_read(offset, size, msix),
-                Some(v) => w.begin_write(offset, size, v, msix),
-            };
+            let mut step = w.begin(offset, size, write, msix);
             for _ in 0..8 {
                 if matches!(step, Step::Done(_)) {
                     break;
@@ -218,6 +218,7 @@ proptest! {
                     2 => Outcome::Failed(FailKind::Refused),
                     3 => Outcome::Failed(FailKind::TimedOut),
                     4 => Outcome::Failed(FailKind::Mismatch),
+                    5 => Outcome::Failed(FailKind::GivenUp),
                     _ => Outcome::Data([0; 8]),
                 });
             }

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! What is remembered and what is forgotten, rule by rule.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+#![allow(
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code
+)]
 
 mod common;
 
-use common::{net_config, net_machine, run, Machine};
-use legacy_window::{FailKind, Space, Step, Window};
-use virtio_pci_spec::DeviceType;
+use common::{net_config, net_machine, Machine};
+use legacy_window::{FailKind, Space, Step};
 
 #[test]
 fn queue_select_is_held_back_until_needed() {
@@ -140,11 +145,7 @@ fn a_selection_that_failed_is_repeated() {
     m.read(12, 2);
     m.window.msix_switched();
     m.write(14, 2, 2);
-    let step = m.window.begin_read(8, 4, true);
-    let msix = m.msix;
-    let done = run(&mut m.window, &mut m.device, step, msix, &mut |_| {
-        Some(FailKind::Refused)
-    });
+    let done = m.failing(8, 4, None, &mut |_| Some(FailKind::Refused));
     assert_eq!(done.value, 0xffff_ffff);
     m.write(14, 2, 1);
     m.commands();
@@ -159,7 +160,7 @@ fn a_selection_that_was_never_reported_is_repeated() {
     m.write(14, 2, 1);
     m.read(12, 2);
     m.write(14, 2, 2);
-    let step = m.window.begin_read(12, 2, true);
+    let step = m.window.begin(12, 2, None, true);
     assert!(matches!(step, Step::Command(c) if c.offset == 14));
     m.write(14, 2, 1);
     m.commands();
@@ -187,6 +188,7 @@ fn effects_tell_of_status_and_loss() {
     let done = m.write(18, 1, 3);
     let change = done.effects.status.unwrap();
     assert_eq!((change.old, change.new), (0, 3));
+    assert_eq!(m.window.status(), 3);
     m.window.lost();
     let done = m.write(16, 2, 1);
     assert_eq!(m.device.notified, [1], "notifications go on");
@@ -209,9 +211,7 @@ fn parts_that_fail_read_as_ones() {
     m.msix = false;
     let fail_at = |m: &mut Machine, n: u8, kind| {
         let mut left = n;
-        let step = m.window.begin_read(20 + 4, 4, false);
-        let msix = m.msix;
-        run(&mut m.window, &mut m.device, step, msix, &mut |_| {
+        m.failing(20 + 4, 4, None, &mut |_| {
             left = left.wrapping_sub(1);
             (left == 255).then_some(kind)
         })
@@ -227,41 +227,6 @@ fn parts_that_fail_read_as_ones() {
         whole | 0xffff_0000,
         "no time for the rest"
     );
-    assert_eq!(m.window.counters().failed, 2);
-}
-
-#[test]
-fn saved_states_are_checked() {
-    use legacy_window::{RestoreError, SavedState};
-    let mut m = net_machine();
-    m.write(14, 2, 2);
-    m.write(18, 1, 7);
-    let state = m.window.state();
-    let bytes = state.to_bytes();
-    assert_eq!(SavedState::from_bytes(&bytes).unwrap(), state);
-    let mut other = Window::new(DeviceType::Block, 96);
-    assert!(matches!(
-        other.restore(state),
-        Err(RestoreError::DeviceType { .. })
-    ));
-    let mut other = Window::new(DeviceType::Net, 12);
-    assert!(matches!(
-        other.restore(state),
-        Err(RestoreError::ConfigLen { .. })
-    ));
-    for (at, value) in [(0, 2), (8, 2), (10, 1), (11, 1)] {
-        let mut bad = bytes;
-        bad[at] = value;
-        assert!(SavedState::from_bytes(&bad).is_err(), "byte {at}");
-    }
-    for len in 0..bytes.len() {
-        assert!(SavedState::from_bytes(&bytes[..len]).is_err());
-    }
-    let mut fresh = Window::new(DeviceType::Net, 28);
-    fresh.restore(state).unwrap();
-    assert_eq!(fresh.last_status(), 7);
-    m.window = fresh;
-    assert_eq!(m.read(12, 2), 64);
 }
 
 // Covers: LIO-08
@@ -292,4 +257,47 @@ fn a_queue_address_of_0_resets_the_device_once() {
     m.device.log.clear();
     m.write(8, 4, 0);
     assert_eq!(m.device.log, [(Space::Common, 18, 1, Some(0))]);
+}
+
+// Covers: LIO-06, LIO-08
+#[test]
+fn queues_in_use_are_those_with_an_address() {
+    let used = |m: &Machine| m.window.queues().iter().collect::<Vec<_>>();
+    let all_resets: [(&str, fn(&mut Machine)); 3] = [
+        ("status", |m| {
+            m.write(18, 1, 0);
+        }),
+        ("address 0", |m| {
+            m.write(8, 4, 0);
+        }),
+        ("from outside", |m| m.window.device_reset()),
+    ];
+    for (what, reset) in all_resets {
+        let mut m = net_machine();
+        m.write(18, 1, 0);
+        m.device.select = 1;
+        m.write(8, 4, 0x10);
+        assert_eq!(used(&m), [1], "a guest that selected none");
+        for queue in [1023, 1024, 0xffff, 2, 0] {
+            m.write(14, 2, queue);
+            m.write(8, 4, 0x20 + queue);
+        }
+        assert_eq!(used(&m), [0, 1, 2, 1023]);
+        assert!(m.window.queues().contains(1023) && !m.window.queues().contains(1024));
+        // Neither a status nor a switch of MSI-X, nor a helper that comes and goes.
+        m.write(18, 1, 7);
+        m.msix = false;
+        m.read(18, 1);
+        m.window.lost();
+        m.window.restored();
+        assert_eq!(used(&m).len(), 4);
+        assert!(!m.window.driven(), "nobody asked for the vectors");
+        reset(&mut m);
+        assert!(m.window.queues().is_empty(), "{what}");
+    }
+    let mut m = net_machine();
+    m.write(18, 1, 0);
+    m.write(14, 2, 1);
+    m.failing(8, 4, Some(0x10), &mut |_| Some(FailKind::Refused));
+    assert!(m.window.queues().is_empty(), "the device did not take it");
 }

@@ -6,9 +6,7 @@
 mod common;
 
 use common::{Device, Machine};
-use legacy_window::{
-    Causes, Command, FailKind, Outcome, OwnVectors, Settled, Source, Step, Window,
-};
+use legacy_window::{Causes, FailKind, OwnVectors, Settled, Source};
 use proptest::prelude::*;
 use virtio_pci_spec::DeviceType;
 
@@ -17,46 +15,22 @@ const OWN: OwnVectors = OwnVectors {
     queues: 1,
 };
 
-fn machine() -> Machine {
-    let mut window = Window::new(DeviceType::Net, 28);
-    window.emulate_intx();
-    Machine {
-        window,
-        device: Device::new(&[256, 128, 64], (0..28).collect()),
-        msix: false,
-    }
-}
+/// Where nothing depends on it.
+const TURN: u64 = 7;
 
-/// The VF's MSI-X is on while vectors are written, whatever the guest's is.
-fn settle_failing(m: &mut Machine, fail: &mut dyn FnMut(&Command) -> Option<FailKind>) -> Settled {
-    let mut step = m.window.begin_settle();
-    // Five queues, of which two do not exist: select, read, write, read, write the other one and
-    // read; the configuration; and once what the guest has selected.
-    for _ in 0..36 {
-        step = match step {
-            Step::Done(done) => {
-                assert_eq!(done.value, 0);
-                return m.window.take_settled();
-            }
-            Step::Notify { .. } => panic!("nobody notifies"),
-            Step::Command(c) => {
-                let outcome = match fail(&c) {
-                    Some(kind) => Outcome::Failed(kind),
-                    None => m.device.command(c, true),
-                };
-                m.window.resume(outcome)
-            }
-        };
-    }
-    panic!("vectors without end")
+fn machine() -> Machine {
+    let device = Device::new(&[256, 128, 64], (0..28).collect());
+    let mut m = Machine::new(DeviceType::Net, device);
+    m.window.emulate_intx();
+    m
 }
 
 fn settle(m: &mut Machine) -> Settled {
-    settle_failing(m, &mut |_| None)
+    m.settle(&mut |_| None)
 }
 
 fn take(m: &mut Machine) -> Settled {
-    m.window.serve_vectors(Some(OWN));
+    m.window.serve_vectors(Some(OWN), TURN);
     settle(m)
 }
 
@@ -161,14 +135,17 @@ fn the_guest_gets_its_own_vectors_back() {
         m.msix = false;
         let settled = take(&mut m);
         assert!(settled.late, "it may have interrupted before");
+        assert!(!settled.given_back);
         assert_eq!(m.device.vector, [1, 1, 1]);
         assert_eq!(m.device.config_vector, 0);
         m.commands();
-        m.window.serve_vectors(None);
+        m.window.serve_vectors(None, TURN);
         let mut mapped: Vec<_> = m.window.guest_vectors().collect();
         mapped.sort_unstable();
         assert_eq!(mapped, [2, 3]);
-        assert!(!settle(&mut m).late);
+        let settled = settle(&mut m);
+        assert!(!settled.late && settled.given_back);
+        assert!(!settle(&mut m).given_back, "it is said once");
         assert_eq!(m.device.vector, [2, 0xffff, 0xffff]);
         assert_eq!(m.device.config_vector, 3);
         m.msix = true;
@@ -204,6 +181,7 @@ fn one_vector_for_all_and_none_at_all() {
     assert_eq!(settled.unmapped, 2);
     assert_eq!(settled.last_unmapped, Some(Source::Config));
     assert!(!settled.late);
+    assert!(!m.window.broken(), "the guest did not ask for them");
     m.commands();
     settle(&mut m);
     assert_eq!(m.commands(), [], "it was tried");
@@ -219,9 +197,9 @@ fn commands_that_fail() {
         m.write(14, 2, queue);
         m.write(8, 4, 0x100 + queue);
     }
-    m.window.serve_vectors(Some(OWN));
+    m.window.serve_vectors(Some(OWN), TURN);
     let mut first = true;
-    let settled = settle_failing(&mut m, &mut |c| {
+    let settled = m.settle(&mut |c| {
         let refuse = c.offset == QUEUE && std::mem::take(&mut first);
         refuse.then_some(FailKind::Refused)
     });
@@ -229,13 +207,13 @@ fn commands_that_fail() {
     assert_eq!(settled.last_unmapped, Some(Source::Queue(0)));
     assert_eq!(m.device.vector, [0xffff, 1, 0xffff]);
     // Too late, or the helper gone: later, when asked to.
-    for kind in [FailKind::TimedOut, FailKind::Lost] {
+    for kind in [FailKind::TimedOut, FailKind::GivenUp, FailKind::Lost] {
         let mut m = machine();
         m.write(18, 1, 0);
         m.write(14, 2, 0);
         m.write(8, 4, 0x100);
-        m.window.serve_vectors(Some(OWN));
-        let settled = settle_failing(&mut m, &mut |c| (c.offset == QUEUE).then_some(kind));
+        m.window.serve_vectors(Some(OWN), TURN);
+        let settled = m.settle(&mut |c| (c.offset == QUEUE).then_some(kind));
         assert_eq!(settled.unmapped, 0);
         assert!(m.window.settle_stalled());
         m.commands();
@@ -271,10 +249,10 @@ fn a_reset_ends_it() {
                 m.window.device_reset();
             }
         }
-        assert!(!m.window.driven());
+        assert!(!m.window.driven() && m.window.queues().is_empty());
         m.commands();
         settle(&mut m);
-        m.window.serve_vectors(None);
+        m.window.serve_vectors(None, TURN);
         settle(&mut m);
         assert_eq!(m.commands(), [], "the device has forgotten them itself");
         assert_eq!(m.window.guest_vectors().count(), 0);
@@ -348,7 +326,7 @@ proptest! {
                 Op::Switch => {
                     m.msix = !m.msix;
                     let own = (!m.msix && m.window.driven()).then_some(OWN);
-                    m.window.serve_vectors(own);
+                    m.window.serve_vectors(own, TURN);
                     settle(&mut m);
                     continue;
                 }
@@ -368,7 +346,7 @@ proptest! {
                 plain.direct(14, 2, Some(1), m.msix, &[]);
             }
             let own = (!m.msix && m.window.driven()).then_some(OWN);
-            m.window.serve_vectors(own);
+            m.window.serve_vectors(own, TURN);
             settle(&mut m);
             for queue in 0..3 {
                 let want = if own.is_some() && plain.address[queue] != 0 {

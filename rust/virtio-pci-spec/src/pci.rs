@@ -33,6 +33,7 @@ pub const CAP_ID_POWER: u8 = 0x01;
 pub const CAP_ID_VENDOR: u8 = 0x09;
 pub const CAP_ID_EXPRESS: u8 = 0x10;
 pub const CAP_ID_MSIX: u8 = 0x11;
+pub const CAP_ID_AF: u8 = 0x13;
 
 /// MSI-X capability, relative to its start.
 pub mod msix {
@@ -65,6 +66,14 @@ pub mod express {
     pub const DEVCTL: usize = 8;
     pub const DEVCAP_FLR: u32 = 1 << 28;
     pub const DEVCTL_FLR: u16 = 1 << 15;
+}
+
+/// Advanced Features capability, relative to its start.
+pub mod af {
+    pub const CAPABILITIES: usize = 3;
+    pub const CONTROL: usize = 4;
+    pub const CAPABILITIES_FLR: u8 = 1 << 1;
+    pub const CONTROL_FLR: u8 = 1;
 }
 
 /// PCI Express extended capabilities start here.

@@ -17,7 +17,7 @@ const ID: &str = "vf";
 
 pub(super) const DOORBELLS: Scenario<Run> = Scenario {
     name: "doorbells",
-    shows: "Each way of the device's doorbells (in the kernel, by a mapping, by a write of the region) on the same VF; then L1 takes the VFs back while L2 uses one: QEMU asks L2 for it, and with a new helper all is as before",
+    shows: "Each way of the device's doorbells (in the kernel, by a write of the region) on the same VF; then L1 takes the VFs back while L2 uses one: QEMU asks L2 for it, and with a new helper all is as before",
     run: Run {
         equipped: false,
         spoils: false,
@@ -40,11 +40,7 @@ pub(super) const DEVICE_RESETS: Scenario<Run> = Scenario {
 };
 
 /// Ways of doorbells, and the properties that leave no other.
-const PATHS: [(&str, &[&str]); 3] = [
-    ("kernel", &[]),
-    ("mmap", &["x-no-kvm-ioeventfd"]),
-    ("region", &["x-no-vfio-ioeventfd", "x-no-mmap"]),
-];
+const PATHS: [(&str, &[&str]); 2] = [("kernel", &[]), ("region", &["x-no-vfio-ioeventfd"])];
 
 /// A machine with two slots behind root ports.
 fn root_ports() -> Vec<String> {

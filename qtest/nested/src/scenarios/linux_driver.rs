@@ -186,14 +186,10 @@ fn counts(nested: &mut Nested) -> Result<String> {
     let linux = Cost::measure(nested, &device)?;
     let device = take_over(nested)?;
     let kernel = Cost::measure(nested, &device)?;
-    let mapped = Cost::measure(nested, &format!("{device},x-no-vfio-ioeventfd=on"))?;
-    let region = Cost::measure(
-        nested,
-        &format!("{device},x-no-vfio-ioeventfd=on,x-no-mmap=on"),
-    )?;
+    let region = Cost::measure(nested, &format!("{device},x-no-vfio-ioeventfd=on"))?;
     ensure!(
-        kernel.doorbell < mapped.doorbell && mapped.doorbell < region.doorbell,
-        "not the three ways of a doorbell: {kernel:?}, {mapped:?}, {region:?}"
+        kernel.doorbell < region.doorbell,
+        "not the two ways of a doorbell: {kernel:?}, {region:?}"
     );
     ensure!(
         kernel.doorbell * 2 < linux.doorbell,
@@ -218,7 +214,6 @@ fn counts(nested: &mut Nested) -> Result<String> {
     Ok([
         "instructions of L1\n  | | Linux | this project | ratio |\n  |---|---|---|---|".to_owned(),
         row("doorbell, in the kernel", kernel.doorbell, linux.doorbell),
-        row("doorbell, mapped", mapped.doorbell, linux.doorbell),
         row("doorbell, region write", region.doorbell, linux.doorbell),
         row("read of the status", kernel.read, linux.read),
     ]

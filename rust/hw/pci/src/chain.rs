@@ -34,6 +34,11 @@ pub struct ChainedPciClass {
     parent_reset: Option<ResetFn>,
 }
 
+/// Says that the parent's realize has succeeded and its exit is still to come. Whoever has it may
+/// call [`ChainedPciMethods::parent_exit`], which takes it.
+#[must_use]
+pub struct ParentRealized(());
+
 /// The methods of a chained device. Each replaces the parent's; call the parent's from it.
 ///
 /// All run with the big QEMU lock held.
@@ -44,7 +49,7 @@ pub trait ChainedPciDevice:
     /// [`ChainedPciMethods::parent_exit`]: nobody else does.
     fn realize(&self) -> Result<()>;
     /// The guest or the user removed the device; its BARs are unmapped already.
-    fn exit(&self);
+    fn exit(&self, parent: ParentRealized);
     /// The guest reads `len` (1, 2 or 4) bytes of configuration space.
     fn config_read(&self, address: u32, len: u8) -> u32;
     /// The guest writes `len` (1, 2 or 4) bytes of configuration space.
@@ -104,18 +109,18 @@ impl ChainedPciClass {
 /// Calls of the methods that [`ChainedPciClass::class_init`] saved. They need the big QEMU lock.
 pub trait ChainedPciMethods: ChainedPciDevice {
     /// The parent's realize.
-    fn parent_realize(&self) -> Result<()> {
+    fn parent_realize(&self) -> Result<ParentRealized> {
         assert!(bql::is_locked());
-        match self.get_class().parent_realize {
+        if let Some(f) = self.get_class().parent_realize {
             // SAFETY: the function is the parent's, the object is an instance of it, and errp
             // points to a null pointer.
-            Some(f) => unsafe { Error::with_errp(|errp| f(self.as_pci_ptr(), errp)) },
-            None => Ok(()),
+            unsafe { Error::with_errp(|errp| f(self.as_pci_ptr(), errp)) }?;
         }
+        Ok(ParentRealized(()))
     }
 
-    /// The parent's exit; only after its realize succeeded, once.
-    fn parent_exit(&self) {
+    /// The parent's exit.
+    fn parent_exit(&self, _realized: ParentRealized) {
         assert!(bql::is_locked());
         if let Some(f) = self.get_class().parent_exit {
             // SAFETY: as in parent_realize().
@@ -181,7 +186,7 @@ unsafe extern "C" fn realize<T: ChainedPciDevice>(
 /// As for `realize`.
 unsafe extern "C" fn exit<T: ChainedPciDevice>(dev: *mut PCIDevice) {
     // SAFETY: see above.
-    T::exit(unsafe { &*dev.cast::<T>() });
+    T::exit(unsafe { &*dev.cast::<T>() }, ParentRealized(()));
 }
 
 /// # Safety

@@ -111,12 +111,16 @@ impl PciDevice {
         unsafe { bindings::msix_enabled(self.0.as_mut_ptr()) != 0 }
     }
 
-    /// Offers `region` to the guest as an I/O BAR. `bar` is 0 to 5 and must be unused; the size of
-    /// the region is a power of two. PCI code takes the BAR away before `exit`.
-    pub fn register_io_bar(&self, bar: u8, region: &MemoryRegion) {
+    /// Offers `region` to the guest as an I/O BAR, 0 to 5. PCI code takes the BAR away before
+    /// `exit`.
+    ///
+    /// # Safety
+    ///
+    /// The BAR is unused, the region is part of this device, and its size is a power of two.
+    pub unsafe fn register_io_bar(&self, bar: u8, region: &MemoryRegion) {
         assert!(bql::is_locked());
         assert!(bar < 6);
-        // SAFETY: device and region are alive, the region as long as the device that embeds it.
+        // SAFETY: see above; the lock is held.
         unsafe {
             bindings::pci_register_bar(
                 self.0.as_mut_ptr(),

@@ -15,13 +15,16 @@ mod device;
 mod fd_handler;
 mod interrupt;
 mod lock;
+pub mod machine;
 pub mod memory;
 pub mod property;
 pub mod report;
 pub mod shown;
 pub mod sriov;
+mod waiting;
 
-pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods};
+pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods, ParentRealized};
 pub use device::PciDevice;
 pub use fd_handler::FdHandler;
 pub use lock::with_bql;
+pub use waiting::is_vcpu_waited_for;

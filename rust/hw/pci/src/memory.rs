@@ -6,17 +6,41 @@ use system::MemoryRegion;
 
 use crate::bindings;
 
-/// Changes the size of a region in bytes; only before it is mapped. Needs the big QEMU lock.
-pub fn set_size(region: &MemoryRegion, size: u64) {
+/// Changes the size of a region in bytes. Needs the big QEMU lock.
+///
+/// # Safety
+///
+/// The region is not mapped yet.
+pub unsafe fn set_size(region: &MemoryRegion, size: u64) {
     assert!(bql::is_locked());
-    // SAFETY: the region was initialized when its owner was, and the lock is held.
+    // SAFETY: see above; the region was initialized when its owner was, and the lock is held.
     unsafe { bindings::memory_region_set_size(region.as_mut_ptr(), size) }
 }
 
 /// Lets the region's callbacks run without the big QEMU lock, and without the re-entrancy guard
-/// of its device: they must bring their own locking. Only before the region is mapped.
-pub fn enable_lockless_io(region: &MemoryRegion) {
+/// of its device.
+///
+/// # Safety
+///
+/// The region is not mapped yet, and its callbacks bring their own locking.
+pub unsafe fn enable_lockless_io(region: &MemoryRegion) {
     assert!(bql::is_locked());
-    // SAFETY: the region was initialized when its owner was, and the lock is held.
+    // SAFETY: see above; the region was initialized when its owner was, and the lock is held.
     unsafe { bindings::memory_region_enable_lockless_io(region.as_mut_ptr()) }
+}
+
+/// Makes the changes of `f` to regions visible at once, at its end. Needs the big QEMU lock.
+pub fn transaction<R>(f: impl FnOnce() -> R) -> R {
+    struct Commit;
+    impl Drop for Commit {
+        fn drop(&mut self) {
+            // SAFETY: begun below, by this thread, which holds the lock.
+            unsafe { bindings::memory_region_transaction_commit() }
+        }
+    }
+    assert!(bql::is_locked());
+    // SAFETY: the lock is held; the end is the drop of the guard.
+    unsafe { bindings::memory_region_transaction_begin() }
+    let _commit = Commit;
+    f()
 }

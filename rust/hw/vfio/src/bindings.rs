@@ -54,5 +54,4 @@ const _: () = {
     assert!(offset_of!(VFIOPCIDevice, emulated_config_bits) == RUST_OFFSETOF_EMULATED as usize);
     assert!(offset_of!(VFIOPCIDevice, vf_token) == RUST_OFFSETOF_VF_TOKEN as usize);
     assert!(offset_of!(VFIOPCIDevice, no_kvm_ioeventfd) == RUST_OFFSETOF_NO_KVM_IOEVENTFD as usize);
-    assert!(size_of::<VFIOMmap>() == RUST_SIZEOF_VFIO_MMAP as usize);
 };

@@ -243,15 +243,19 @@ impl VfioPciBase {
         unsafe { (*vdev).vf_token.__bindgen_anon_1.data = uuid }
     }
 
-    /// Puts `region` over part of a BAR, above the device's registers and its MSI-X table. Undo it
-    /// before the parent's exit. Needs the big QEMU lock.
-    pub fn cover_bar(&self, bar: u8, offset: u64, region: &MemoryRegion) -> bool {
+    /// Puts `region` over part of a BAR, above the device's registers and its MSI-X table. Needs the
+    /// big QEMU lock.
+    ///
+    /// # Safety
+    ///
+    /// The region is part of this device and covers nothing yet; it is taken off with
+    /// [`uncover_bar`](Self::uncover_bar) before the parent's exit.
+    pub unsafe fn cover_bar(&self, bar: u8, offset: u64, region: &MemoryRegion) -> bool {
         assert!(bql::is_locked());
         let Some(container) = self.bar_container(bar) else {
             return false;
         };
-        // SAFETY: both regions are alive and the lock is held; the region is part of the device,
-        // so it lives as long as the BAR's container.
+        // SAFETY: see above; both regions are alive and the lock is held.
         unsafe {
             pci::bindings::memory_region_add_subregion_overlap(
                 container,
@@ -264,10 +268,14 @@ impl VfioPciBase {
     }
 
     /// Takes `region` off the BAR again. Needs the big QEMU lock.
-    pub fn uncover_bar(&self, bar: u8, region: &MemoryRegion) {
+    ///
+    /// # Safety
+    ///
+    /// [`cover_bar`](Self::cover_bar) has put it there.
+    pub unsafe fn uncover_bar(&self, bar: u8, region: &MemoryRegion) {
         assert!(bql::is_locked());
         if let Some(container) = self.bar_container(bar) {
-            // SAFETY: as in cover_bar(), which put it there.
+            // SAFETY: see above; both regions are alive and the lock is held.
             unsafe {
                 pci::bindings::memory_region_del_subregion(container, region.as_mut_ptr());
             }

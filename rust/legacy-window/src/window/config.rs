@@ -1,95 +1,86 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Accesses to the device configuration.
 
-use virtio_pci_spec::bytes::{le_bytes, le_value};
+use virtio_pci_spec::bytes::le_value;
 
 use super::{Access, Target, Window};
+use crate::ahead::Ahead;
 use crate::plan::{piece, stretch, PieceKind};
-use crate::step::{Command, CommandKind, Rejected, Space, Step};
+use crate::step::{FailKind, Rejected, Space, Step};
 
 impl Window {
-    /// Goes on with an access to the device configuration from its position.
-    pub(super) fn config(&mut self, mut access: Access) -> Step {
-        if self.lost {
-            return self.config_lost(access);
-        }
-        while let Target::Config { pos, done, .. } = access.target {
-            let want = access.size.saturating_sub(done);
-            if want == 0 {
-                break;
-            }
-            let next = piece(self.device, self.config_len, pos, want);
-            match (next.kind, access.write) {
-                (PieceKind::Behind, _) => {
-                    access
-                        .effects
-                        .rejected
-                        .get_or_insert(Rejected::BehindConfig);
-                }
-                (PieceKind::Element { writable, .. }, Some(_)) if !writable => {
-                    access.effects.rejected.get_or_insert(Rejected::ReadOnly);
-                }
+    /// Goes on with an access at `pos` after `done` bytes of it.
+    pub(super) fn config(&mut self, mut access: Access, pos: u32, mut done: u8) -> Step {
+        while done < access.size {
+            let at = pos.saturating_add(done.into());
+            let next = piece(self.device, self.config_len, at, access.size - done);
+            let why = match (next.kind, access.write) {
+                (PieceKind::Behind, _) => Rejected::BehindConfig,
+                (
+                    PieceKind::Element {
+                        writable: false, ..
+                    },
+                    Some(_),
+                ) => Rejected::ReadOnly,
                 (PieceKind::Element { offset, .. }, write) => {
                     let asked = if write.is_some() || self.exact {
                         next.len
                     } else {
                         next.len.max(stretch(self.device, self.config_len, offset))
                     };
-                    access.target = Target::Config {
-                        pos,
-                        done,
-                        piece: asked.min(want),
-                        asked,
-                    };
-                    let kind = match write {
-                        None => CommandKind::Read,
-                        Some(value) => CommandKind::Write(le_bytes(
-                            value.checked_shr(8 * u32::from(done)).unwrap_or(0),
-                            next.len.into(),
-                        )),
-                    };
-                    return self.command(
-                        access,
-                        Command {
-                            space: Space::Device,
-                            offset,
-                            len: asked,
-                            kind,
-                        },
-                    );
+                    access.target = Target::Config { pos, done, asked };
+                    let rest = write.map(|v| v.checked_shr(8 * u32::from(done)).unwrap_or(0));
+                    return self.command(access, Space::Device, offset, asked, rest);
                 }
-            }
-            access = access.config_next(pos, done, next.len);
+            };
+            access.effects.rejected.get_or_insert(why);
+            done = done.saturating_add(next.len);
         }
-        self.done_with(&access, le_value(&access.read))
+        access.done(le_value(&access.read))
     }
 
-    /// What is left of an access to the device configuration while the helper is lost.
-    pub(super) fn config_lost(&mut self, mut access: Access) -> Step {
-        access.effects.lost = true;
-        if let Target::Config { done, .. } = access.target {
-            access.put(done, &[0xff; 8], access.size.saturating_sub(done));
+    /// Takes the outcome of the command for `asked` bytes.
+    pub(super) fn config_resume(
+        &mut self,
+        mut access: Access,
+        (pos, done, asked): (u32, u8, u8),
+        outcome: Result<[u8; 8], FailKind>,
+    ) -> Step {
+        let at = pos.saturating_add(done.into());
+        let want = access.size.saturating_sub(done);
+        let len = asked.min(want);
+        match outcome {
+            Ok(data) => {
+                access.put(done, &data, len);
+                self.ahead = Ahead::new(at, &data, len, asked);
+            }
+            Err(FailKind::Refused) => {
+                // The guest did not ask for the neighbours; it gets its own bytes without them.
+                // Where those are refused, too, it was not the length.
+                self.exact = asked > piece(self.device, self.config_len, at, want).len;
+                if self.exact {
+                    return self.config(access, pos, done);
+                }
+                access.failed(FailKind::Refused);
+                access.put(done, &[0xff; 8], len);
+            }
+            Err(kind) => {
+                // No time, or nobody, is left for the rest.
+                access.failed(kind);
+                access.put(done, &[0xff; 8], want);
+                return access.done(le_value(&access.read));
+            }
         }
-        self.done_with(&access, le_value(&access.read))
+        self.config(access, pos, done.saturating_add(len))
     }
 }
 
 impl Access {
-    /// Moved on by `by` bytes.
-    pub(super) fn config_next(mut self, pos: u32, done: u8, by: u8) -> Self {
-        self.target = Target::at(pos.saturating_add(u32::from(by)), done.saturating_add(by));
-        self
-    }
-
     /// Puts the first `len` bytes of `from` to position `at` of what was read.
-    pub(super) fn put(&mut self, at: u8, from: &[u8; 8], len: u8) {
-        for (dst, src) in self
-            .read
-            .iter_mut()
-            .skip(usize::from(at))
-            .zip(from.iter().take(usize::from(len)))
-        {
-            *dst = *src;
+    fn put(&mut self, at: u8, from: &[u8; 8], len: u8) {
+        let to = self.read.iter_mut().skip(at.into());
+        for (to, from) in to.zip(from.iter().take(len.into())) {
+            *to = *from;
         }
     }
 }

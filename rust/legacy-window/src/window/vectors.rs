@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Writing the VF's vectors behind the guest's back.
 
-use virtio_pci_spec::bytes::le_bytes;
 use virtio_pci_spec::legacy::{field_of, Register};
 
 use super::{Access, Target, Window};
-use crate::step::{Command, CommandKind, Effects, FailKind, Outcome, Space, Step};
-use crate::vectors::{Causes, Job, JobPhase, OwnVectors, Settled, Source};
+use crate::step::{FailKind, Step};
+use crate::vectors::{Causes, Job, JobPhase, OwnVectors, Settled, CONFIG};
 
 /// Interrupts of the VF for a guest that has MSI-X off.
 impl Window {
-    /// Keeps track of what is needed to take the VF's vectors; before the first access.
+    /// Allows the caller to take the VF's vectors; before the first access.
     pub fn emulate_intx(&mut self) {
         self.vectors.enabled = true;
     }
 
-    /// Whether the device may interrupt: a queue has been given an address, or the driver is
-    /// ready, since the last reset. Always false without [`emulate_intx`](Self::emulate_intx).
-    pub const fn driven(&self) -> bool {
+    /// Whether the device may interrupt: a queue is in use, or the driver has been ready since the
+    /// last reset. Always false without [`emulate_intx`](Self::emulate_intx).
+    pub fn driven(&self) -> bool {
         self.vectors.enabled && self.vectors.driven()
     }
 
     /// Says who is to have the VF's interrupts: the caller, by its vectors, or (`None`) the guest,
     /// by those it mapped. Takes effect with [`begin_settle`](Self::begin_settle); the VF's MSI-X
     /// must be on from before the one to after the other.
-    pub fn serve_vectors(&mut self, own: Option<OwnVectors>) {
+    ///
+    /// `turn` is another number whenever the VF's vectors have changed hands, also if they are with
+    /// the same as before again: all are written anew then, and what was refused is tried again.
+    pub fn serve_vectors(&mut self, own: Option<OwnVectors>, turn: u64) {
         if self.vectors.enabled {
-            self.vectors.serve(own);
+            self.vectors.serve(own, turn);
         }
     }
 
@@ -34,18 +36,12 @@ impl Window {
     /// until [`Step::Done`]. Nothing is to be done most of the time. What the guest has selected
     /// stays selected for it.
     ///
-    /// A device that refuses a vector is offered the other one of the caller's. If commands fail
-    /// for another reason, nothing more is tried until [`retry_settle`](Self::retry_settle) or
-    /// [`restored`](Self::restored).
+    /// A device that refuses a vector is offered the other one of the caller's; one that has no
+    /// such queue is not asked for a vector of it again. If commands fail for another reason,
+    /// nothing more is tried until [`retry_settle`](Self::retry_settle),
+    /// [`restored`](Self::restored) or the next turn.
     pub fn begin_settle(&mut self) -> Step {
-        let access = Access {
-            target: Target::Notify,
-            size: 0,
-            write: None,
-            read: [0; 8],
-            effects: Effects::default(),
-        };
-        self.next_vector(access)
+        self.next_vector(Access::new(0, None))
     }
 
     /// Whether vectors wait for [`retry_settle`](Self::retry_settle).
@@ -77,126 +73,101 @@ impl Window {
         let job = if self.lost { None } else { self.vectors.next() };
         match job {
             Some(job) => self.vector_job(access, job),
-            None => self.done(&access, 0),
+            None => {
+                self.vectors.guest_goes_on();
+                access.done(0)
+            }
         }
     }
 
-    /// Begins or goes on with a job that does not have its queue selected yet.
+    /// Begins or goes on with a job that may not have its queue selected yet.
     fn vector_job(&mut self, access: Access, job: Job) -> Step {
-        let Source::Queue(queue) = job.source else {
-            return self.vector_write(access, job);
-        };
-        if self.shadow.guest_select.is_none() {
-            return self.vector_command(access, job, JobPhase::Learn, CommandKind::Read);
-        }
-        if self.shadow.device_select != Some(queue) {
+        let phase = if job.source == CONFIG || self.shadow.device_select == Some(job.source) {
+            JobPhase::Write
+        } else if self.shadow.guest_select.is_none() {
+            JobPhase::Learn
+        } else {
             self.shadow.device_select = None;
-            let data = CommandKind::Write(le_bytes(queue.into(), 2));
-            return self.vector_command(access, job, JobPhase::Select, data);
-        }
-        self.vector_write(access, job)
+            JobPhase::Select
+        };
+        self.vector_command(access, job, phase)
     }
 
-    fn vector_write(&mut self, access: Access, job: Job) -> Step {
-        if job.again {
-            return self.vector_command(access, job, JobPhase::Check, CommandKind::Read);
-        }
-        self.vectors.writing(&job);
-        let data = CommandKind::Write(le_bytes(job.vector.into(), 2));
-        self.vector_command(access, job, JobPhase::Write, data)
-    }
-
-    fn vector_command(
-        &mut self,
-        mut access: Access,
-        job: Job,
-        phase: JobPhase,
-        kind: CommandKind,
-    ) -> Step {
+    fn vector_command(&mut self, mut access: Access, job: Job, phase: JobPhase) -> Step {
         access.target = Target::Vector { job, phase };
-        let register = match (phase, job.source) {
-            (JobPhase::Learn | JobPhase::Select, _) => Register::QueueSelect,
-            (_, Source::Config) => Register::ConfigVector,
-            (_, Source::Queue(_)) => Register::QueueVector,
+        let vector = match job.source {
+            CONFIG => Register::ConfigVector,
+            _ => Register::QueueVector,
         };
-        let f = field_of(register);
-        let command = Command {
-            space: Space::Common,
-            offset: f.offset,
-            len: f.size,
-            kind,
+        let (register, write) = match phase {
+            JobPhase::Learn => (Register::QueueSelect, None),
+            JobPhase::Select => (Register::QueueSelect, Some(job.source)),
+            JobPhase::Write => (vector, Some(job.vector)),
+            JobPhase::Check => (vector, None),
+            JobPhase::Size => (Register::QueueSize, None),
         };
-        self.command(access, command)
+        self.register(access, field_of(register), write.map(u64::from))
     }
 
-    /// Goes on after a command of a job.
+    /// Takes the outcome of a command of a job: what was read, if it was a read.
     pub(super) fn vector_resume(
         &mut self,
-        access: Access,
+        mut access: Access,
         mut job: Job,
         phase: JobPhase,
-        outcome: Outcome,
+        outcome: Result<[u8; 8], FailKind>,
     ) -> Step {
-        let short = |data: [u8; 8]| {
-            let [a, b, ..] = data;
-            u16::from_le_bytes([a, b])
+        let value = match outcome {
+            Ok([a, b, ..]) => u16::from_le_bytes([a, b]),
+            Err(kind) => {
+                access.failed(kind);
+                self.shadow.device_select = None;
+                if kind == FailKind::Refused {
+                    return self.vector_refused(access, job, phase);
+                }
+                self.shadow.forget_vectors();
+                self.vectors.stall();
+                return access.done(0);
+            }
         };
-        match (phase, outcome) {
-            (JobPhase::Learn, Outcome::Data(data)) => {
-                self.shadow.guest_select = Some(short(data));
-                self.shadow.device_select = Some(short(data));
+        match (phase, job.second) {
+            (JobPhase::Learn, _) => {
+                self.shadow.learn_select(value);
                 self.vector_job(access, job)
             }
-            (JobPhase::Select, Outcome::Written) => {
-                if let Source::Queue(queue) = job.source {
-                    self.shadow.device_select = Some(queue);
+            (JobPhase::Select, _) => {
+                self.shadow.device_select = Some(job.source);
+                self.vector_job(access, job)
+            }
+            (JobPhase::Write, Some(_)) => self.vector_command(access, job, JobPhase::Check),
+            (JobPhase::Check, Some(second)) if value != job.vector => {
+                if second == job.vector {
+                    return self.vector_refused(access, job, phase);
                 }
-                self.vector_write(access, job)
+                job.vector = second;
+                self.vector_command(access, job, JobPhase::Write)
             }
-            (JobPhase::Write, Outcome::Written) if job.check => {
-                self.vector_command(access, job, JobPhase::Check, CommandKind::Read)
-            }
-            (JobPhase::Write, Outcome::Written) => {
+            (JobPhase::Write | JobPhase::Check, _) => {
                 self.vector_finished(access, job, Some(job.vector))
             }
-            (JobPhase::Check, Outcome::Data(data)) if short(data) == job.vector => {
-                self.vector_finished(access, job, Some(job.vector))
-            }
-            (JobPhase::Check, Outcome::Data(_)) if job.again => {
-                job.again = false;
-                self.vector_write(access, job)
-            }
-            (JobPhase::Check, Outcome::Data(_)) if job.second != job.vector => {
-                job.vector = job.second;
-                self.vector_write(access, job)
-            }
-            (JobPhase::Check, Outcome::Data(_)) | (_, Outcome::Failed(FailKind::Refused)) => {
-                if let Outcome::Failed(kind) = outcome {
-                    self.counters.failed = self.counters.failed.wrapping_add(1);
-                    self.shadow.device_select = None;
-                    let mut access = access;
-                    access.effects.failed.get_or_insert(kind);
-                    return self.vector_finished(access, job, None);
+            (JobPhase::Size, _) => {
+                if value == 0 {
+                    self.vectors.no_queue(job.source);
+                    return self.next_vector(access);
                 }
                 self.vector_finished(access, job, None)
             }
-            (_, outcome) => {
-                let mut access = access;
-                let kind = match outcome {
-                    Outcome::Failed(kind) => kind,
-                    Outcome::Data(_) | Outcome::Written => FailKind::Mismatch,
-                };
-                self.counters.failed = self.counters.failed.wrapping_add(1);
-                access.effects.failed.get_or_insert(kind);
-                self.shadow.device_select = None;
-                self.shadow.forget_vectors();
-                self.vectors.stall();
-                if kind == FailKind::Lost {
-                    self.lost();
-                }
-                self.done(&access, 0)
-            }
         }
+    }
+
+    /// The device gives no vector, unless it is for a queue that is none: a driver may have written
+    /// an address for it.
+    fn vector_refused(&mut self, access: Access, job: Job, phase: JobPhase) -> Step {
+        let is_selected = matches!(phase, JobPhase::Write | JobPhase::Check);
+        if is_selected && job.source != CONFIG && job.second.is_some() {
+            return self.vector_command(access, job, JobPhase::Size);
+        }
+        self.vector_finished(access, job, None)
     }
 
     fn vector_finished(&mut self, access: Access, job: Job, mapped: Option<u16>) -> Step {

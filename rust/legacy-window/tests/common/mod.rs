@@ -3,7 +3,10 @@
 
 #![allow(unreachable_pub)]
 
-use legacy_window::{Command, CommandKind, Completion, FailKind, Outcome, Space, Step, Window};
+use legacy_window::{
+    decode, Command, CommandKind, Completion, Decoded, Effects, FailKind, Outcome, Settled, Space,
+    Step, Window,
+};
 use virtio_pci_spec::DeviceType;
 
 /// Registers of a fake VF. Its select and vector rules are those of real devices: an absent queue
@@ -230,10 +233,6 @@ pub fn run(
     for _ in 0..16 {
         step = match step {
             Step::Done(done) => return done,
-            Step::Notify { queue } => {
-                device.notified.push(queue);
-                window.resume(Outcome::Written)
-            }
             Step::Command(c) => {
                 let outcome = match fail(&c) {
                     Some(kind) => Outcome::Failed(kind),
@@ -252,6 +251,8 @@ pub struct Machine {
     pub window: Window,
     pub device: Device,
     pub msix: bool,
+    /// Accesses that went through the window.
+    pub accesses: usize,
 }
 
 /// The device configuration of [`net_machine`]: no two bytes are the same.
@@ -261,38 +262,78 @@ pub fn net_config() -> Vec<u8> {
 
 /// A network device with MSI-X on.
 pub fn net_machine() -> Machine {
+    let device = Device::new(&[256, 128, 64], net_config());
     Machine {
-        window: Window::new(DeviceType::Net, 28),
-        device: Device::new(&[256, 128, 64], net_config()),
         msix: true,
+        ..Machine::new(DeviceType::Net, device)
     }
 }
 
 impl Machine {
+    /// With MSI-X off.
+    pub fn new(device_type: DeviceType, device: Device) -> Self {
+        Machine {
+            window: Window::new(device_type, device.config.len() as u16),
+            device,
+            msix: false,
+            accesses: 0,
+        }
+    }
+
     pub fn read(&mut self, offset: u32, size: u8) -> u64 {
         self.read_full(offset, size).value
     }
 
     pub fn read_full(&mut self, offset: u32, size: u8) -> Completion {
-        let step = self.window.begin_read(offset, size, self.msix);
-        run(
-            &mut self.window,
-            &mut self.device,
-            step,
-            self.msix,
-            &mut |_| None,
-        )
+        self.failing(offset, size, None, &mut |_| None)
     }
 
+    /// Notifications do not pass through the window.
     pub fn write(&mut self, offset: u32, size: u8, value: u64) -> Completion {
-        let step = self.window.begin_write(offset, size, value, self.msix);
-        run(
-            &mut self.window,
-            &mut self.device,
-            step,
-            self.msix,
-            &mut |_| None,
-        )
+        if let Decoded::Notify { queue } = decode(offset, size, Some(value)) {
+            self.device.notified.push(queue);
+            return Completion {
+                value: 0,
+                effects: Effects::default(),
+            };
+        }
+        self.failing(offset, size, Some(value), &mut |_| None)
+    }
+
+    /// An access through the window; `fail` may replace the outcome of a command.
+    pub fn failing(
+        &mut self,
+        offset: u32,
+        size: u8,
+        write: Option<u64>,
+        fail: &mut dyn FnMut(&Command) -> Option<FailKind>,
+    ) -> Completion {
+        self.accesses += 1;
+        let step = self.window.begin(offset, size, write, self.msix);
+        run(&mut self.window, &mut self.device, step, self.msix, fail)
+    }
+
+    /// Writes the vectors behind the guest's back; the VF's MSI-X is on then, whatever the guest's is.
+    pub fn settle(&mut self, fail: &mut dyn FnMut(&Command) -> Option<FailKind>) -> Settled {
+        let mut step = self.window.begin_settle();
+        // Five queues, of which two do not exist: select, write, read, write the other one, read,
+        // and the queue's size; the configuration; and once what the guest has selected.
+        for _ in 0..36 {
+            step = match step {
+                Step::Done(done) => {
+                    assert_eq!(done.value, 0);
+                    return self.window.take_settled();
+                }
+                Step::Command(c) => {
+                    let outcome = match fail(&c) {
+                        Some(kind) => Outcome::Failed(kind),
+                        None => self.device.command(c, true),
+                    };
+                    self.window.resume(outcome)
+                }
+            };
+        }
+        panic!("vectors without end")
     }
 
     /// The commands since the last call, as (common, offset, length, value written).

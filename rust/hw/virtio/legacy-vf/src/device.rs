@@ -2,13 +2,19 @@
 
 //! The QOM types `virtio-legacy-vf` and `virtio-legacy-vf-user`.
 
-use std::{ffi::CStr, sync::PoisonError};
+use std::{
+    ffi::CStr,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 use common::uninit_field_mut;
-use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
+use hwcore::{bindings::PropertyInfo, DeviceImpl, DeviceState, QDevProp, ResettablePhasesImpl};
 use pci::{
+    backends::MemoryWatch,
+    blocker::MigrationBlocker,
     property::{OnOffAutoProperty, StringProperty},
-    ChainedPciClass, ChainedPciDevice, PciDevice,
+    shown::{self, Shown},
+    ChainedPciClass, ChainedPciDevice, FdHandler, ParentRealized, PciDevice,
 };
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
@@ -16,11 +22,130 @@ use util::Result;
 use vfio::{VfioPci, VfioPciBase, VfioUserPci};
 
 use crate::{
-    hide::MAX_HIDDEN,
-    legacy::{LegacyVf, Options, State},
-    place::Kind,
-    realize, runtime,
+    bar0,
+    capabilities::Function,
+    capability_list::{HiddenRange, MAX_HIDDEN},
+    config_space,
+    counters::{Counters, LinkState},
+    doorbell::Address,
+    ioeventfd::KernelDoorbells,
+    link::{Link, RunningLink},
+    realize, reset,
+    vf::Kind,
 };
+
+/// What the user asked for, apart from what is asked at run time.
+pub struct Options {
+    /// The helper's socket.
+    pub helper: Option<String>,
+    /// Member number of the VF; 0 if not given.
+    pub vf: u16,
+    /// Longest wait for the helper in one access, in milliseconds.
+    pub deadline_ms: u32,
+    /// `INTx` for guests without MSI-X: on, off, or if possible.
+    pub intx: Option<bool>,
+}
+
+/// A device of this crate.
+pub trait LegacyVf: ChainedPciDevice + IsA<VfioPciBase> {
+    /// Which parent it has.
+    const KIND: Kind;
+    /// Its properties.
+    fn options(&self) -> Options;
+    /// No modern interface for the guest.
+    fn disable_modern(&self) -> bool;
+    /// Enable bus mastering for guests that forget it.
+    fn bus_master_fixup(&self) -> bool;
+    /// The shared state.
+    fn state(&self) -> &State;
+    /// BAR0.
+    fn bar0(&self) -> &MemoryRegion;
+    /// Regions to put over modern structures, [`MAX_HIDDEN`] of them.
+    fn covers(&self) -> &[MemoryRegion];
+}
+
+/// The device as its parent's parent.
+pub fn pci<D: LegacyVf>(dev: &D) -> &PciDevice {
+    dev.upcast()
+}
+
+/// The device as its parent.
+pub fn vfio<D: LegacyVf>(dev: &D) -> &VfioPciBase {
+    dev.upcast()
+}
+
+/// State of a device, empty until it is realized.
+#[derive(Default)]
+pub struct State {
+    /// Counters, for the whole life of the device.
+    pub counters: Arc<Counters>,
+    /// What the VF is, once known.
+    pub function: OnceLock<Function>,
+    /// The interrupt pin that the guest sees, if not the VF's own.
+    pub pin: OnceLock<u8>,
+    /// The connection, once the device is realized.
+    pub link: OnceLock<Arc<Link>>,
+    /// Owner of the connection's thread.
+    pub running: Mutex<Option<RunningLink>>,
+    /// What of the VF is hidden now.
+    pub covered: Mutex<Vec<HiddenRange>>,
+    /// Queues that the kernel notifies.
+    pub doorbells: KernelDoorbells,
+    /// What the main loop watches for this device.
+    pub handlers: Mutex<Vec<FdHandler>>,
+    /// Memory that is plugged in later.
+    pub memory: Mutex<Option<MemoryWatch>>,
+    /// Keeps QEMU from migrating.
+    pub blocker: MigrationBlocker,
+}
+
+impl State {
+    /// The connection, between realize and exit.
+    pub fn link(&self) -> Option<&Link> {
+        let link = self.link.get()?;
+        (!link.is_gone()).then_some(link)
+    }
+
+    /// How doorbells reach the VF now, as `qom-get doorbell-path` shows it; empty while unrealized.
+    fn doorbell_path(&self) -> &'static str {
+        match self.link().map(|link| link.doorbell.address()) {
+            None => "",
+            Some(_) if self.doorbells.count() > 0 => "kernel",
+            Some(Address::Vf(..)) => "region",
+            Some(Address::Helper) => "helper",
+        }
+    }
+
+    /// Of the interrupts without MSI-X, 0 without them.
+    fn intx<R: Default>(&self, of: impl FnOnce(&crate::intx::Intx) -> R) -> R {
+        let intx = self.link().and_then(|link| link.intx.as_deref());
+        intx.map(of).unwrap_or_default()
+    }
+}
+
+impl Shown for State {
+    fn text(&self) -> String {
+        let Some(link) = self.link() else {
+            return LinkState::Closed.name().to_owned();
+        };
+        let mut text = format!(
+            "VF {}, helper {} {}, doorbells by {}",
+            link.target.member,
+            link.target.path.display(),
+            self.counters.link.get().name(),
+            self.doorbell_path()
+        );
+        if self.counters.state_lost.get() {
+            text.push_str(", state lost");
+        }
+        text
+    }
+}
+
+// SAFETY: the description is made for this type.
+unsafe impl QDevProp for State {
+    const BASE_INFO: *const PropertyInfo = &shown::info::<Self>();
+}
 
 /// Size of BAR0 until the VF is known; no type needs more.
 const MAX_BAR0: u64 = 512;
@@ -78,20 +203,20 @@ macro_rules! legacy_vf_type {
                 realize::realize(self)
             }
 
-            fn exit(&self) {
-                realize::exit(self);
+            fn exit(&self, parent: ParentRealized) {
+                realize::exit(self, parent);
             }
 
             fn config_read(&self, address: u32, len: u8) -> u32 {
-                runtime::config_read(self, address, len)
+                config_space::read(self, address, len)
             }
 
             fn config_write(&self, address: u32, value: u32, len: u8) {
-                runtime::config_write(self, address, value, len);
+                config_space::write(self, address, value, len);
             }
 
             fn reset(&self) {
-                runtime::reset(self);
+                reset::with_bus(self);
             }
         }
 
@@ -103,10 +228,16 @@ macro_rules! legacy_vf_type {
                     helper: self.helper.get(),
                     vf: self.vf,
                     deadline_ms: self.deadline_ms,
-                    disable_modern: self.disable_modern,
-                    bus_master_fixup: self.bus_master_fixup,
                     intx: self.intx.get(),
                 }
+            }
+
+            fn disable_modern(&self) -> bool {
+                self.disable_modern
+            }
+
+            fn bus_master_fixup(&self) -> bool {
+                self.bus_master_fixup
             }
 
             fn state(&self) -> &State {
@@ -128,8 +259,8 @@ macro_rules! legacy_vf_type {
             /// Called by QOM for memory that holds an initialized parent.
             unsafe fn init(mut this: ParentInit<Self>) {
                 static BAR0_OPS: MemoryRegionOps<$name> = MemoryRegionOpsBuilder::<$name>::new()
-                    .read(&$name::bar0_read)
-                    .write(&$name::bar0_write)
+                    .read(&bar0::read::<$name>)
+                    .write(&bar0::write::<$name>)
                     .little_endian()
                     .valid_sizes(1, 4)
                     .impl_sizes(1, 4)
@@ -157,14 +288,6 @@ macro_rules! legacy_vf_type {
                     );
                 }
                 uninit_field_mut!(*this, state).write(State::default());
-            }
-
-            fn bar0_read(&self, offset: hwaddr, size: u32) -> u64 {
-                runtime::bar0_access(self, offset, size, None)
-            }
-
-            fn bar0_write(&self, offset: hwaddr, value: u64, size: u32) {
-                runtime::bar0_access(self, offset, size, Some(value));
             }
 
             fn hidden_read(&self, _offset: hwaddr, _size: u32) -> u64 {
@@ -228,28 +351,28 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
     macro_rules! counters {
         ($($name:literal, $description:literal, $field:ident;)*) => {
             $(class.add_u64::<D, _>($name, $description, |dev: &D| {
-                dev.state().stats.$field.get()
+                dev.state().counters.$field.get()
             });)*
         };
     }
 
     class.add_str::<D, _>(c"link-state", c"connected, lost or closed", |dev: &D| {
-        dev.state().stats.link.get().name().to_owned()
+        dev.state().counters.link.get().name().to_owned()
     });
     class.add_u64::<D, _>(
         c"isr",
         c"ISR status that a guest without MSI-X would read",
-        |dev: &D| dev.state().intx.get().map_or(0, |i| i.isr().into()),
+        |dev: &D| dev.state().intx(|i| i.bits().into()),
     );
     class.add_bool::<D, _>(
         c"intx-level",
         c"whether the interrupt pin is raised",
-        |dev: &D| dev.state().intx.get().is_some_and(|i| i.level()),
+        |dev: &D| dev.state().intx(|i| i.pin()),
     );
     class.add_u64::<D, _>(
         c"intx-vectors",
         c"vectors of the VF that are used for INTx now",
-        |dev: &D| dev.state().intx.get().map_or(0, |i| i.in_use().into()),
+        |dev: &D| dev.state().intx(|i| i.in_use().into()),
     );
     class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
         dev.state().link().map_or_else(String::new, |l| l.reason())
@@ -258,21 +381,24 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         c"notify-by",
         c"who writes the doorbell, vf or helper",
         |dev: &D| {
-            dev.state().link().map_or_else(String::new, |l| {
-                let delivery = l.delivery.read().unwrap_or_else(PoisonError::into_inner);
-                delivery.by().to_owned()
-            })
+            let address = dev.state().link().map(|l| l.doorbell.address());
+            let by = match address {
+                None => "",
+                Some(Address::Vf(..)) => "vf",
+                Some(Address::Helper) => "helper",
+            };
+            by.to_owned()
         },
     );
     class.add_str::<D, _>(
         c"doorbell-path",
-        c"how doorbells reach the VF: kernel, mmap, region or helper",
+        c"how doorbells reach the VF: kernel, region or helper",
         |dev: &D| dev.state().doorbell_path().to_owned(),
     );
     class.add_bool::<D, _>(
         c"state-lost",
         c"the VF was reset behind the back of the guest's driver, which must be started anew",
-        |dev: &D| dev.state().stats.state_lost.get(),
+        |dev: &D| dev.state().counters.state_lost.get(),
     );
     class.add_u64::<D, _>(
         c"kernel-doorbells",
@@ -288,6 +414,8 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         c"lost-reads", c"reads answered with all-ones without the helper", lost_reads;
         c"lost-writes", c"writes dropped without the helper", lost_writes;
         c"rejected", c"accesses that the legacy interface does not define", rejected;
+        c"given-up", c"commands not waited for, as somebody waited for the vCPU", given_up;
+        c"setup-failures", c"times the VF did not get what the driver set up", setup_failures;
         c"timeouts", c"accesses that ended at the deadline", timeouts;
         c"losses", c"times the helper was lost", losses;
         c"reconnects", c"times the helper came back", reconnects;

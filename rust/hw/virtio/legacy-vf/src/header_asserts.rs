@@ -17,9 +17,11 @@
 use std::mem::{offset_of, size_of};
 
 use virtio_pci_spec::{
+    admin::legacy as cmd,
     config, features,
     legacy::{self, Register},
-    modern, status, DeviceType,
+    modern::{cap, cfg_type, common},
+    status, DeviceType,
 };
 
 mod c {
@@ -67,177 +69,145 @@ const fn len_config(device: DeviceType) -> usize {
     last.offset as usize + last.len() as usize
 }
 
-// virtio_pci.h: the legacy header.
+macro_rules! same {
+    ($($ours:expr => $theirs:ident;)*) => {
+        const _: () = { $(assert!($ours as u64 == c::$theirs as u64);)* };
+    };
+}
+
+macro_rules! same_fields {
+    ($($device:ident $struct:ident { $($ours:ident $theirs:ident;)* })*) => {
+        const _: () = { $($(assert!(
+            at_config(DeviceType::$device, stringify!($ours).as_bytes())
+                == offset_of!(c::$struct, $theirs)
+        );)*)* };
+    };
+}
+
+macro_rules! same_offsets {
+    ($($struct:ident { $($ours:path, $theirs:ident;)* })*) => {
+        const _: () = { $($(assert!($ours == offset_of!(c::$struct, $theirs));)*)* };
+    };
+}
+
+macro_rules! same_sizes {
+    ($($ours:expr => $struct:ident;)*) => {
+        const _: () = { $(assert!($ours as usize == size_of::<c::$struct>());)* };
+    };
+}
+
+// virtio_pci.h, virtio_config.h and virtio_ids.h: numbers.
+same! {
+    at(Register::DeviceFeatures) => VIRTIO_PCI_HOST_FEATURES;
+    at(Register::DriverFeatures) => VIRTIO_PCI_GUEST_FEATURES;
+    at(Register::QueueAddress) => VIRTIO_PCI_QUEUE_PFN;
+    at(Register::QueueSize) => VIRTIO_PCI_QUEUE_NUM;
+    at(Register::QueueSelect) => VIRTIO_PCI_QUEUE_SEL;
+    at(Register::QueueNotify) => VIRTIO_PCI_QUEUE_NOTIFY;
+    at(Register::DeviceStatus) => VIRTIO_PCI_STATUS; at(Register::IsrStatus) => VIRTIO_PCI_ISR;
+    at(Register::ConfigVector) => VIRTIO_MSI_CONFIG_VECTOR;
+    at(Register::QueueVector) => VIRTIO_MSI_QUEUE_VECTOR;
+    legacy::QUEUE_ALIGN => VIRTIO_PCI_VRING_ALIGN; status::NO_VECTOR => VIRTIO_MSI_NO_VECTOR;
+    status::ISR_CONFIG => VIRTIO_PCI_ISR_CONFIG; cfg_type::COMMON => VIRTIO_PCI_CAP_COMMON_CFG;
+    cfg_type::NOTIFY => VIRTIO_PCI_CAP_NOTIFY_CFG; cfg_type::ISR => VIRTIO_PCI_CAP_ISR_CFG;
+    cfg_type::DEVICE => VIRTIO_PCI_CAP_DEVICE_CFG; cfg_type::PCI => VIRTIO_PCI_CAP_PCI_CFG;
+    cfg_type::SHARED_MEMORY => VIRTIO_PCI_CAP_SHARED_MEMORY_CFG;
+    common::DEVICE_FEATURE_SELECT => VIRTIO_PCI_COMMON_DFSELECT;
+    common::DEVICE_FEATURE => VIRTIO_PCI_COMMON_DF;
+    common::DRIVER_FEATURE_SELECT => VIRTIO_PCI_COMMON_GFSELECT;
+    common::DRIVER_FEATURE => VIRTIO_PCI_COMMON_GF;
+    common::CONFIG_MSIX_VECTOR => VIRTIO_PCI_COMMON_MSIX;
+    common::NUM_QUEUES => VIRTIO_PCI_COMMON_NUMQ; common::DEVICE_STATUS => VIRTIO_PCI_COMMON_STATUS;
+    common::CONFIG_GENERATION => VIRTIO_PCI_COMMON_CFGGENERATION;
+    common::QUEUE_SELECT => VIRTIO_PCI_COMMON_Q_SELECT;
+    common::QUEUE_SIZE => VIRTIO_PCI_COMMON_Q_SIZE;
+    common::QUEUE_MSIX_VECTOR => VIRTIO_PCI_COMMON_Q_MSIX;
+    common::QUEUE_ENABLE => VIRTIO_PCI_COMMON_Q_ENABLE;
+    common::QUEUE_NOTIFY_OFF => VIRTIO_PCI_COMMON_Q_NOFF;
+    common::QUEUE_DESC => VIRTIO_PCI_COMMON_Q_DESCLO;
+    common::QUEUE_DRIVER => VIRTIO_PCI_COMMON_Q_AVAILLO;
+    common::QUEUE_DEVICE => VIRTIO_PCI_COMMON_Q_USEDLO;
+    common::QUEUE_NOTIF_CONFIG_DATA => VIRTIO_PCI_COMMON_Q_NDATA;
+    common::QUEUE_RESET => VIRTIO_PCI_COMMON_Q_RESET;
+    common::ADMIN_QUEUE_INDEX => VIRTIO_PCI_COMMON_ADM_Q_IDX;
+    common::ADMIN_QUEUE_NUM => VIRTIO_PCI_COMMON_ADM_Q_NUM;
+    status::ACKNOWLEDGE => VIRTIO_CONFIG_S_ACKNOWLEDGE; status::DRIVER => VIRTIO_CONFIG_S_DRIVER;
+    status::DRIVER_OK => VIRTIO_CONFIG_S_DRIVER_OK;
+    status::FEATURES_OK => VIRTIO_CONFIG_S_FEATURES_OK;
+    status::DEVICE_NEEDS_RESET => VIRTIO_CONFIG_S_NEEDS_RESET;
+    status::FAILED => VIRTIO_CONFIG_S_FAILED; features::NOTIFY_ON_EMPTY => VIRTIO_F_NOTIFY_ON_EMPTY;
+    features::ANY_LAYOUT => VIRTIO_F_ANY_LAYOUT; features::VERSION_1 => VIRTIO_F_VERSION_1;
+    features::SR_IOV => VIRTIO_F_SR_IOV; features::RING_RESET => VIRTIO_F_RING_RESET;
+    features::ADMIN_VQ => VIRTIO_F_ADMIN_VQ; DeviceType::Net.virtio_id() => VIRTIO_ID_NET;
+    DeviceType::Block.virtio_id() => VIRTIO_ID_BLOCK;
+    DeviceType::Console.virtio_id() => VIRTIO_ID_CONSOLE;
+    DeviceType::Entropy.virtio_id() => VIRTIO_ID_RNG;
+    DeviceType::Balloon.virtio_id() => VIRTIO_ID_BALLOON;
+    DeviceType::Scsi.virtio_id() => VIRTIO_ID_SCSI; DeviceType::P9.virtio_id() => VIRTIO_ID_9P;
+    DeviceType::Net.transitional_pci_id() => VIRTIO_TRANS_ID_NET;
+    DeviceType::Block.transitional_pci_id() => VIRTIO_TRANS_ID_BLOCK;
+    DeviceType::Balloon.transitional_pci_id() => VIRTIO_TRANS_ID_BALLOON;
+    DeviceType::Console.transitional_pci_id() => VIRTIO_TRANS_ID_CONSOLE;
+    DeviceType::Scsi.transitional_pci_id() => VIRTIO_TRANS_ID_SCSI;
+    DeviceType::Entropy.transitional_pci_id() => VIRTIO_TRANS_ID_RNG;
+    DeviceType::P9.transitional_pci_id() => VIRTIO_TRANS_ID_9P;
+    cmd::NOTIFY_ENTRIES => VIRTIO_ADMIN_CMD_MAX_NOTIFY_INFO;
+    cmd::notify_flags::END => VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_END;
+    cmd::notify_flags::OWNER => VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_DEV;
+    cmd::notify_flags::MEMBER => VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_MEM;
+}
+
+// The headers of the types: where the fields of the device configuration lie.
+same_fields! {
+    Net virtio_net_config {
+        mac mac; status status; max_virtqueue_pairs max_virtqueue_pairs; mtu mtu; speed speed;
+        duplex duplex; supported_hash_types supported_hash_types;
+    }
+    Block virtio_blk_config {
+        capacity capacity; size_max size_max; seg_max seg_max; cylinders geometry;
+        blk_size blk_size; alignment_offset alignment_offset; writeback wce; num_queues num_queues;
+        max_discard_sectors max_discard_sectors; max_write_zeroes_seg max_write_zeroes_seg;
+        secure_erase_sector_alignment secure_erase_sector_alignment; zone_sectors zoned;
+    }
+    Console virtio_console_config {
+        emerg_wr emerg_wr;
+    }
+    Balloon virtio_balloon_config {
+        poison_val poison_val;
+    }
+    Scsi virtio_scsi_config {
+        cdb_size cdb_size;
+    }
+}
+
+// virtio_pci.h: capabilities and admin commands.
+same_offsets! {
+    virtio_pci_cap {
+        cap::CAP_LEN, cap_len; cap::CFG_TYPE, cfg_type; cap::BAR, bar; cap::ID, id;
+        cap::OFFSET, offset; cap::LENGTH, length;
+    }
+    virtio_pci_notify_cap {
+        cap::NOTIFY_MULTIPLIER, notify_off_multiplier;
+    }
+    virtio_pci_cfg_cap {
+        cap::PCI_CFG_DATA, pci_cfg_data;
+    }
+}
+same_sizes! {
+    cap::LEN => virtio_pci_cap; cap::LEN_EXTENDED => virtio_pci_notify_cap;
+    common::LEN => virtio_pci_modern_common_cfg;
+    cmd::NOTIFY_ENTRY_LEN => virtio_admin_cmd_notify_info_data;
+    cmd::NOTIFY_RESULT_LEN => virtio_admin_cmd_notify_info_result;
+    cmd::OFFSET => virtio_admin_cmd_hdr; len_config(DeviceType::Block) => virtio_blk_config;
+    len_config(DeviceType::Console) => virtio_console_config;
+    len_config(DeviceType::Balloon) => virtio_balloon_config;
+    len_config(DeviceType::Scsi) => virtio_scsi_config;
+}
 const _: () = {
-    assert!(at(Register::DeviceFeatures) == c::VIRTIO_PCI_HOST_FEATURES);
-    assert!(at(Register::DriverFeatures) == c::VIRTIO_PCI_GUEST_FEATURES);
-    assert!(at(Register::QueueAddress) == c::VIRTIO_PCI_QUEUE_PFN);
-    assert!(at(Register::QueueSize) == c::VIRTIO_PCI_QUEUE_NUM);
-    assert!(at(Register::QueueSelect) == c::VIRTIO_PCI_QUEUE_SEL);
-    assert!(at(Register::QueueNotify) == c::VIRTIO_PCI_QUEUE_NOTIFY);
-    assert!(at(Register::DeviceStatus) == c::VIRTIO_PCI_STATUS);
-    assert!(at(Register::IsrStatus) == c::VIRTIO_PCI_ISR);
-    assert!(at(Register::ConfigVector) == c::VIRTIO_MSI_CONFIG_VECTOR);
-    assert!(at(Register::QueueVector) == c::VIRTIO_MSI_QUEUE_VECTOR);
-    assert!(legacy::QUEUE_ALIGN == c::VIRTIO_PCI_VRING_ALIGN as u64);
     assert!(legacy::QUEUE_ALIGN == 1 << c::VIRTIO_PCI_QUEUE_ADDR_SHIFT);
-    assert!(status::NO_VECTOR as u32 == c::VIRTIO_MSI_NO_VECTOR);
-    assert!(status::ISR_CONFIG as u32 == c::VIRTIO_PCI_ISR_CONFIG);
-};
-
-// virtio_pci.h: the modern structures.
-const _: () = {
-    use modern::{cap, cfg_type, common};
-    assert!(cfg_type::COMMON as u32 == c::VIRTIO_PCI_CAP_COMMON_CFG);
-    assert!(cfg_type::NOTIFY as u32 == c::VIRTIO_PCI_CAP_NOTIFY_CFG);
-    assert!(cfg_type::ISR as u32 == c::VIRTIO_PCI_CAP_ISR_CFG);
-    assert!(cfg_type::DEVICE as u32 == c::VIRTIO_PCI_CAP_DEVICE_CFG);
-    assert!(cfg_type::PCI as u32 == c::VIRTIO_PCI_CAP_PCI_CFG);
-    assert!(cfg_type::SHARED_MEMORY as u32 == c::VIRTIO_PCI_CAP_SHARED_MEMORY_CFG);
-    assert!(cap::LEN as usize == size_of::<c::virtio_pci_cap>());
-    assert!(cap::LEN_EXTENDED as usize == size_of::<c::virtio_pci_notify_cap>());
-    assert!(cap::CAP_LEN == offset_of!(c::virtio_pci_cap, cap_len));
-    assert!(cap::CFG_TYPE == offset_of!(c::virtio_pci_cap, cfg_type));
-    assert!(cap::BAR == offset_of!(c::virtio_pci_cap, bar));
-    assert!(cap::ID == offset_of!(c::virtio_pci_cap, id));
-    assert!(cap::OFFSET == offset_of!(c::virtio_pci_cap, offset));
-    assert!(cap::LENGTH == offset_of!(c::virtio_pci_cap, length));
-    assert!(cap::NOTIFY_MULTIPLIER == offset_of!(c::virtio_pci_notify_cap, notify_off_multiplier));
-    assert!(cap::PCI_CFG_DATA == offset_of!(c::virtio_pci_cfg_cap, pci_cfg_data));
-    assert!(common::DEVICE_FEATURE_SELECT == c::VIRTIO_PCI_COMMON_DFSELECT as u64);
-    assert!(common::DEVICE_FEATURE == c::VIRTIO_PCI_COMMON_DF as u64);
-    assert!(common::DRIVER_FEATURE_SELECT == c::VIRTIO_PCI_COMMON_GFSELECT as u64);
-    assert!(common::DRIVER_FEATURE == c::VIRTIO_PCI_COMMON_GF as u64);
-    assert!(common::CONFIG_MSIX_VECTOR == c::VIRTIO_PCI_COMMON_MSIX as u64);
-    assert!(common::NUM_QUEUES == c::VIRTIO_PCI_COMMON_NUMQ as u64);
-    assert!(common::DEVICE_STATUS == c::VIRTIO_PCI_COMMON_STATUS as u64);
-    assert!(common::CONFIG_GENERATION == c::VIRTIO_PCI_COMMON_CFGGENERATION as u64);
-    assert!(common::QUEUE_SELECT == c::VIRTIO_PCI_COMMON_Q_SELECT as u64);
-    assert!(common::QUEUE_SIZE == c::VIRTIO_PCI_COMMON_Q_SIZE as u64);
-    assert!(common::QUEUE_MSIX_VECTOR == c::VIRTIO_PCI_COMMON_Q_MSIX as u64);
-    assert!(common::QUEUE_ENABLE == c::VIRTIO_PCI_COMMON_Q_ENABLE as u64);
-    assert!(common::QUEUE_NOTIFY_OFF == c::VIRTIO_PCI_COMMON_Q_NOFF as u64);
-    assert!(common::QUEUE_DESC == c::VIRTIO_PCI_COMMON_Q_DESCLO as u64);
-    assert!(common::QUEUE_DRIVER == c::VIRTIO_PCI_COMMON_Q_AVAILLO as u64);
-    assert!(common::QUEUE_DEVICE == c::VIRTIO_PCI_COMMON_Q_USEDLO as u64);
-    assert!(common::QUEUE_NOTIF_CONFIG_DATA == c::VIRTIO_PCI_COMMON_Q_NDATA as u64);
-    assert!(common::QUEUE_RESET == c::VIRTIO_PCI_COMMON_Q_RESET as u64);
-    assert!(common::ADMIN_QUEUE_INDEX == c::VIRTIO_PCI_COMMON_ADM_Q_IDX as u64);
-    assert!(common::ADMIN_QUEUE_NUM == c::VIRTIO_PCI_COMMON_ADM_Q_NUM as u64);
-    assert!(common::LEN as usize == size_of::<c::virtio_pci_modern_common_cfg>());
-};
-
-// virtio_pci.h: admin commands.
-const _: () = {
-    use virtio_pci_spec::admin::legacy as cmd;
-    assert!(cmd::NOTIFY_ENTRIES == c::VIRTIO_ADMIN_CMD_MAX_NOTIFY_INFO as usize);
-    assert!(cmd::NOTIFY_ENTRY_LEN == size_of::<c::virtio_admin_cmd_notify_info_data>());
-    assert!(cmd::NOTIFY_RESULT_LEN == size_of::<c::virtio_admin_cmd_notify_info_result>());
-    assert!(cmd::OFFSET == size_of::<c::virtio_admin_cmd_hdr>());
     assert!(cmd::READ_REQUEST_LEN == cmd::OFFSET + size_of::<c::virtio_admin_cmd_legacy_rd_data>());
     assert!(
         cmd::WRITE_HEADER_LEN
             == cmd::OFFSET + offset_of!(c::virtio_admin_cmd_legacy_wr_data, registers)
     );
-    assert!(cmd::notify_flags::END as u32 == c::VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_END);
-    assert!(cmd::notify_flags::OWNER as u32 == c::VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_DEV);
-    assert!(cmd::notify_flags::MEMBER as u32 == c::VIRTIO_ADMIN_CMD_NOTIFY_INFO_FLAGS_OWNER_MEM);
-};
-
-// The headers of the types: where the fields of the device configuration lie.
-const _: () = {
-    assert!(at_config(DeviceType::Net, b"mac") == offset_of!(c::virtio_net_config, mac));
-    assert!(at_config(DeviceType::Net, b"status") == offset_of!(c::virtio_net_config, status));
-    assert!(
-        at_config(DeviceType::Net, b"max_virtqueue_pairs")
-            == offset_of!(c::virtio_net_config, max_virtqueue_pairs)
-    );
-    assert!(at_config(DeviceType::Net, b"mtu") == offset_of!(c::virtio_net_config, mtu));
-    assert!(at_config(DeviceType::Net, b"speed") == offset_of!(c::virtio_net_config, speed));
-    assert!(at_config(DeviceType::Net, b"duplex") == offset_of!(c::virtio_net_config, duplex));
-    assert!(
-        at_config(DeviceType::Net, b"supported_hash_types")
-            == offset_of!(c::virtio_net_config, supported_hash_types)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"capacity") == offset_of!(c::virtio_blk_config, capacity)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"size_max") == offset_of!(c::virtio_blk_config, size_max)
-    );
-    assert!(at_config(DeviceType::Block, b"seg_max") == offset_of!(c::virtio_blk_config, seg_max));
-    assert!(
-        at_config(DeviceType::Block, b"cylinders") == offset_of!(c::virtio_blk_config, geometry)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"blk_size") == offset_of!(c::virtio_blk_config, blk_size)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"alignment_offset")
-            == offset_of!(c::virtio_blk_config, alignment_offset)
-    );
-    assert!(at_config(DeviceType::Block, b"writeback") == offset_of!(c::virtio_blk_config, wce));
-    assert!(
-        at_config(DeviceType::Block, b"num_queues") == offset_of!(c::virtio_blk_config, num_queues)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"max_discard_sectors")
-            == offset_of!(c::virtio_blk_config, max_discard_sectors)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"max_write_zeroes_seg")
-            == offset_of!(c::virtio_blk_config, max_write_zeroes_seg)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"secure_erase_sector_alignment")
-            == offset_of!(c::virtio_blk_config, secure_erase_sector_alignment)
-    );
-    assert!(
-        at_config(DeviceType::Block, b"zone_sectors") == offset_of!(c::virtio_blk_config, zoned)
-    );
-    assert!(len_config(DeviceType::Block) == size_of::<c::virtio_blk_config>());
-    assert!(
-        at_config(DeviceType::Console, b"emerg_wr")
-            == offset_of!(c::virtio_console_config, emerg_wr)
-    );
-    assert!(len_config(DeviceType::Console) == size_of::<c::virtio_console_config>());
-    assert!(
-        at_config(DeviceType::Balloon, b"poison_val")
-            == offset_of!(c::virtio_balloon_config, poison_val)
-    );
-    assert!(len_config(DeviceType::Balloon) == size_of::<c::virtio_balloon_config>());
-    assert!(
-        at_config(DeviceType::Scsi, b"cdb_size") == offset_of!(c::virtio_scsi_config, cdb_size)
-    );
-    assert!(len_config(DeviceType::Scsi) == size_of::<c::virtio_scsi_config>());
-};
-
-// virtio_config.h and virtio_ids.h.
-const _: () = {
-    assert!(status::ACKNOWLEDGE as u32 == c::VIRTIO_CONFIG_S_ACKNOWLEDGE);
-    assert!(status::DRIVER as u32 == c::VIRTIO_CONFIG_S_DRIVER);
-    assert!(status::DRIVER_OK as u32 == c::VIRTIO_CONFIG_S_DRIVER_OK);
-    assert!(status::FEATURES_OK as u32 == c::VIRTIO_CONFIG_S_FEATURES_OK);
-    assert!(status::DEVICE_NEEDS_RESET as u32 == c::VIRTIO_CONFIG_S_NEEDS_RESET);
-    assert!(status::FAILED as u32 == c::VIRTIO_CONFIG_S_FAILED);
-    assert!(features::NOTIFY_ON_EMPTY == c::VIRTIO_F_NOTIFY_ON_EMPTY);
-    assert!(features::ANY_LAYOUT == c::VIRTIO_F_ANY_LAYOUT);
-    assert!(features::VERSION_1 == c::VIRTIO_F_VERSION_1);
-    assert!(features::SR_IOV == c::VIRTIO_F_SR_IOV);
-    assert!(features::RING_RESET == c::VIRTIO_F_RING_RESET);
-    assert!(features::ADMIN_VQ == c::VIRTIO_F_ADMIN_VQ);
-    assert!(DeviceType::Net.virtio_id() as u32 == c::VIRTIO_ID_NET);
-    assert!(DeviceType::Block.virtio_id() as u32 == c::VIRTIO_ID_BLOCK);
-    assert!(DeviceType::Console.virtio_id() as u32 == c::VIRTIO_ID_CONSOLE);
-    assert!(DeviceType::Entropy.virtio_id() as u32 == c::VIRTIO_ID_RNG);
-    assert!(DeviceType::Balloon.virtio_id() as u32 == c::VIRTIO_ID_BALLOON);
-    assert!(DeviceType::Scsi.virtio_id() as u32 == c::VIRTIO_ID_SCSI);
-    assert!(DeviceType::P9.virtio_id() as u32 == c::VIRTIO_ID_9P);
-    assert!(DeviceType::Net.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_NET);
-    assert!(DeviceType::Block.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_BLOCK);
-    assert!(DeviceType::Balloon.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_BALLOON);
-    assert!(DeviceType::Console.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_CONSOLE);
-    assert!(DeviceType::Scsi.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_SCSI);
-    assert!(DeviceType::Entropy.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_RNG);
-    assert!(DeviceType::P9.transitional_pci_id() as u32 == c::VIRTIO_TRANS_ID_9P);
 };

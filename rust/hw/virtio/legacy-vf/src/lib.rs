@@ -11,49 +11,47 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `device` | the two QOM types and their properties |
-//! | `legacy` | what both have: options and state |
-//! | `realize` | how they come and go |
-//! | `runtime` | resets, accesses of the guest |
-//! | `identity` | reads the VF's configuration space, says what the guest is shown |
-//! | `access` | a guest access to BAR0, from the window to the helper and back |
-//! | `link`, `handshake`, `reconnect` | the connection to the helper: loss, deadline, reconnection |
-//! | `seqpacket` | the socket |
-//! | `delivery`, `notify`, `kernel_doorbells` | doorbells |
-//! | `place`, `host` | which VF, which PF, which helper |
-//! | `intx`, `intx_guest`, `intx_link` | `INTx` while MSI-X is off: ISR and pin; when vectors change hands; the VF's vectors |
-//! | `eventfd` | event counters of the kernel |
-//! | `hide` | `disable-modern=on` |
-//! | `stats`, `ratelimit`, `events` | counters, log limits, trace points |
+//! | `device` | the two QOM types, their properties and state |
+//! | `realize`, `platform` | how they come and go; in which machines they can be |
+//! | `vf`, `sysfs` | which VF, which PF, which helper |
+//! | `capabilities`, `capability_list`, `config_space` | what the VF's configuration space says, what the guest sees of it, and what its writes do |
+//! | `reset` | resets of the function |
+//! | `bar0` | a guest access to BAR0, from the decoder to the helper and back |
+//! | `guest` | what is known of the guest's driver, the register window, and their locks |
+//! | `link`, `reconnect` | the connection over the life of a device: loss, reconnection |
+//! | `connection`, `socket` | one connection to the helper; how long who waits for it |
+//! | `doorbell`, `ioeventfd` | doorbells through QEMU, and those that never leave the kernel |
+//! | `intx`, `vectors` | `INTx` while MSI-X is off: ISR, pin and who has the vectors; the VF's side of it |
+//! | `counters`, `ratelimit`, `events` | counters, log limits, trace points |
 //! | `messages` | error texts with cause and way out |
 //!
-//! Locking: the register window and the connection sit behind one lock (`link::Link`), taken by
-//! vCPUs without the big QEMU lock and held while the helper answers. So nothing that runs under
-//! the big QEMU lock takes it, except a reset, which does so with a deadline. Notifications never
-//! take it.
+//! Locking: the big QEMU lock; then the register window with the connection (`Link::lock_io`), held
+//! while the helper answers; then what is known of the guest (`Link::guest`) and the ISR, held by
+//! nobody who waits. Whoever has the big lock takes the second only to reset the VF, and gives up
+//! soon. A vCPU that waits for the helper gives up as soon as somebody waits for that vCPU.
+//! Notifications take none of them.
 
-mod access;
-mod delivery;
+mod bar0;
+mod capabilities;
+mod capability_list;
+mod config_space;
+mod connection;
+mod counters;
 mod device;
-mod eventfd;
+mod doorbell;
 mod events;
-mod handshake;
+mod guest;
 mod header_asserts;
-mod hide;
-mod host;
-mod identity;
 mod intx;
-mod intx_guest;
-mod intx_link;
-mod kernel_doorbells;
-mod legacy;
+mod ioeventfd;
 mod link;
 mod messages;
-mod notify;
-mod place;
+mod platform;
 mod ratelimit;
 mod realize;
 mod reconnect;
-mod runtime;
-mod seqpacket;
-mod stats;
+mod reset;
+mod socket;
+mod sysfs;
+mod vectors;
+mod vf;

@@ -1,46 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The connection to the helper over the life of a device: one lock around window and connection,
-//! one thread that notices when the helper goes away and brings it back.
+//! The connection to the helper over the life of a device: what the vCPUs, QEMU's main loop and the
+//! link's own thread share. Its two locks are described in `guest`.
 
 use std::{
     ffi::CString,
-    io,
+    io, process,
     sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use legacy_vf_proto::{Event, Reply, Request, Space};
+use legacy_vf_proto::Event;
 use legacy_window::Window;
 use pci::report;
-use virtio_pci_spec::legacy::{field_of, Register};
 
 use crate::{
-    delivery::{Bars, Delivery, QueueSet},
-    eventfd::EventFd,
+    connection::{Connection, LinkError, Target, Waiting},
+    counters::{Counters, LinkState},
+    doorbell::{Address, Doorbell},
     events,
-    handshake::{Connection, LinkError, Target},
+    guest::{Guest, Io},
     intx::Intx,
     messages,
     ratelimit::RateLimit,
-    seqpacket::{with_signals_blocked, Socket, Stop},
-    stats::{LinkState, Stats},
+    socket::{with_signals_blocked, EventFd, Patience, Socket},
 };
-
-/// Window and connection, which belong together: what the window remembers is true only of the
-/// connection it was learnt through.
-pub struct Inner {
-    /// The register window.
-    pub window: Window,
-    /// The connection, unless the helper is lost.
-    pub connection: Option<Connection>,
-    /// The device was reset while the helper was lost, and nothing but a command can reset it.
-    pub reset_due: bool,
-}
 
 /// Everything about the helper that vCPUs, QEMU's main loop and the link's own thread share.
 pub struct Link {
@@ -55,42 +43,35 @@ pub struct Link {
     /// And for what is rare and needs somebody to act.
     pub log_rare: RateLimit,
     /// Counters.
-    pub stats: Arc<Stats>,
-    /// Raised when the device goes away.
-    pub stop: Stop,
+    pub counters: Arc<Counters>,
+    /// Signalled when the device goes away: ends every wait.
+    pub stop: EventFd,
+    /// Wakes the link's thread: vectors are to be written, or a status.
+    pub wake: EventFd,
+    /// Asks the main loop to look at doorbells and vectors.
+    pub main_loop: EventFd,
+    /// The device is gone, or going.
+    pub gone: AtomicBool,
     /// Longest wait for the helper in one access.
     pub deadline: Duration,
-    /// How notifications are delivered. Locked for writing while the VF may fall asleep.
-    pub delivery: RwLock<Delivery>,
-    /// What a notify address must fit to.
-    pub bars: Bars,
-    /// Signalled when a new helper has said another notify address.
-    pub moved: EventFd,
-    /// The guest has put the VF into a power state in which it must not be touched.
-    pub asleep: AtomicBool,
-    /// Queues notified through the helper since the last reset.
-    pub notified: QueueSet,
-    /// Queues to which the guest gave memory since the last reset.
-    pub in_use: QueueSet,
-    /// The last accepted status has `DRIVER_OK`.
-    pub driver_ok: AtomicBool,
-    /// The guest or the machine reset the VF; the window must forget what it remembers.
-    pub was_reset: AtomicBool,
-    /// MSI-X Enable was switched.
-    pub msix_switched: AtomicBool,
-    /// A command has written to the VF since the last reset.
-    pub touched: AtomicBool,
-    /// Which VF is opened, and where.
-    pub target: Target,
+    /// Sizes of the VF's BARs, to which a notify address must fit.
+    pub bars: [u64; 6],
+    /// Where notifications go.
+    pub doorbell: Doorbell,
     /// Interrupts without MSI-X, if the device does them.
     pub intx: Option<Arc<Intx>>,
-    /// Wakes the link's thread: vectors could not be written.
-    pub nudge: EventFd,
-    inner: Mutex<Inner>,
-    /// The socket of the connection in `inner`; never locked for longer than it takes to copy.
-    pub sender: Mutex<Option<Arc<Socket>>>,
+    /// Which VF is opened, and where.
+    pub target: Target,
+    /// How many wait for `io`.
+    pub waiters: AtomicUsize,
+    /// Register window and connection; see [`lock_io`](Self::lock_io).
+    pub(crate) io: Mutex<Io>,
+    /// What is known of the guest; see [`guest`](Self::guest).
+    pub(crate) guest: Mutex<Guest>,
+    /// The socket of the connection in `io`; never locked for longer than it takes to copy.
+    sender: Mutex<Option<Arc<Socket>>>,
     /// Why the helper is lost.
-    pub reason: Mutex<String>,
+    reason: Mutex<String>,
 }
 
 /// What a device needs to have a link.
@@ -100,15 +81,17 @@ pub struct LinkConfig {
     /// See [`Link::name`].
     pub name: CString,
     /// Counters, kept by the device.
-    pub stats: Arc<Stats>,
+    pub counters: Arc<Counters>,
     /// Which VF to open, and where.
     pub target: Target,
     /// See [`Link::deadline`].
     pub deadline: Duration,
+    /// Longest wait for the first connection.
+    pub patience: Duration,
     /// The register window.
     pub window: Window,
-    /// The VF's BARs.
-    pub bars: Bars,
+    /// See [`Link::bars`].
+    pub bars: [u64; 6],
     /// See [`Link::intx`].
     pub intx: Option<Arc<Intx>>,
 }
@@ -121,70 +104,72 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Link {
     /// Connects to the helper and opens the VF.
     pub fn connect(config: LinkConfig) -> Result<Self, LinkError> {
-        let stop = Stop::new().map_err(LinkError::Socket)?;
-        let nudge = EventFd::new().map_err(LinkError::Socket)?;
-        let deadline = Instant::now() + config.deadline;
-        let connection = Connection::open(&config.target, &stop, deadline, &|_| {})?;
-        config.stats.link.set(LinkState::Connected);
-        let opened = connection.opened();
-        events::trace_virtio_legacy_vf_connected(
-            &config.name,
-            opened.member.into(),
-            opened.session,
-        );
-        let (delivery, warning) = Delivery::choose(opened, &config.bars);
-        if let Some(warning) = warning {
-            report::warn_report(&format!("{}: {warning}", config.label));
-        }
-        Ok(Self {
+        let [stop, wake, main_loop] = [EventFd::new(), EventFd::new(), EventFd::new()];
+        let stop = stop.map_err(LinkError::Socket)?;
+        let waiting = Waiting {
+            stop: &stop,
+            events: &|_| {},
+        };
+        let patience = &mut Patience::of_user(config.patience);
+        let connection = Connection::open(&config.target, waiting, patience)?;
+        config.counters.link.set(LinkState::Connected);
+        let opened = *connection.opened();
+        let name = &config.name;
+        events::trace_virtio_legacy_vf_connected(name, opened.member.into(), opened.session);
+        let link = Self {
             label: config.label,
             name: config.name,
             log: RateLimit::default(),
             log_back: RateLimit::default(),
             log_rare: RateLimit::default(),
-            stats: config.stats,
+            counters: config.counters,
             stop,
+            wake: wake.map_err(LinkError::Socket)?,
+            main_loop: main_loop.map_err(LinkError::Socket)?,
+            gone: AtomicBool::new(false),
             deadline: config.deadline,
-            delivery: RwLock::new(delivery),
             bars: config.bars,
-            moved: EventFd::new().map_err(LinkError::Socket)?,
-            asleep: AtomicBool::new(false),
-            notified: QueueSet::new(),
-            in_use: QueueSet::new(),
-            driver_ok: AtomicBool::new(false),
-            was_reset: AtomicBool::new(false),
-            msix_switched: AtomicBool::new(false),
-            touched: AtomicBool::new(false),
+            doorbell: Doorbell::default(),
             intx: config.intx,
-            nudge,
             target: config.target,
+            waiters: AtomicUsize::new(0),
             sender: Mutex::new(Some(connection.socket().clone())),
-            inner: Mutex::new(Inner {
+            io: Mutex::new(Io {
                 window: config.window,
                 connection: Some(connection),
-                reset_due: false,
+                epoch: 0,
+                msix_switches: 0,
+                turn: 0,
+                driven: false,
             }),
-            reason: Mutex::new(String::new()),
-        })
-    }
-
-    /// Locks window and connection. Held while the helper answers, so not for the main loop.
-    pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
-    }
-
-    /// The same with a deadline, for the main loop.
-    pub fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, Inner>> {
-        loop {
-            match self.inner.try_lock() {
-                Ok(guard) => return Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Err(TryLockError::WouldBlock) => return None,
-            }
+            guest: Mutex::default(),
+            reason: Mutex::default(),
+        };
+        let (address, warning) = Address::choose(&opened, &link.bars);
+        if let Some(warning) = warning {
+            report::warn_report(&format!("{}: {warning}", link.label));
         }
+        link.doorbell.set_address(address);
+        Ok(link)
+    }
+
+    /// What waits look at.
+    pub fn waiting<'a>(&'a self, events: &'a dyn Fn(Event)) -> Waiting<'a> {
+        Waiting {
+            stop: &self.stop,
+            events,
+        }
+    }
+
+    /// The device goes away: nobody is to begin anything.
+    pub fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.stop.signal();
+    }
+
+    /// Whether the device is going away.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// The socket for messages that have no reply.
@@ -192,33 +177,46 @@ impl Link {
         lock(&self.sender).clone()
     }
 
+    /// Messages without a reply go there from now on.
+    pub fn set_sender(&self, socket: Option<Arc<Socket>>) {
+        *lock(&self.sender) = socket;
+    }
+
     /// Why the helper is lost; empty while it is not.
     pub fn reason(&self) -> String {
         lock(&self.reason).clone()
     }
 
-    /// Notes an event of the helper. What it may have changed is learnt anew at the next access.
+    /// Notes why the helper is lost; whether that is news.
+    pub fn set_reason(&self, text: String) -> bool {
+        let mut reason = lock(&self.reason);
+        let news = *reason != text;
+        *reason = text;
+        news
+    }
+
+    /// Counts an event of the helper.
     pub fn event(&self, event: Event) {
-        self.stats.events.add();
+        self.counters.events.add();
         events::trace_virtio_legacy_vf_event(&self.name, event.kind.0.into(), event.detail);
     }
 
     /// Gives up the connection. From here on reads give all-ones and writes are dropped, until
     /// the link's thread has a new one.
-    pub fn lose(&self, inner: &mut Inner, error: &LinkError) {
-        if let Some(connection) = inner.connection.take() {
+    pub fn lose(&self, io: &mut Io, error: &LinkError) {
+        if let Some(connection) = io.connection.take() {
             // Also wakes the link's thread.
             connection.socket().shut_down();
         }
-        *lock(&self.sender) = None;
-        inner.window.lost();
-        if self.stats.link.get() != LinkState::Connected {
+        self.set_sender(None);
+        io.window.lost();
+        if self.counters.link.get() != LinkState::Connected {
             return;
         }
-        self.stats.link.set(LinkState::Lost);
-        self.stats.losses.add();
+        self.counters.link.set(LinkState::Lost);
+        self.counters.losses.add();
         if matches!(error, LinkError::Deadline) {
-            self.stats.timeouts.add();
+            self.counters.timeouts.add();
         }
         let reason = messages::brief(error);
         if let Ok(text) = CString::new(reason.clone()) {
@@ -232,89 +230,57 @@ impl Link {
                 self.target.path.display()
             )
         });
-        *lock(&self.reason) = reason;
+        self.set_reason(reason);
     }
 
-    /// The VF is being reset. Writes status 0 through the helper if `by_command`; what the reset
-    /// by VFIO cannot do is done when a lost helper is back (`else_later`). Waits no longer than
-    /// the deadline of an access. Returns whether the status was written.
-    pub fn reset(&self, by_command: bool, else_later: bool) -> bool {
-        self.stats.resets.add();
-        self.forget_driver();
-        let deadline = Instant::now() + self.deadline;
-        let Some(mut inner) = self.lock_until(deadline) else {
-            self.was_reset.store(true, Ordering::Release);
+    /// Resets the VF by a status of 0. Whether the VF took it.
+    pub fn write_reset(&self, io: &mut Io, patience: &mut Patience<'_>) -> bool {
+        let Some(connection) = io.connection.as_mut() else {
             return false;
         };
-        let mut written = false;
-        if by_command {
-            written = self.write_status_zero(&mut inner, deadline);
-            inner.reset_due = !written && else_later;
-        } else {
-            inner.reset_due = false;
-        }
-        inner.window.device_reset();
-        self.touched.store(false, Ordering::Relaxed);
-        written
-    }
-
-    /// What the window remembers does not outlive a reset that happened without it.
-    pub fn catch_up(&self, inner: &mut Inner) {
-        if self.was_reset.swap(false, Ordering::AcqRel) {
-            inner.window.device_reset();
-        }
-    }
-
-    /// The VF is reset: what its driver has set up does not count any more.
-    pub fn forget_driver(&self) {
-        self.notified.clear();
-        self.in_use.clear();
-        self.driver_ok.store(false, Ordering::Release);
-        self.stats.state_lost.set(false);
-    }
-
-    /// Runs `f` while no notification touches the VF; it says whether the VF sleeps from then on.
-    pub fn set_asleep(&self, f: impl FnOnce() -> bool) {
-        let _nobody = self
-            .delivery
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.asleep.store(true, Ordering::Release);
-        let asleep = f();
-        self.asleep.store(asleep, Ordering::Release);
-    }
-
-    fn write_status_zero(&self, inner: &mut Inner, deadline: Instant) -> bool {
-        let Some(connection) = inner.connection.as_mut() else {
-            return false;
-        };
-        match status_zero(connection, &self.stop, deadline, &|e| self.event(e)) {
-            Ok(accepted) => accepted,
+        let on_event = |e| self.event(e);
+        match connection.write_status(0, self.waiting(&on_event), patience) {
+            Ok(accepted) => {
+                self.guest().reset_due &= !accepted;
+                accepted
+            }
+            Err(LinkError::GivenUp | LinkError::Stopped) => false,
             Err(error) => {
-                self.lose(inner, &error);
+                self.lose(io, &error);
                 false
             }
         }
     }
-}
 
-/// Writes 0 to the device status. False: the device or the helper refused.
-pub fn status_zero(
-    connection: &mut Connection,
-    stop: &Stop,
-    deadline: Instant,
-    events: &dyn Fn(Event),
-) -> Result<bool, LinkError> {
-    let field = field_of(Register::DeviceStatus);
-    let request = Request::Write {
-        space: Space::Common,
-        offset: field.offset,
-        len: field.size,
-        data: [0; 8],
-    };
-    connection.request(&request, stop, deadline, events, |reply| {
-        matches!(reply, Reply::Write)
-    })
+    /// The VF is being reset with its bus or machine, by somebody with the big QEMU lock. Writes
+    /// status 0 through the helper, so that the VF stops in order; `required` if nothing else
+    /// resets it: what cannot be done now is done before anything else later. Whether it was done.
+    pub fn reset(&self, required: bool) -> bool {
+        self.guest().reset_due |= required;
+        let patience = &mut Patience::locked();
+        let Some(mut io) = self.lock_io_soon(patience) else {
+            if required {
+                self.wake.signal();
+            }
+            return false;
+        };
+        let written = self.write_reset(&mut io, patience);
+        if required && !written {
+            self.wake.signal();
+        }
+        written
+    }
+
+    /// The function was reset, by whatever means: what its driver had set up does not count any
+    /// more. `msix`: MSI-X Enable now.
+    pub fn was_reset(&self, msix: bool) {
+        let mut guest = self.guest();
+        guest.reset();
+        guest.set_msix(msix);
+        drop(guest);
+        self.doorbell.forget();
+        self.counters.state_lost.set(false);
+    }
 }
 
 /// A link with its thread. Dropping it ends both.
@@ -331,7 +297,11 @@ impl RunningLink {
         let thread = with_signals_blocked(|| {
             thread::Builder::new()
                 .name("virtio-legacy".to_owned())
-                .spawn(move || for_thread.run())
+                .spawn(move || {
+                    let abort = AbortOnPanic;
+                    for_thread.run();
+                    std::mem::forget(abort);
+                })
         })?;
         Ok(Self {
             link,
@@ -345,14 +315,23 @@ impl RunningLink {
     }
 }
 
+/// A panic of the thread would leave a device that never connects again, and a lock whose data
+/// nobody can trust; the panic's message has been printed.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        process::abort();
+    }
+}
+
 impl Drop for RunningLink {
     fn drop(&mut self) {
-        self.link.stop.raise();
+        self.link.leave();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread would have aborted QEMU.
-            let _finished = thread.join();
+            let _never_panics = thread.join();
         }
-        *lock(&self.link.sender) = None;
-        self.link.stats.link.set(LinkState::Closed);
+        self.link.set_sender(None);
+        self.link.counters.link.set(LinkState::Closed);
     }
 }

@@ -6,29 +6,29 @@ use std::io;
 
 use legacy_vf_proto::{ErrorCode, VERSION};
 
-use crate::{handshake::LinkError, host::HostVf, place::Place, seqpacket::effective_uid};
+use crate::{connection::LinkError, socket::effective_uid, sysfs::HostVf, vf::Vf};
 
 /// Cause and way out when the connection to the helper cannot be made.
-pub fn connect_failed(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
-    let path = place.helper.display();
+pub fn connect_failed(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
+    let path = at.helper.display();
     match error {
         LinkError::Connect(e) | LinkError::Socket(e) if no_files_left(e) => format!(
             "QEMU can open no more files ({e}); raise the limit (ulimit -n, or LimitNOFILE= of the \
              service)"
         ),
-        LinkError::Connect(e) => cannot_connect(place, e),
+        LinkError::Connect(e) => cannot_connect(at, e),
         LinkError::Deadline => format!(
             "the helper at {path} did not answer within {deadline_ms} ms; see whether it is \
              stopped or its PF hangs, or raise helper-deadline-ms"
         ),
-        LinkError::Refused { code, text } => refused(place, *code, text),
+        LinkError::Refused { code, text } => refused(at, *code, text),
         other => format!("{} ({path}); see the helper's log", brief(other)),
     }
 }
 
 /// Cause and way out when the helper does not give the VF token.
-pub fn no_token(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
-    match (error, &place.host) {
+pub fn no_token(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
+    match (error, &at.host) {
         (
             LinkError::Refused {
                 code: ErrorCode::NOT_SUPPORTED,
@@ -38,19 +38,21 @@ pub fn no_token(place: &Place, error: &LinkError, deadline_ms: u32) -> String {
         ) => format!(
             "the helper at {} has no VF token ({text}), so it does not drive PF {} through the \
              kernel's VFIO; start it with --pf {}, correct helper=, or give vf-token=",
-            place.helper.display(),
+            at.helper.display(),
             vf.pf,
             vf.pf
         ),
-        _ => connect_failed(place, error, deadline_ms),
+        _ => connect_failed(at, error, deadline_ms),
     }
 }
 
 /// Advice to what VFIO says when it cannot open the VF, with what separates the two; empty if
 /// there is none. `fetched`: the VF token is that of the helper.
-pub fn vfio_failed(place: &Place, text: &str, fetched: bool) -> String {
-    let Some(vf) = &place.host else {
-        return String::new();
+pub fn vfio_failed(at: &Vf, text: &str, fetched: bool) -> String {
+    let Some(vf) = &at.host else {
+        return "; socket= must be the socket of the VF itself (for virtio-pf-sim: vf1.sock for \
+                vf=1), not that of its PF or a control socket"
+            .to_owned();
     };
     let says = |errno| text.contains(&strerror(errno));
     let advice = if text.contains("no iommu_group") || vf.group.is_none() {
@@ -69,7 +71,7 @@ pub fn vfio_failed(place: &Place, text: &str, fetched: bool) -> String {
         format!(
             "the VF token of the helper at {} was not accepted: that helper serves another PF \
              than {}; leave helper= out, or correct it",
-            place.helper.display(),
+            at.helper.display(),
             vf.pf
         )
     } else if says(libc::EACCES) {
@@ -127,8 +129,8 @@ fn group_file(vf: &HostVf) -> String {
 }
 
 /// How the helper of this VF is started.
-fn start(place: &Place) -> String {
-    match &place.host {
+fn start(at: &Vf) -> String {
+    match &at.host {
         Some(vf) => format!(
             "start `qemu-virtio-admin-helper --pf {}`, or `systemctl start \
              qemu-virtio-admin-helper@{}`",
@@ -143,6 +145,7 @@ pub fn brief(error: &LinkError) -> String {
     match error {
         LinkError::Connect(e) => format!("cannot connect to the helper: {e}"),
         LinkError::Deadline => "the helper did not answer in time".to_owned(),
+        LinkError::GivenUp => "the helper was not waited for".to_owned(),
         LinkError::Stopped => "the device is going away".to_owned(),
         LinkError::Closed => "the helper closed the connection".to_owned(),
         LinkError::Socket(e) if e.kind() == io::ErrorKind::InvalidData => {
@@ -155,12 +158,12 @@ pub fn brief(error: &LinkError) -> String {
     }
 }
 
-fn cannot_connect(place: &Place, error: &io::Error) -> String {
-    let path = place.helper.display();
+fn cannot_connect(at: &Vf, error: &io::Error) -> String {
+    let path = at.helper.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(
             "the helper's socket {path} does not exist; {}, or correct helper=",
-            start(place)
+            start(at)
         ),
         io::ErrorKind::PermissionDenied => format!(
             "no permission to use the helper's socket {path} as user {}; start the helper with a \
@@ -169,7 +172,7 @@ fn cannot_connect(place: &Place, error: &io::Error) -> String {
             effective_uid()
         ),
         io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens on {path}; {}", start(place))
+            format!("nobody listens on {path}; {}", start(at))
         }
         io::ErrorKind::WouldBlock => format!(
             "the helper at {path} does not accept connections, too many are waiting; see whether \
@@ -185,10 +188,10 @@ fn cannot_connect(place: &Place, error: &io::Error) -> String {
     }
 }
 
-fn refused(place: &Place, code: ErrorCode, text: &str) -> String {
-    let path = place.helper.display();
-    let vf = place.member;
-    let of_host = place.host.is_some();
+fn refused(at: &Vf, code: ErrorCode, text: &str) -> String {
+    let path = at.helper.display();
+    let vf = at.member;
+    let of_host = at.host.is_some();
     let way_out = match code {
         ErrorCode::UNSUPPORTED_VERSION => {
             return format!(

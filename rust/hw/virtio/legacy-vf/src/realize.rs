@@ -2,158 +2,162 @@
 
 //! How a device comes and goes: realize and exit.
 
-use std::{
-    ffi::CString,
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{ffi::CString, sync::Arc, time::Duration};
 
 use legacy_window::Window;
-use pci::{backends, memory, report, ChainedPciMethods, FdHandler};
+use pci::{memory, report, ChainedPciMethods, FdHandler, ParentRealized};
 use qom::prelude::*;
 use util::{Error, Result};
 use vfio::{VfioPciBase, CONFIG_REGION};
 use virtio_pci_spec::{
     ids::{TRANSITIONAL_REVISION, VENDOR},
-    pci::{header, COMMAND_IO},
+    pci::{header, CAP_ID_MSIX, COMMAND_INTX_DISABLE, COMMAND_IO, STATUS_INTERRUPT},
 };
 
 use crate::{
-    delivery::Bars,
-    events,
-    handshake::{fetch_token, Target},
-    hide,
-    identity::Identity,
-    intx_guest,
-    legacy::{pci, vfio, LegacyVf, Options},
+    capabilities::Function,
+    capability_list::{self, ByteChange, MAX_HIDDEN},
+    connection::{fetch_token, Target},
+    device::{pci, vfio, LegacyVf, Options},
+    events, intx,
+    intx::Intx,
+    ioeventfd,
     link::{lock, Link, LinkConfig, RunningLink},
-    messages,
-    place::{self, Kind, Place},
-    ratelimit::RateLimit,
-    runtime::update_doorbells,
+    messages, platform,
+    vf::{self, Kind, Vf},
 };
+
+/// Longest wait for the helper while the user adds the device, which the whole machine shares.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings up the parent, then what this device adds.
 pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
     let options = dev.options();
     let name = format!("{} {}", dev.typename(), pci(dev).label());
     let helper = options.helper.as_deref();
-    let place = place::find(D::KIND, vfio(dev), helper, options.vf, &name)?;
-    let label = format!("{name}, {}", place.name());
+    let at = vf::find(D::KIND, vfio(dev), helper, options.vf, &name)?;
+    let label = format!("{name}, {}", at.name());
     if !(10..=600_000).contains(&options.deadline_ms) {
         let ms = options.deadline_ms;
         let text = format!("{label}: helper-deadline-ms={ms} is out of range (10 to 600000)");
         return Err(Error::msg(text));
     }
-    if D::KIND == Kind::User {
-        let private = backends::unshared_guest_memory();
-        if !private.is_empty() {
-            return Err(Error::msg(format!(
-                "{label}: guest RAM ({}) is not shared memory, so the process that emulates the \
-                 VF cannot reach it; use -object memory-backend-memfd,id=mem,size=SIZE,share=on \
-                 and -machine memory-backend=mem",
-                private.join(", ")
-            )));
-        }
-    }
+    platform::check(D::KIND).map_err(|why| Error::msg(format!("{label}: {why}")))?;
     let vfio = vfio(dev);
     let mut fetched = false;
-    if place.host.is_some() && !vfio.has_vf_token() {
-        let deadline = Instant::now() + Duration::from_millis(options.deadline_ms.into());
-        let token = fetch_token(&place.helper, place.member, deadline).map_err(|e| {
-            let why = messages::no_token(&place, &e, options.deadline_ms);
+    if at.host.is_some() && !vfio.has_vf_token() {
+        let token = fetch_token(&at.helper, at.member, patience(&options)).map_err(|e| {
+            let why = messages::no_token(&at, &e, options.deadline_ms);
             Error::msg(format!("{label}: {why}"))
         })?;
         vfio.set_vf_token(token);
         fetched = true;
     }
-    let mut result = dev.parent_realize().map_err(|e| {
-        let hint = messages::vfio_failed(&place, &e.to_string(), fetched);
+    let result = dev.parent_realize().map_err(|e| {
+        let hint = messages::vfio_failed(&at, &e.to_string(), fetched);
         Error::msg(format!("{label}: {e}{hint}"))
     });
-    if result.is_ok() {
-        result = attach(dev, &options, place, &label);
-        if result.is_err() {
+    let result = result.and_then(|parent| {
+        attach(dev, &options, at, &label).inspect_err(|_| {
             detach(dev);
-            dev.parent_exit();
-        }
-    }
+            dev.parent_exit(parent);
+        })
+    });
     if result.is_err() && fetched {
         vfio.set_vf_token([0; 16]);
     }
     result
 }
 
+/// Longest wait for the helper at realize.
+fn patience(options: &Options) -> Duration {
+    Duration::from_millis(options.deadline_ms.into()).min(MOST_PATIENCE)
+}
+
 /// Everything after the parent's realize. Whoever calls it undoes it with [`detach`].
-fn attach<D: LegacyVf>(dev: &D, options: &Options, place: Place, label: &str) -> Result<()> {
+fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Result<()> {
     let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
-    let of = match place.host {
+    let of = match at.host {
         Some(_) => label.to_owned(),
         None => format!("{label} ({})", vfio.vfio_name()),
     };
-    let identity = identify(vfio, &of)?;
+    if let Some(warning) = platform::check_iommu(pci, dev.disable_modern()) {
+        let warning = warning.map_err(|why| Error::msg(format!("{of}: {why}")))?;
+        report::warn_report(&format!("{of}: {warning}"));
+    }
+    let function = identify(vfio, &of)?;
     let proof = vfio
         .device_file()
         .map_err(|e| Error::msg(format!("{of}: cannot pass on the VFIO device file: {e}")))?;
-    let deadline = Duration::from_millis(options.deadline_ms.into());
     let target = Target {
-        path: place.helper.clone(),
-        member: place.member,
-        virtio_id: identity.device.virtio_id(),
-        serial: identity.serial,
+        path: at.helper.clone(),
+        member: at.member,
+        virtio_id: function.device.virtio_id(),
+        serial: function.serial,
         proof: proof.map(Arc::new),
     };
-    let intx = intx_guest::attach(dev, options.intx, &state.stats, &of)?;
-    let mut window = Window::new(identity.device, identity.config_len);
+    let intx = show_pin(dev, options.intx, &function, &of)?;
+    let mut window = Window::new(function.device, function.config_len);
     if intx.is_some() {
         window.emulate_intx();
     }
     let link = Link::connect(LinkConfig {
         label: label.to_owned(),
         name: CString::new(pci.label()).unwrap_or_default(),
-        stats: state.stats.clone(),
+        counters: state.counters.clone(),
         target,
-        deadline,
+        deadline: Duration::from_millis(options.deadline_ms.into()),
+        patience: patience(options),
         window,
+        bars: std::array::from_fn(|bar| vfio.bar_size(bar as u8)),
         intx,
-        bars: Bars::of(vfio, D::KIND),
     })
     .map_err(|e| {
-        let why = messages::connect_failed(&place, &e, options.deadline_ms);
+        let why = messages::connect_failed(&at, &e, options.deadline_ms);
         Error::msg(format!("{of}: {why}"))
     })?;
     compare_deadlines(&link, options, &of);
-    let name = link.name.clone();
+    if D::KIND == Kind::User {
+        platform::prove(vfio, &function, &link, patience(options))
+            .map_err(|why| Error::msg(format!("{of}: {why}")))?;
+    }
     let running = RunningLink::start(link)
         .map_err(|e| Error::msg(format!("{of}: cannot start a thread: {e}")))?;
-    let shared = running.link().clone();
+    let link = running.link().clone();
     *lock(&state.running) = Some(running);
-    *lock(&state.moved) = Some(watch_address(dev, shared.clone()));
-
-    show_as_transitional(vfio, &identity);
-    if options.disable_modern {
-        hide_modern(dev, &identity, &of)?;
+    watch(dev, &link);
+    if D::KIND == Kind::User {
+        *lock(&state.memory) = Some(platform::watch_memory(&link));
     }
+    show_as_transitional(vfio, &function);
+    if dev.disable_modern() {
+        hide_modern(dev, &function, &of)?;
+    }
+    change(dev, capability_list::put_msix_last);
     state.blocker.add(&format!(
         "{of}: the state of a legacy virtio VF cannot be migrated; unplug the device first"
     ))?;
-    let bar0_size = identity.bar0_size();
+    let bar0_size = function.bar0_size();
     events::trace_virtio_legacy_vf_realize(
-        &name,
-        identity.device.virtio_id().into(),
-        identity.config_len.into(),
+        &link.name,
+        function.device.virtio_id().into(),
+        function.config_len.into(),
         bar0_size,
     );
-    let _first_time = state.identity.set(identity);
-    *state.link.write().unwrap_or_else(PoisonError::into_inner) = Some(shared);
-    memory::set_size(dev.bar0(), bar0_size.into());
-    memory::enable_lockless_io(dev.bar0());
-    pci.register_io_bar(0, dev.bar0());
+    let _first_time = state.function.set(function);
+    let _first_time = state.link.set(link);
+    // SAFETY: BAR0 is part of the device and not mapped before the last of these; its callbacks
+    // lock what they share; the VF has no BAR0 of its own, as identify() has seen.
+    unsafe {
+        memory::set_size(dev.bar0(), bar0_size.into());
+        memory::enable_lockless_io(dev.bar0());
+        pci.register_io_bar(0, dev.bar0());
+    }
     Ok(())
 }
 
 /// Reads the VF's configuration space as the hardware has it.
-fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
+fn identify(vfio: &VfioPciBase, of: &str) -> Result<Function> {
     let own = vfio.bar_size(0);
     if own != 0 {
         return Err(Error::msg(format!(
@@ -169,7 +173,7 @@ fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
                  process that emulates it is alive"
             ))
         })?;
-    Identity::read(&space).map_err(|why| {
+    Function::read(&space).map_err(|why| {
         Error::msg(format!(
             "{of}: {why}; use {} for this device",
             "vfio-pci or vfio-user-pci"
@@ -177,21 +181,85 @@ fn identify(vfio: &VfioPciBase, of: &str) -> Result<Identity> {
     })
 }
 
-/// The link's thread must not take the big QEMU lock, since the device's end waits for it: what it
-/// learns about the kernel's doorbells is done by the main loop.
-fn watch_address<D: LegacyVf>(dev: &D, link: Arc<Link>) -> FdHandler {
-    let held = pci(dev).hold();
-    FdHandler::new(link.moved.descriptor().clone(), move || {
-        link.moved.take();
-        if let Some(device) = held.dynamic_cast::<D>() {
-            update_doorbells(device, &link);
+/// Decides what `intx=` means for this VF, and shows the pin.
+fn show_pin<D: LegacyVf>(
+    dev: &D,
+    wanted: Option<bool>,
+    function: &Function,
+    of: &str,
+) -> Result<Option<Arc<Intx>>> {
+    let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
+    let mut own = [0];
+    vfio.region_read(CONFIG_REGION, header::INTERRUPT_PIN as u64, &mut own)
+        .map_err(|e| Error::msg(format!("{of}: cannot read its interrupt pin: {e}")))?;
+    let vectors = pci.msix_vectors();
+    let cannot = match (wanted, function.msix) {
+        (Some(false), _) => {
+            let _first_time = state.pin.set(0);
+            return Ok(None);
         }
-    })
+        (_, Some(cap)) if own == [0] && vectors > 0 => {
+            let name = CString::new(pci.label()).unwrap_or_default();
+            let intx = Intx::new(name, cap, vectors, state.counters.clone())
+                .map_err(|e| Error::msg(format!("{of}: cannot make an eventfd for INTx: {e}")))?;
+            let _first_time = state.pin.set(1);
+            pci.use_pin_a();
+            // Of these the device has nothing: the guest gets QEMU's.
+            vfio.emulate_config_bits(header::INTERRUPT_LINE, 0xff);
+            for (at, bits) in [
+                (header::COMMAND, COMMAND_INTX_DISABLE),
+                (header::STATUS, STATUS_INTERRUPT),
+            ] {
+                let [low, high] = bits.to_le_bytes();
+                vfio.emulate_config_bits(at, low);
+                vfio.emulate_config_bits(at + 1, high);
+            }
+            return Ok(Some(Arc::new(intx)));
+        }
+        _ if own != [0] => "it has an interrupt pin of its own",
+        _ => "it has no MSI-X vectors",
+    };
+    if wanted == Some(true) {
+        return Err(Error::msg(format!(
+            "{of}: intx=on is not possible for this VF: {cannot}; leave intx= out"
+        )));
+    }
+    if own == [0] {
+        report::warn_report(&format!(
+            "{of}: {cannot}, so the guest's driver has to poll"
+        ));
+    }
+    Ok(None)
+}
+
+/// What the main loop does for the device: the VF's messages become interrupts; and what the link's
+/// thread asks for, which must not take the big QEMU lock, since the device's end waits for it.
+fn watch<D: LegacyVf>(dev: &D, link: &Arc<Link>) {
+    let mut handlers = lock(&dev.state().handlers);
+    let events = link.intx.iter().flat_map(|intx| intx.events.iter());
+    for (index, event) in events.enumerate() {
+        let (link, held) = (link.clone(), pci(dev).hold());
+        let signalled = move || {
+            if let Some(intx) = &link.intx {
+                intx.signalled(&held, index);
+            }
+        };
+        handlers.push(FdHandler::new(event.descriptor().clone(), signalled));
+    }
+    let (for_main_loop, held) = (link.clone(), pci(dev).hold());
+    let asked = move || {
+        for_main_loop.main_loop.take();
+        if let Some(device) = held.dynamic_cast::<D>() {
+            ioeventfd::update(device, &for_main_loop);
+            intx::tell(device, &for_main_loop);
+        }
+    };
+    handlers.push(FdHandler::new(link.main_loop.descriptor().clone(), asked));
 }
 
 fn compare_deadlines(link: &Link, options: &Options, of: &str) {
     let helper = link
-        .lock()
+        .lock_io()
         .connection
         .as_ref()
         .map(|c| c.opened().deadline_ms);
@@ -205,9 +273,9 @@ fn compare_deadlines(link: &Link, options: &Options, of: &str) {
 }
 
 /// Changes the identity that the guest sees; class and capabilities stay.
-fn show_as_transitional(vfio: &VfioPciBase, identity: &Identity) {
-    let device = identity.device.transitional_pci_id();
-    let subsystem = identity.device.virtio_id();
+fn show_as_transitional(vfio: &VfioPciBase, function: &Function) {
+    let device = function.device.transitional_pci_id();
+    let subsystem = function.device.virtio_id();
     for (offset, value) in [
         (header::DEVICE_ID, device),
         (header::SUBSYSTEM_VENDOR_ID, VENDOR),
@@ -223,22 +291,22 @@ fn show_as_transitional(vfio: &VfioPciBase, identity: &Identity) {
     vfio.set_shown_ids(device, VENDOR, subsystem);
 }
 
-fn hide_modern<D: LegacyVf>(dev: &D, identity: &Identity, of: &str) -> Result<()> {
+fn hide_modern<D: LegacyVf>(dev: &D, function: &Function, of: &str) -> Result<()> {
     let vfio = vfio(dev);
-    let ranges = hide::ranges(&identity.caps, |bar| vfio.bar_size(bar)).map_err(|n| {
-        Error::msg(format!(
-            "{of}: disable-modern=on can hide {} modern structures, the VF has {n}",
-            hide::MAX_HIDDEN
-        ))
-    })?;
-    let mut image = [0; 256];
-    pci(dev).config_image(0, &mut image);
-    for change in hide::unlink(&image, &identity.caps) {
-        vfio.emulate_config_byte(change.offset.into(), change.value, change.mask, 0);
-    }
+    let ranges =
+        capability_list::ranges(&function.caps, |bar| vfio.bar_size(bar)).map_err(|n| {
+            Error::msg(format!(
+                "{of}: disable-modern=on can hide {MAX_HIDDEN} modern structures, the VF has {n}"
+            ))
+        })?;
+    change(dev, |image| capability_list::unlink(image, &function.caps));
     for (range, cover) in ranges.into_iter().zip(dev.covers()) {
-        memory::set_size(cover, range.length);
-        if !vfio.cover_bar(range.bar, range.offset, cover) {
+        // SAFETY: the region is part of the device and not mapped; detach() takes it off again.
+        let covered = unsafe {
+            memory::set_size(cover, range.length);
+            vfio.cover_bar(range.bar, range.offset, cover)
+        };
+        if !covered {
             return Err(Error::msg(format!(
                 "{of}: disable-modern=on cannot hide the structure in BAR {}",
                 range.bar
@@ -249,35 +317,41 @@ fn hide_modern<D: LegacyVf>(dev: &D, identity: &Identity, of: &str) -> Result<()
     Ok(())
 }
 
+/// Changes the configuration space that the guest sees.
+fn change<D: LegacyVf>(dev: &D, changes: impl FnOnce(&[u8; 256]) -> Vec<ByteChange>) {
+    let mut image = [0; 256];
+    pci(dev).config_image(0, &mut image);
+    for change in changes(&image) {
+        vfio(dev).emulate_config_byte(change.offset.into(), change.value, change.mask, 0);
+    }
+}
+
 /// Undoes what [`attach`] has done so far.
 fn detach<D: LegacyVf>(dev: &D) {
-    let state = dev.state();
-    let link = state
-        .link
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    let log = (&RateLimit::default(), "");
-    let (vfio, bar0) = (vfio(dev), dev.bar0());
-    state.doorbells.update(vfio, bar0, None, &[], log);
-    if let Some(link) = link {
-        // From here on nothing touches the VF's mapped registers.
-        link.set_asleep(|| true);
+    let (vfio, state) = (vfio(dev), dev.state());
+    state.doorbells.remove(vfio, dev.bar0());
+    drop(lock(&state.memory).take());
+    // Ends waits for the helper and the thread; a vCPU inside an access finds the link gone.
+    let running = lock(&state.running).take();
+    if let Some(running) = &running {
+        let link = running.link();
+        link.leave();
+        link.was_reset(false);
+        intx::hand_over(dev, link);
+        intx::forget_told(dev, link, true);
     }
-    drop(lock(&state.moved).take());
-    // Ends waits for the helper and the thread; a vCPU inside an access has its own reference.
-    drop(lock(&state.running).take());
-    intx_guest::detach(dev);
-    let covered =
-        std::mem::take(&mut *state.covered.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(running);
+    drop(std::mem::take(&mut *lock(&state.handlers)));
+    let covered = std::mem::take(&mut *lock(&state.covered));
     for (range, cover) in covered.iter().zip(dev.covers()) {
-        vfio.uncover_bar(range.bar, cover);
+        // SAFETY: hide_modern() has put it there.
+        unsafe { vfio.uncover_bar(range.bar, cover) }
     }
     state.blocker.remove();
 }
 
 /// The device is unplugged.
-pub fn exit<D: LegacyVf>(dev: &D) {
+pub fn exit<D: LegacyVf>(dev: &D, parent: ParentRealized) {
     detach(dev);
-    dev.parent_exit();
+    dev.parent_exit(parent);
 }

@@ -1,34 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the link's thread does: it notices when the helper goes away and brings it back.
+//! What the link's thread does: it notices when the helper goes away and brings it back, and it
+//! finishes what others must not wait for.
 
-use std::{
-    ffi::CString,
-    sync::{atomic::Ordering, Arc, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{ffi::CString, sync::Arc, time::Duration};
 
-use legacy_vf_proto::{OpenReply, Reply, Request, Space};
-use legacy_window::Window;
+use legacy_vf_proto::OpenReply;
 use pci::report;
-use virtio_pci_spec::{
-    legacy::{field_of, Register},
-    status::DRIVER_OK,
-};
+use virtio_pci_spec::status::DRIVER_OK;
 
 use crate::{
-    delivery::Delivery,
+    connection::{Connection, LinkError},
+    counters::LinkState,
+    doorbell::Address,
     events,
-    handshake::{Connection, LinkError},
-    intx_link::RETRY,
-    link::{lock, status_zero, Link},
+    link::Link,
     messages,
-    seqpacket::{Socket, Woken},
-    stats::LinkState,
+    socket::{Ended, Patience, Socket},
 };
 
 /// First pause before an attempt to reconnect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Pause before vectors that could not be written are tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 impl Link {
     /// What the link's thread does until the device goes away.
@@ -36,16 +31,15 @@ impl Link {
         let mut pause = PAUSE.0;
         loop {
             if let Some(socket) = self.sender() {
-                match socket.wait_end(&self.stop, &self.nudge) {
-                    Ok(Woken::Stopped) => return,
-                    Ok(Woken::Deadline) => {
-                        self.nudge.take();
-                        if self.stop.wait(RETRY) {
+                match socket.wait_end(&self.stop, &self.wake) {
+                    Ok(Ended::Stopped) => return,
+                    Ok(Ended::Woken) => {
+                        self.wake.take();
+                        if self.finish() && self.stop.wait(RETRY) {
                             return;
                         }
-                        self.settle_again();
                     }
-                    Ok(Woken::Ready) => self.hung_up(&socket, &LinkError::Closed),
+                    Ok(Ended::Hangup) => self.hung_up(&socket, &LinkError::Closed),
                     Err(e) => self.hung_up(&socket, &LinkError::Socket(e)),
                 }
                 continue;
@@ -64,13 +58,26 @@ impl Link {
         }
     }
 
-    fn hung_up(&self, socket: &Arc<Socket>, error: &LinkError) {
-        let mut inner = self.lock();
-        let is_current = |c: &Connection| Arc::ptr_eq(c.socket(), socket);
-        if inner.connection.as_ref().is_some_and(is_current) {
-            self.lose(&mut inner, error);
+    /// Writes what somebody left to be written. True: something could not be; try again later.
+    fn finish(&self) -> bool {
+        let mut io = self.lock_io();
+        let patience = &mut Patience::of_thread(self.deadline, &self.waiters);
+        io.window.retry_settle();
+        self.catch_up(&mut io, patience);
+        self.write_vectors(&mut io, patience);
+        let left = io.window.settle_stalled() || self.guest().reset_due;
+        left && io.connection.is_some() && {
+            self.wake.signal();
+            true
         }
-        drop(inner);
+    }
+
+    fn hung_up(&self, socket: &Arc<Socket>, error: &LinkError) {
+        let mut io = self.lock_io();
+        let is_current = |c: &Connection| Arc::ptr_eq(c.socket(), socket);
+        if io.connection.as_ref().is_some_and(is_current) {
+            self.lose(&mut io, error);
+        }
     }
 
     /// Notes why an attempt failed; a new reason is worth a line.
@@ -79,53 +86,50 @@ impl Link {
         if let Ok(text) = CString::new(text.clone()) {
             events::trace_virtio_legacy_vf_retry(&self.name, &text);
         }
-        let mut reason = lock(&self.reason);
-        if *reason != text {
-            if matches!(error, LinkError::Refused { .. } | LinkError::Protocol(_)) {
-                self.log.report(report::warn_report, || {
-                    format!("{}: no new connection yet: {text}", self.label)
-                });
-            }
-            *reason = text;
+        let worth = matches!(error, LinkError::Refused { .. } | LinkError::Protocol(_));
+        if self.set_reason(text.clone()) && worth {
+            self.log.report(report::warn_report, || {
+                format!("{}: no new connection yet: {text}", self.label)
+            });
         }
     }
 
     fn reconnect(&self) -> Result<(), LinkError> {
         let on_event = |e| self.event(e);
-        let deadline = Instant::now() + self.deadline;
-        let mut connection = Connection::open(&self.target, &self.stop, deadline, &on_event)?;
+        let waiting = self.waiting(&on_event);
+        let patience = &mut Patience::of_user(self.deadline);
+        let mut connection = Connection::open(&self.target, waiting, patience)?;
         let socket = connection.socket().clone();
         let opened = *connection.opened();
-        // Not under the lock, for which a reset of the machine may wait.
-        let state_lost = self.is_state_lost(&mut connection, deadline)?;
-        let mut was_due = false;
-        let mut inner = loop {
-            let inner = self.lock();
-            if !inner.reset_due || was_due {
-                break inner;
-            }
-            drop(inner);
-            status_zero(&mut connection, &self.stop, deadline, &on_event)?;
-            was_due = true;
+        // Closing the PF, as a helper does when it ends, resets the VFs with it on some devices.
+        let status = connection.read_status(waiting, patience)?;
+        // Not while registers are locked, for which somebody may wait.
+        if self.guest().reset_due && connection.write_status(0, waiting, patience)? {
+            self.guest().reset_due = false;
+        }
+        let state_lost = {
+            let guest = self.guest();
+            guest.driver.runs() && status.is_some_and(|now| now & DRIVER_OK == 0)
         };
-        inner.reset_due = false;
-        let state_lost = state_lost && driver_runs(&inner.window);
-        self.choose_delivery(&opened);
-        inner.connection = Some(connection);
-        inner.window.restored();
-        self.settle_locked(&mut inner, Instant::now() + self.deadline);
-        if inner.connection.is_none() {
+        self.choose_address(&opened);
+        let mut io = self.lock_io();
+        io.connection = Some(connection);
+        io.window.restored();
+        let patience = &mut Patience::of_thread(self.deadline, &self.waiters);
+        self.catch_up(&mut io, patience);
+        self.write_vectors(&mut io, patience);
+        if io.connection.is_none() {
             // Lost again on the way; without this nobody would look for another one.
             return Err(LinkError::Closed);
         }
-        *lock(&self.sender) = Some(socket.clone());
-        self.stats.link.set(LinkState::Connected);
-        self.stats.reconnects.add();
-        drop(inner);
-        lock(&self.reason).clear();
+        self.set_sender(Some(socket.clone()));
+        self.counters.link.set(LinkState::Connected);
+        self.counters.reconnects.add();
+        drop(io);
+        self.set_reason(String::new());
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
         if state_lost {
-            self.stats.state_lost.set(true);
+            self.counters.state_lost.set(true);
             self.log_rare.report(report::warn_report, || {
                 format!(
                     "{}: the helper is back, but the VF was reset meanwhile, and the guest's \
@@ -142,7 +146,7 @@ impl Link {
             });
         }
         // Whoever notifies from now on finds the new sender; before, it is in the list.
-        if let Err(e) = self.notify_again(&socket) {
+        if let Err(e) = self.ring_again(&socket) {
             self.log.report(report::warn_report, || {
                 format!("{}: notifications could not be repeated: {e}", self.label)
             });
@@ -151,55 +155,14 @@ impl Link {
     }
 
     /// A new helper may say another notify address.
-    fn choose_delivery(&self, opened: &OpenReply) {
-        let (delivery, warning) = Delivery::choose(opened, &self.bars);
+    fn choose_address(&self, opened: &OpenReply) {
+        let (address, warning) = Address::choose(opened, &self.bars);
         if let Some(warning) = warning {
             self.log_rare
                 .report(report::warn_report, || format!("{}: {warning}", self.label));
         }
-        let mut current = self
-            .delivery
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if current.address() != delivery.address() {
-            *current = delivery;
-            drop(current);
-            self.moved.signal();
+        if self.doorbell.set_address(address) {
+            self.main_loop.signal();
         }
     }
-
-    /// Whether the VF knows nothing of the guest's driver any more: closing the PF, as a helper
-    /// does when it ends, resets the VFs with it on some devices.
-    fn is_state_lost(
-        &self,
-        connection: &mut Connection,
-        deadline: Instant,
-    ) -> Result<bool, LinkError> {
-        if !driver_runs(&self.lock().window) || self.was_reset.load(Ordering::Acquire) {
-            return Ok(false);
-        }
-        let field = field_of(Register::DeviceStatus);
-        let request = Request::Read {
-            space: Space::Common,
-            offset: field.offset,
-            len: field.size,
-        };
-        let on_event = |e| self.event(e);
-        let now = connection.request(
-            &request,
-            &self.stop,
-            deadline,
-            &on_event,
-            |reply| match reply {
-                Reply::Read { data: [status, ..] } => Some(status),
-                _ => None,
-            },
-        )?;
-        Ok(now.is_some_and(|status| status & DRIVER_OK == 0))
-    }
-}
-
-/// Whether the guest's driver has set up the VF, as far as this side knows.
-fn driver_runs(window: &Window) -> bool {
-    window.last_status() & DRIVER_OK != 0
 }

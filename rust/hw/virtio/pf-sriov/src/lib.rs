@@ -17,7 +17,7 @@ use std::{cell::Cell, ffi::CStr};
 
 use common::uninit_field_mut;
 use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
-use pci::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods, PciDevice};
+use pci::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods, ParentRealized, PciDevice};
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use util::{Error, Result};
 use vfio::{VfioPciBase, VfioUserPci};
@@ -103,13 +103,17 @@ impl SriovPf {
 
 impl ChainedPciDevice for SriovPf {
     fn realize(&self) -> Result<()> {
-        self.parent_realize()?;
-        self.add_sriov().inspect_err(|_| self.parent_exit())
+        let parent = self.parent_realize()?;
+        if let Err(e) = self.add_sriov() {
+            self.parent_exit(parent);
+            return Err(e);
+        }
+        Ok(())
     }
 
-    fn exit(&self) {
+    fn exit(&self, parent: ParentRealized) {
         self.pci().exit_sriov_pf();
-        self.parent_exit();
+        self.parent_exit(parent);
     }
 
     fn config_read(&self, address: u32, len: u8) -> u32 {
@@ -160,11 +164,11 @@ impl ResettablePhasesImpl for SriovVf {}
 
 impl ChainedPciDevice for SriovVf {
     fn realize(&self) -> Result<()> {
-        self.parent_realize()
+        self.parent_realize().map(|_| ())
     }
 
-    fn exit(&self) {
-        self.parent_exit();
+    fn exit(&self, parent: ParentRealized) {
+        self.parent_exit(parent);
     }
 
     fn config_read(&self, address: u32, len: u8) -> u32 {

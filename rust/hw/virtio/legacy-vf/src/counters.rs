@@ -2,7 +2,7 @@
 
 //! Counters and state, readable from any thread without a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 
 /// A counter.
 #[derive(Debug, Default)]
@@ -22,6 +22,34 @@ impl Count {
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter for what several vCPUs do at once and all the time: each adds to a cache line of its
+/// own, as far as there are enough.
+#[derive(Debug, Default)]
+pub struct ShardedCount([Shard; 8]);
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(Count);
+
+impl ShardedCount {
+    /// One more.
+    pub fn add(&self) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+        }
+        let mine = MINE.with(|mine| *mine) % self.0.len();
+        if let Some(shard) = self.0.get(mine) {
+            shard.0.add();
+        }
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.iter().map(|shard| shard.0.get()).sum()
     }
 }
 
@@ -85,7 +113,7 @@ impl LinkStateCell {
 
 /// What a device has done; kept over reconnections.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub struct Counters {
     /// How the connection stands.
     pub link: LinkStateCell,
     /// The VF lost the state of the guest's driver; until the driver or the machine resets it.
@@ -97,7 +125,7 @@ pub struct Stats {
     /// Of these, refused or failed.
     pub failed: Count,
     /// Notifications by the guest.
-    pub notifies: Count,
+    pub notifies: ShardedCount,
     /// Notifications that could not be delivered.
     pub notify_failures: Count,
     /// Reads answered with all-ones because the helper was lost.
@@ -106,6 +134,10 @@ pub struct Stats {
     pub lost_writes: Count,
     /// Accesses that the legacy interface does not define.
     pub rejected: Count,
+    /// Commands whose answer was not waited for, as somebody waited for the vCPU.
+    pub given_up: Count,
+    /// Times the VF did not get what its driver set up.
+    pub setup_failures: Count,
     /// Times the deadline of an access passed.
     pub timeouts: Count,
     /// Times the connection was lost.

@@ -11,7 +11,7 @@ use std::{
 use util::{Error, Result};
 use vfio::VfioPciBase;
 
-use crate::host::{HostError, HostVf, Sysfs};
+use crate::sysfs::{HostError, HostVf, Sysfs};
 
 /// Where the helpers of PFs listen unless told otherwise.
 const HELPER_DIR: &str = "/run/qemu-virtio-admin";
@@ -25,8 +25,8 @@ pub enum Kind {
     User,
 }
 
-/// A VF and its helper.
-pub struct Place {
+/// A VF, and the helper that serves it.
+pub struct Vf {
     /// The helper's socket.
     pub helper: PathBuf,
     /// Number of the VF at its PF, from 1.
@@ -35,7 +35,7 @@ pub struct Place {
     pub host: Option<HostVf>,
 }
 
-impl Place {
+impl Vf {
     /// How messages name the VF.
     pub fn name(&self) -> String {
         match &self.host {
@@ -53,11 +53,11 @@ pub fn find(
     helper: Option<&str>,
     member: u16,
     name: &str,
-) -> Result<Place> {
+) -> Result<Vf> {
     let refuse = |text: String| Err(Error::msg(format!("{name}: {text}")));
     if kind == Kind::Host {
         return match host_vf(device) {
-            Ok(vf) => host_place(vf, helper, member).or_else(refuse),
+            Ok(vf) => of_host(vf, helper, member).or_else(refuse),
             Err(text) => refuse(text),
         };
     }
@@ -75,14 +75,14 @@ pub fn find(
                 .to_owned(),
         );
     }
-    Ok(Place {
+    Ok(Vf {
         helper: helper.into(),
         member,
         host: None,
     })
 }
 
-fn host_place(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Result<Place, String> {
+fn of_host(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Result<Vf, String> {
     if member != 0 && member != vf.member {
         return Err(format!(
             "vf={member} does not fit {}, which is VF {} of {}; leave vf= out",
@@ -94,7 +94,7 @@ fn host_place(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Res
         Some(path) => path.into(),
         None => Path::new(HELPER_DIR).join(format!("{}.sock", vf.pf)),
     };
-    Ok(Place {
+    Ok(Vf {
         helper,
         member: vf.member,
         host: Some(vf),

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `disable-modern=on`: no virtio capability and no modern structure for the guest.
+//! The capability list as the guest sees it: with `disable-modern=on` no virtio capability and no
+//! modern structure, and MSI-X always at its end.
 
 use std::ops::Range;
 
 use virtio_pci_spec::{
     modern::cfg_type,
-    pci::{header, CAP_ID_VENDOR, STATUS_CAP_LIST},
+    pci::{header, CAP_ID_MSIX, CAP_ID_VENDOR, STATUS_CAP_LIST},
 };
 
-use crate::identity::VirtioCap;
+use crate::capabilities::VirtioCap;
 
 /// Modern structures that can be covered, more than any device has.
 pub const MAX_HIDDEN: usize = 8;
@@ -66,37 +67,50 @@ pub struct ByteChange {
     pub mask: u8,
 }
 
+impl ByteChange {
+    const fn to(offset: u8, value: u8) -> Self {
+        Self {
+            offset,
+            value,
+            mask: 0xff,
+        }
+    }
+}
+
+/// The capabilities of `image` in the order of the list: where each is, and where the byte is that
+/// points to it. A list that loops or leaves the space ends there.
+fn walk(image: &[u8; 256]) -> Vec<(u8, u8)> {
+    let byte = |at: u8| image.get(usize::from(at)).copied().unwrap_or(0);
+    let mut found = Vec::new();
+    let mut link = header::CAPABILITY_LIST as u8;
+    while found.len() < 48 {
+        let at = byte(link) & !3;
+        if at < 0x40 {
+            break;
+        }
+        found.push((at, link));
+        link = at + 1;
+    }
+    found
+}
+
 /// Takes the vendor capabilities out of the list in `image`, the configuration space that the
 /// guest sees, and blanks them.
 pub fn unlink(image: &[u8; 256], caps: &[VirtioCap]) -> Vec<ByteChange> {
     let byte = |at: u8| image.get(usize::from(at)).copied().unwrap_or(0);
     let mut changes = Vec::new();
     let mut link = header::CAPABILITY_LIST as u8;
-    let mut at = byte(link) & !3;
     let mut kept = false;
-    for _ in 0..48 {
-        if at < 0x40 {
-            break;
-        }
-        let next = byte(at + 1) & !3;
+    for (at, _) in walk(image) {
         if byte(at) == CAP_ID_VENDOR {
-            changes.push(ByteChange {
-                offset: link,
-                value: next,
-                mask: 0xff,
-            });
+            changes.push(ByteChange::to(link, byte(at + 1) & !3));
         } else {
             kept = true;
             link = at + 1;
         }
-        at = next;
     }
     for cap in caps {
-        changes.extend(hidden_bytes(cap).map(|offset| ByteChange {
-            offset,
-            value: 0,
-            mask: 0xff,
-        }));
+        changes.extend(hidden_bytes(cap).map(|offset| ByteChange::to(offset, 0)));
     }
     if !kept {
         changes.push(ByteChange {
@@ -106,6 +120,27 @@ pub fn unlink(image: &[u8; 256], caps: &[VirtioCap]) -> Vec<ByteChange> {
         });
     }
     changes
+}
+
+/// Puts MSI-X at the end of the list in `image`, where QEMU's own device has it: there are drivers
+/// that take the byte behind the capability's ID, which points to the next one, for MSI-X Enable.
+pub fn put_msix_last(image: &[u8; 256]) -> Vec<ByteChange> {
+    let byte = |at: u8| image.get(usize::from(at)).copied().unwrap_or(0);
+    let list = walk(image);
+    let (Some((last, _)), Some((msix, link))) = (
+        list.last(),
+        list.iter().find(|(at, _)| byte(*at) == CAP_ID_MSIX),
+    ) else {
+        return Vec::new();
+    };
+    if msix == last {
+        return Vec::new();
+    }
+    vec![
+        ByteChange::to(*link, byte(msix + 1) & !3),
+        ByteChange::to(last + 1, *msix),
+        ByteChange::to(msix + 1, 0),
+    ]
 }
 
 /// The bytes of a capability, all of which disappear.
@@ -182,6 +217,26 @@ mod tests {
             .all(|b| *b == 0));
         assert!(is_hidden(&caps, 0x90) && is_hidden(&caps, 0xcf));
         assert!(!is_hidden(&caps, 0x80) && !is_hidden(&caps, 0xd0) && !is_hidden(&caps, 0x190));
+    }
+
+    #[test]
+    fn msix_goes_to_the_end_of_the_list() {
+        let mut image = [0u8; 256];
+        image[0x34] = 0x98;
+        for (at, id, next) in [(0x98, 0x11, 0xa4), (0xa4, 0x10, 0x50), (0x50, 1, 0)] {
+            image[at] = id;
+            image[at + 1] = next;
+        }
+        let changes = put_msix_last(&image);
+        apply(&mut image, &changes);
+        assert_eq!((list(&image), image[0x99]), (vec![0x10, 1, 0x11], 0));
+        assert_eq!(put_msix_last(&image), [], "it is there already");
+        image[0x34] = 0;
+        assert_eq!(put_msix_last(&image), [], "no list");
+        image[0x34] = 0x98;
+        image[0x99] = 0x98; // points to itself
+        let changes = put_msix_last(&image);
+        apply(&mut image, &changes);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the VF's own configuration space says, and what the guest is shown instead.
+//! What the VF's own configuration space says, and what writes to it do.
 
 use virtio_pci_spec::{
     bytes::{get_u16, get_u32, get_u8},
@@ -9,8 +9,8 @@ use virtio_pci_spec::{
     legacy::bar0_size,
     modern::{cap, cfg_type},
     pci::{
-        express, header, msix, power, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_POWER, CAP_ID_VENDOR,
-        EXT_CAP_ID_DSN, EXT_CAP_START,
+        af, express, header, msix, power, CAP_ID_AF, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_POWER,
+        CAP_ID_VENDOR, EXT_CAP_ID_DSN, EXT_CAP_START,
     },
 };
 
@@ -37,7 +37,7 @@ pub struct VirtioCap {
 
 /// A VF as its configuration space describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct Function {
     /// Its type, one that has a transitional form.
     pub device: DeviceType,
     /// Bytes of device configuration that the legacy interface shows.
@@ -46,15 +46,17 @@ pub struct Identity {
     pub serial: u64,
     /// The virtio capabilities in the order of the list.
     pub caps: Vec<VirtioCap>,
-    /// Start of the PCI Express capability.
-    pub express: Option<u8>,
+    /// Start of the PCI Express capability of a function that has a function level reset there.
+    pub flr: Option<u8>,
+    /// Start of the Advanced Features capability of a function that has it there.
+    pub af_flr: Option<u8>,
     /// Start of the power management capability.
     pub power: Option<u8>,
     /// Start of the MSI-X capability.
     pub msix: Option<u8>,
 }
 
-impl Identity {
+impl Function {
     /// Reads the VF's configuration space as the hardware has it, 256 or 4096 bytes.
     ///
     /// The error says what is wrong with the VF, for a message that names it.
@@ -76,7 +78,8 @@ impl Identity {
         })?;
         let Capabilities {
             virtio: caps,
-            express,
+            flr,
+            af_flr,
             power,
             msix,
         } = Capabilities::read(space);
@@ -99,7 +102,8 @@ impl Identity {
             config_len,
             serial: serial_number(space),
             caps,
-            express,
+            flr,
+            af_flr,
             power,
             msix,
         })
@@ -115,7 +119,8 @@ impl Identity {
 #[derive(Default)]
 struct Capabilities {
     virtio: Vec<VirtioCap>,
-    express: Option<u8>,
+    flr: Option<u8>,
+    af_flr: Option<u8>,
     power: Option<u8>,
     msix: Option<u8>,
 }
@@ -131,7 +136,16 @@ impl Capabilities {
             }
             let start = usize::from(at);
             match get_u8(space, start) {
-                Some(CAP_ID_EXPRESS) => found.express = found.express.or(Some(at)),
+                Some(CAP_ID_EXPRESS) => {
+                    let has = get_u32(space, start + express::DEVCAP).unwrap_or(0);
+                    let flr = has & express::DEVCAP_FLR != 0;
+                    found.flr = found.flr.or(flr.then_some(at));
+                }
+                Some(CAP_ID_AF) => {
+                    let flr = get_u8(space, start + af::CAPABILITIES).unwrap_or(0);
+                    let flr = flr & af::CAPABILITIES_FLR != 0;
+                    found.af_flr = found.af_flr.or(flr.then_some(at));
+                }
                 Some(CAP_ID_POWER) => found.power = found.power.or(Some(at)),
                 Some(CAP_ID_MSIX) => found.msix = found.msix.or(Some(at)),
                 Some(CAP_ID_VENDOR) => found.virtio.extend(virtio_cap(space, at)),
@@ -186,44 +200,43 @@ pub const fn sleeps(control: u32) -> bool {
     control & power::CONTROL_STATE_MASK as u32 != 0
 }
 
-/// Whether a configuration write wakes a function up whose register reads `control`, and the
-/// function is as new then.
-pub fn wakes_as_new(power_cap: u8, control: u32, address: u32, value: u32, len: u8) -> bool {
-    if !sleeps(control) || control & u32::from(power::CONTROL_NO_SOFT_RESET) != 0 {
-        return false;
-    }
-    match power_control(power_cap).checked_sub(address) {
-        Some(byte) if byte < u32::from(len) => !sleeps(value >> (8 * byte)),
-        _ => false,
-    }
+/// The byte that a configuration write of `len` bytes stores at `at`, if it covers it.
+pub fn byte_written(at: u32, address: u32, value: u32, len: u8) -> Option<u8> {
+    let byte = at.checked_sub(address).filter(|b| *b < u32::from(len))?;
+    Some((value.checked_shr(8 * byte)? & 0xff) as u8)
 }
 
-/// Whether a configuration write of `len` bytes may change the power state.
-pub fn sets_power(power_cap: u8, address: u32, len: u8) -> bool {
-    let at = power_control(power_cap);
-    (address..address.saturating_add(len.into())).contains(&at)
-}
-
-/// Whether a configuration write of `len` bytes starts a function level reset.
-pub fn starts_flr(express_cap: u8, address: u32, value: u32, len: u8) -> bool {
-    let control = u32::from(express_cap) + express::DEVCTL as u32;
-    let high = control + 1;
-    if address > high || address + u32::from(len) <= high {
-        return false;
+impl Function {
+    /// Whether a configuration write starts a function level reset.
+    pub fn starts_flr(&self, address: u32, value: u32, len: u8) -> bool {
+        let written = |at| byte_written(at, address, value, len).unwrap_or(0);
+        let by_express = self.flr.is_some_and(|cap| {
+            let high = u32::from(cap) + express::DEVCTL as u32 + 1;
+            written(high) & (express::DEVCTL_FLR >> 8) as u8 != 0
+        });
+        let by_af = self.af_flr.is_some_and(|cap| {
+            let control = u32::from(cap) + af::CONTROL as u32;
+            written(control) & af::CONTROL_FLR != 0
+        });
+        by_express || by_af
     }
-    let byte = (value >> (8 * (high - address))) as u8;
-    byte & (express::DEVCTL_FLR >> 8) as u8 != 0
-}
 
-/// Whether a configuration write of `len` bytes sets MSI-X Enable.
-pub fn enables_msix(cap: u8, address: u32, value: u32, len: u8) -> bool {
-    let high = u32::from(cap) + msix::CONTROL as u32 + 1;
-    match high.checked_sub(address) {
-        Some(byte) if byte < u32::from(len) => {
-            let bit = u32::from(msix::CONTROL_ENABLE >> 8);
-            value >> (8 * byte) & bit != 0
-        }
-        _ => false,
+    /// Whether a configuration write wakes a function up whose power control reads `control`, and
+    /// the function is as new then.
+    pub fn wakes_as_new(&self, control: u32, address: u32, value: u32, len: u8) -> bool {
+        sleeps(control)
+            && control & u32::from(power::CONTROL_NO_SOFT_RESET) == 0
+            && self
+                .power
+                .and_then(|cap| byte_written(power_control(cap), address, value, len))
+                .is_some_and(|byte| !sleeps(byte.into()))
+    }
+
+    /// What a configuration write says about MSI-X Enable, if it covers the bit.
+    pub fn sets_msix(&self, address: u32, value: u32, len: u8) -> Option<bool> {
+        let high = u32::from(self.msix?) + msix::CONTROL as u32 + 1;
+        let byte = byte_written(high, address, value, len)?;
+        Some(byte & (msix::CONTROL_ENABLE >> 8) as u8 != 0)
     }
 }
 
@@ -237,6 +250,7 @@ mod tests {
         space[0..4].copy_from_slice(&[0xf4, 0x1a, 0x41, 0x10]);
         space[0x34] = 0x40;
         space[0x40..0x42].copy_from_slice(&[CAP_ID_EXPRESS, 0x80]);
+        space[0x44..0x48].copy_from_slice(&express::DEVCAP_FLR.to_le_bytes());
         space[0x80..0x82].copy_from_slice(&[0x11, 0x90]);
         for (i, cfg_type) in [1, 2, 3, 4].into_iter().enumerate() {
             let at = 0x90 + 0x14 * i;
@@ -254,11 +268,11 @@ mod tests {
     // Covers: PCI-02, LIO-10
     #[test]
     fn a_net_vf_is_understood() {
-        let id = Identity::read(&net_vf()).unwrap();
+        let id = Function::read(&net_vf()).unwrap();
         assert_eq!(id.device, DeviceType::Net);
         assert_eq!((id.config_len, id.bar0_size()), (28, 64));
         assert_eq!(id.serial, 0x1122_3344_5566_7788);
-        assert_eq!((id.express, id.power), (Some(0x40), None));
+        assert_eq!((id.flr, id.af_flr, id.power), (Some(0x40), None, None));
         let found: Vec<_> = id
             .caps
             .iter()
@@ -279,26 +293,26 @@ mod tests {
     fn a_length_rounded_up_by_hardware_does_not_grow_bar0() {
         let mut space = net_vf();
         space[0xcc + 12..0xcc + 16].copy_from_slice(&4096u32.to_le_bytes());
-        assert_eq!(Identity::read(&space).unwrap().bar0_size(), 64);
+        assert_eq!(Function::read(&space).unwrap().bar0_size(), 64);
         space[0xcc + 12..0xcc + 16].copy_from_slice(&12u32.to_le_bytes());
-        assert_eq!(Identity::read(&space).unwrap().config_len, 12);
+        assert_eq!(Function::read(&space).unwrap().config_len, 12);
     }
 
     #[test]
     fn other_devices_are_refused_with_their_ids() {
         let mut space = net_vf();
         space[2] = 0x59;
-        let why = Identity::read(&space).unwrap_err();
+        let why = Function::read(&space).unwrap_err();
         assert!(
             why.contains("1af4:1059") && why.contains("transitional"),
             "{why}"
         );
         space[0] = 0x86;
-        assert!(Identity::read(&space).unwrap_err().contains("1a86:1059"));
-        assert!(Identity::read(&[]).unwrap_err().contains("ffff:ffff"));
+        assert!(Function::read(&space).unwrap_err().contains("1a86:1059"));
+        assert!(Function::read(&[]).unwrap_err().contains("ffff:ffff"));
         let mut space = net_vf();
         space[0x34] = 0;
-        assert!(Identity::read(&space)
+        assert!(Function::read(&space)
             .unwrap_err()
             .contains("configuration capability"));
     }
@@ -308,16 +322,16 @@ mod tests {
         let mut space = net_vf();
         space[0x81] = 0x40; // MSI-X points back to Express
         space[0x120..0x124].copy_from_slice(&0x1000_0042u32.to_le_bytes());
-        let _refused = Identity::read(&space).unwrap_err();
+        let _refused = Function::read(&space).unwrap_err();
         space[0x81] = 0xfc; // the capability would end behind the header space
         space[0xfc] = CAP_ID_VENDOR;
         assert_eq!(serial_number(&space), 0);
         assert_eq!(serial_number(&space[..256]), 0);
         for len in 0..300 {
-            let _any = Identity::read(&net_vf()[..len]);
+            let _any = Function::read(&net_vf()[..len]);
         }
         for byte in 0..=255u8 {
-            let _any = Identity::read(&vec![byte; 4096]);
+            let _any = Function::read(&vec![byte; 4096]);
         }
     }
 
@@ -326,46 +340,59 @@ mod tests {
         let mut space = net_vf();
         space[0xcd] = 0xe0; // behind the last virtio capability
         space[0xe0] = CAP_ID_POWER;
-        let cap = Identity::read(&space).unwrap().power.unwrap();
-        assert_eq!((cap, power_control(cap)), (0xe0, 0xe4));
-        assert!(sets_power(cap, 0xe4, 2) && sets_power(cap, 0xe4, 1) && sets_power(cap, 0xe2, 4));
-        assert!(!sets_power(cap, 0xe5, 1) && !sets_power(cap, 0xe0, 4));
+        let vf = Function::read(&space).unwrap();
+        assert_eq!(vf.power.map(power_control), Some(0xe4));
         assert!(sleeps(3) && sleeps(0x103) && !sleeps(0x100));
         // From D3hot to D0, in every width, and only if that is not a state it keeps.
         for (address, value, len) in [(0xe4, 0x100, 2), (0xe4, 0, 1), (0xe2, 0xffff, 4)] {
-            assert!(wakes_as_new(cap, 3, address, value, len));
-            assert!(
-                !wakes_as_new(cap, 0xb, address, value, len),
-                "No_Soft_Reset"
-            );
-            assert!(!wakes_as_new(cap, 0, address, value, len), "it was awake");
+            assert!(vf.wakes_as_new(3, address, value, len));
+            assert!(!vf.wakes_as_new(0xb, address, value, len), "No_Soft_Reset");
+            assert!(!vf.wakes_as_new(0, address, value, len), "it was awake");
         }
-        assert!(!wakes_as_new(cap, 3, 0xe4, 3, 2));
-        assert!(!wakes_as_new(cap, 3, 0xe5, 0, 1) && !wakes_as_new(cap, 3, 0xe0, 0, 4));
+        assert!(!vf.wakes_as_new(3, 0xe4, 3, 2));
+        assert!(!vf.wakes_as_new(3, 0xe5, 0, 1) && !vf.wakes_as_new(3, 0xe0, 0, 4));
     }
 
     #[test]
     fn flr_is_recognized_in_every_width() {
         // Device Control is at 0x48; the bit is the highest of byte 0x49.
-        assert!(starts_flr(0x40, 0x48, 0x8000, 2));
-        assert!(starts_flr(0x40, 0x49, 0x80, 1));
-        assert!(starts_flr(0x40, 0x48, 0xffff_8000, 4));
-        assert!(!starts_flr(0x40, 0x48, 0x7fff, 2));
-        assert!(!starts_flr(0x40, 0x48, 0x80, 1));
-        assert!(!starts_flr(0x40, 0x4a, 0x8000, 2));
-        assert!(!starts_flr(0xff, 0, u32::MAX, 4));
+        let mut vf = Function::read(&net_vf()).unwrap();
+        assert!(vf.starts_flr(0x48, 0x8000, 2));
+        assert!(vf.starts_flr(0x49, 0x80, 1));
+        assert!(vf.starts_flr(0x48, 0xffff_8000, 4));
+        assert!(!vf.starts_flr(0x48, 0x7fff, 2));
+        assert!(!vf.starts_flr(0x48, 0x80, 1));
+        assert!(!vf.starts_flr(0x4a, 0x8000, 2));
+        vf.flr = Some(0xff);
+        assert!(!vf.starts_flr(0, u32::MAX, 4));
+    }
+
+    #[test]
+    fn only_a_function_that_has_flr_is_reset_by_its_bit() {
+        let mut space = net_vf();
+        space[0x44..0x48].copy_from_slice(&[0; 4]);
+        space[0xcd] = 0xe0; // behind the last virtio capability
+        space[0xe0..0xe6].copy_from_slice(&[CAP_ID_AF, 0, 6, af::CAPABILITIES_FLR, 0, 0]);
+        let vf = Function::read(&space).unwrap();
+        assert!(!vf.starts_flr(0x48, 0x8000, 2), "no FLR there");
+        assert!(vf.starts_flr(0xe4, 1, 1) && vf.starts_flr(0xe2, 0x1_0000, 4));
+        assert!(!vf.starts_flr(0xe4, 2, 1));
+        space[0xe3] = 0;
+        assert!(!Function::read(&space).unwrap().starts_flr(0xe4, 1, 1));
     }
 
     // Covers: IRQ-04
     #[test]
     fn msix_enable_is_recognized_in_every_width() {
-        // The control word is at 0x42; Enable is the highest bit of byte 0x43.
-        assert!(enables_msix(0x40, 0x42, 0x8000, 2));
-        assert!(enables_msix(0x40, 0x43, 0x80, 1));
-        assert!(enables_msix(0x40, 0x40, 0x8000_0000, 4));
-        assert!(!enables_msix(0x40, 0x42, 0x7fff, 2));
-        assert!(!enables_msix(0x40, 0x42, 0x80, 1));
-        assert!(!enables_msix(0x40, 0x44, 0xffff_ffff, 4));
-        assert!(!enables_msix(0xff, 0, u32::MAX, 4));
+        let mut vf = Function::read(&net_vf()).unwrap();
+        // The control word is at 0x82; Enable is the highest bit of byte 0x83.
+        assert_eq!(vf.sets_msix(0x82, 0x8000, 2), Some(true));
+        assert_eq!(vf.sets_msix(0x83, 0x80, 1), Some(true));
+        assert_eq!(vf.sets_msix(0x80, 0x8000_0000, 4), Some(true));
+        assert_eq!(vf.sets_msix(0x82, 0x7fff, 2), Some(false));
+        assert_eq!(vf.sets_msix(0x82, 0x80, 1), None);
+        assert_eq!(vf.sets_msix(0x84, 0xffff_ffff, 4), None);
+        vf.msix = Some(0xff);
+        assert_eq!(vf.sets_msix(0, u32::MAX, 4), None);
     }
 }

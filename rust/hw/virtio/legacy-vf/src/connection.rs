@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! One connection to the helper: HELLO and OPEN, then requests one at a time.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use legacy_vf_proto::{
+    client::{Client, LostReason, Received, SendError},
+    limits::MAX_MESSAGE,
+    ErrorCode, Event, Hello, MessageBuf, Name, Open, OpenReply, Printable, Proof, Reply, Request,
+    Space, VERSION,
+};
+use virtio_pci_spec::legacy::{field_of, Register};
+
+use crate::socket::{EventFd, Over, Patience, Socket, WaitFor, Woken};
+
+/// Which VF to open, and where.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The helper's socket.
+    pub path: PathBuf,
+    /// Member number of the VF, from 1.
+    pub member: u16,
+    /// Virtio device ID that the VF must have.
+    pub virtio_id: u16,
+    /// Device Serial Number of the VF, 0 if it has none.
+    pub serial: u64,
+    /// The VF's VFIO device file, which proves that this process holds it.
+    pub proof: Option<Arc<OwnedFd>>,
+}
+
+/// Why a connection could not be made, or has ended.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The socket could not be connected.
+    Connect(io::Error),
+    /// The deadline passed.
+    Deadline,
+    /// Somebody waits for the one who waits; the connection is as good as before.
+    GivenUp,
+    /// The device goes away.
+    Stopped,
+    /// The helper closed the connection.
+    Closed,
+    /// The socket failed.
+    Socket(io::Error),
+    /// The helper does not keep to the protocol.
+    Protocol(LostReason),
+    /// This side could not send what it wanted to.
+    Send(SendError),
+    /// The helper refused HELLO, TOKEN or OPEN.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// What it says about it, fit for a log.
+        text: String,
+    },
+}
+
+/// A refused request, other than HELLO and OPEN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub code: ErrorCode,
+    /// Status of the admin command, with [`ErrorCode::DEVICE`].
+    pub admin_status: u16,
+    /// Its qualifier.
+    pub admin_qualifier: u16,
+    /// What the helper says about it, fit for a log.
+    pub text: String,
+}
+
+/// A connection on which the VF is open.
+pub struct Connection {
+    channel: Channel,
+    opened: OpenReply,
+}
+
+/// A connection on which the helper has answered HELLO.
+struct Channel {
+    socket: Arc<Socket>,
+    client: Client,
+    out: Box<MessageBuf>,
+    received: Box<MessageBuf>,
+}
+
+/// How this program calls itself.
+const NAME: Name = Name::new("qemu virtio-legacy-vf");
+
+impl Refusal {
+    fn of(e: &legacy_vf_proto::ErrorReply<'_>) -> Self {
+        Self {
+            code: e.code,
+            admin_status: e.admin_status,
+            admin_qualifier: e.admin_qualifier,
+            text: Printable(e.text).to_string(),
+        }
+    }
+}
+
+/// What every wait on a connection looks at.
+#[derive(Clone, Copy)]
+pub struct Waiting<'a> {
+    /// Signalled when the device goes away.
+    pub stop: &'a EventFd,
+    /// Gets what the helper tells unasked.
+    pub events: &'a dyn Fn(Event),
+}
+
+/// A connection on which the VF is open.
+pub struct Connection {
+    channel: Channel,
+    opened: OpenReply,
+}
+
+/// A connection on which the helper has answered HELLO.
+struct Channel {
+    socket: Arc<Socket>,
+    client: Client,
+    out: Box<MessageBuf>,
+    received: Box<MessageBuf>,
+}
+
+impl Connection {
+    /// Connects and opens the VF.
+    pub fn open(
+        target: &Target,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Self, LinkError> {
+        let proof = target.proof.as_ref().map(|p| p.as_fd());
+        let proven = Self::open_with(target, proof, waiting, patience);
+        match (&proof, &proven) {
+            // The kernel does not tell the helper whose file it is. The helper may be told to trust
+            // this user without; if not, its first answer has the better text.
+            (
+                Some(_),
+                Err(LinkError::Refused {
+                    code: ErrorCode::NOT_SUPPORTED,
+                    ..
+                }),
+            ) => Self::open_with(target, None, waiting, patience).or(proven),
+            _ => proven,
+        }
+    }
+
+    fn open_with(
+        target: &Target,
+        proof: Option<BorrowedFd<'_>>,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Self, LinkError> {
+        let mut channel = Channel::connect(&target.path, waiting, patience)?;
+        let open = Open {
+            member: target.member,
+            proof: if proof.is_some() {
+                Proof::VFIO_FD
+            } else {
+                Proof::NONE
+            },
+            virtio_id: target.virtio_id,
+            serial: target.serial,
+        };
+        channel.exchange(&Request::Open(open), proof, waiting, patience, greeting)??;
+        match channel.client.open_reply().copied() {
+            Some(opened) => Ok(Self { channel, opened }),
+            None => Err(LinkError::Protocol(LostReason::Closed)),
+        }
+    }
+
+    /// The socket, for notifications and to watch for its end.
+    pub const fn socket(&self) -> &Arc<Socket> {
+        &self.channel.socket
+    }
+
+    /// What the helper said about the VF.
+    pub const fn opened(&self) -> &OpenReply {
+        &self.opened
+    }
+
+    /// Whether requests were given up whose replies are still to come.
+    pub fn is_behind(&self) -> bool {
+        self.channel.client.owed() > 0
+    }
+
+    /// Sends a request and waits for its reply: the bytes read, or zeroes. After an error other
+    /// than [`LinkError::GivenUp`] the connection must not be used any more.
+    pub fn request(
+        &mut self,
+        request: &Request,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Result<[u8; 8], Refusal>, LinkError> {
+        let channel = &mut self.channel;
+        channel.exchange(request, None, waiting, patience, |reply| match reply {
+            Reply::Read { data } => Ok(data),
+            Reply::Error(e) => Err(Refusal::of(&e)),
+            _ => Ok([0; 8]),
+        })
+    }
+
+    /// Writes the device status of the VF. False: the device or the helper refused.
+    pub fn write_status(
+        &mut self,
+        status: u8,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<bool, LinkError> {
+        let field = field_of(Register::DeviceStatus);
+        let request = Request::Write {
+            space: Space::Common,
+            offset: field.offset,
+            len: field.size,
+            data: u64::from(status).to_le_bytes(),
+        };
+        Ok(self.request(&request, waiting, patience)?.is_ok())
+    }
+
+    /// Reads it; `None` if that is refused.
+    pub fn read_status(
+        &mut self,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<u8>, LinkError> {
+        let field = field_of(Register::DeviceStatus);
+        let request = Request::Read {
+            space: Space::Common,
+            offset: field.offset,
+            len: field.size,
+        };
+        let read = self.request(&request, waiting, patience)?;
+        Ok(read.ok().map(|[status, ..]| status))
+    }
+}
+
+impl Channel {
+    fn connect(
+        path: &Path,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Self, LinkError> {
+        let mut channel = Self {
+            socket: Arc::new(Socket::connect(path).map_err(LinkError::Connect)?),
+            client: Client::new(NAME, 0),
+            out: Box::new([0; MAX_MESSAGE]),
+            received: Box::new([0; MAX_MESSAGE]),
+        };
+        let hello = Request::Hello(Hello {
+            version: VERSION,
+            max_message: MAX_MESSAGE as u32,
+            features: 0,
+            name: NAME,
+        });
+        channel.exchange(&hello, None, waiting, patience, greeting)??;
+        Ok(channel)
+    }
+
+    fn exchange<R>(
+        &mut self,
+        request: &Request,
+        attach: Option<BorrowedFd<'_>>,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+        f: impl FnOnce(Reply<'_>) -> R,
+    ) -> Result<R, LinkError> {
+        let len = loop {
+            match self.client.request(request, &mut self.out) {
+                Ok(len) => break len,
+                // As many replies are owed as the helper queues requests: one must come first.
+                Err(SendError::TooMany) => {
+                    self.receive(waiting, patience, |_| ())?;
+                }
+                Err(e) => return Err(LinkError::Send(e)),
+            }
+        };
+        let message = self.out.get(..len).unwrap_or_default();
+        let mut sent = self.socket.send(message, attach);
+        while matches!(&sent, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+            match self.socket.wait(WaitFor::Room, waiting.stop, patience) {
+                Ok(Woken::Ready) => sent = self.socket.send(message, attach),
+                // What was not sent cannot be answered late.
+                Ok(Woken::Stopped) => return Err(LinkError::Stopped),
+                Ok(Woken::Over(_)) => return Err(LinkError::Deadline),
+                Err(e) => return Err(LinkError::Socket(e)),
+            }
+        }
+        sent.map_err(broken)?;
+        let mut f = Some(f);
+        loop {
+            let got = self.receive(waiting, patience, |reply| f.take().map(|f| f(reply)));
+            match got {
+                Ok(Some(Some(result))) => return Ok(result),
+                Ok(_) => {}
+                Err(LinkError::GivenUp) => {
+                    self.client.abandon();
+                    return Err(LinkError::GivenUp);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits for a message. A reply is passed to `f`; what came was something else if the result is
+    /// `None`.
+    fn receive<R>(
+        &mut self,
+        waiting: Waiting<'_>,
+        patience: &mut Patience<'_>,
+        f: impl FnOnce(Reply<'_>) -> R,
+    ) -> Result<Option<R>, LinkError> {
+        let len = loop {
+            match self.socket.receive(&mut self.received[..]) {
+                Ok(len) => break len,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(broken(e)),
+            }
+            match self.socket.wait(WaitFor::Message, waiting.stop, patience) {
+                Ok(Woken::Ready) => {}
+                Ok(Woken::Stopped) => return Err(LinkError::Stopped),
+                Ok(Woken::Over(Over::Deadline)) => return Err(LinkError::Deadline),
+                Ok(Woken::Over(Over::GivenUp)) => return Err(LinkError::GivenUp),
+                Err(e) => return Err(LinkError::Socket(e)),
+            }
+        };
+        let message = self.received.get(..len).unwrap_or_default();
+        match self.client.receive(message) {
+            Received::Reply(reply) => return Ok(Some(f(reply))),
+            Received::Event(event) => (waiting.events)(event),
+            Received::Stale => {}
+            Received::Lost(LostReason::Closed) => return Err(LinkError::Closed),
+            Received::Lost(reason) => return Err(LinkError::Protocol(reason)),
+        }
+        // A peer that sends without end must not keep this side beyond its patience.
+        match patience.slice() {
+            Ok(_) => Ok(None),
+            Err(Over::Deadline) => Err(LinkError::Deadline),
+            Err(Over::GivenUp) => Err(LinkError::GivenUp),
+        }
+    }
+}
+
+/// Asks the helper for the token with which VF `member` is opened, on a connection of its own:
+/// between this and OPEN lies the whole start of VFIO, which may pin all of the guest's memory.
+pub fn fetch_token(path: &Path, member: u16, limit: Duration) -> Result<[u8; 16], LinkError> {
+    let stop = EventFd::new().map_err(LinkError::Socket)?;
+    let waiting = Waiting {
+        stop: &stop,
+        events: &|_| {},
+    };
+    let patience = &mut Patience::of_user(limit);
+    let mut channel = Channel::connect(path, waiting, patience)?;
+    let request = Request::Token { member };
+    channel.exchange(&request, None, waiting, patience, |reply| match reply {
+        Reply::Token { uuid } => Ok(uuid),
+        Reply::Error(e) => Err(LinkError::Refused {
+            code: e.code,
+            text: Printable(e.text).to_string(),
+        }),
+        // The client state machine lets no other reply pass.
+        _ => Err(LinkError::Protocol(LostReason::Closed)),
+    })?
+}
+
+/// The reply to HELLO or OPEN: only whether it was refused.
+fn greeting(reply: Reply<'_>) -> Result<(), LinkError> {
+    match reply {
+        Reply::Error(e) => Err(LinkError::Refused {
+            code: e.code,
+            text: Printable(e.text).to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the other end is gone, as opposed to something being wrong.
+fn broken(error: io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::ConnectionAborted => LinkError::Closed,
+        _ => LinkError::Socket(error),
+    }
+}

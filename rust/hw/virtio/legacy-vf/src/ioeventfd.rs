@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Doorbells that never leave the kernel: KVM matches the guest's write, VFIO makes the store.
+
+use std::{
+    io,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Mutex,
+    },
+};
+
+use pci::{memory, report};
+use system::MemoryRegion;
+use vfio::{doorbell::KernelDoorbell, VfioPciBase};
+use virtio_pci_spec::legacy::{field_of, Register};
+
+use crate::{
+    device::{vfio, LegacyVf},
+    doorbell::Address,
+    link::{lock, Link},
+};
+
+/// Each takes an eventfd of the process, of which a guest must not use up all; VFIO stops at 1000
+/// per device. Queues beyond it are notified by QEMU.
+const MAX_QUEUES: usize = 128;
+
+/// The doorbells of one device, none at first.
+#[derive(Default)]
+pub struct KernelDoorbells {
+    armed: Mutex<Armed>,
+    /// How many, for who does not want to wait.
+    count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Armed {
+    /// BAR and offset at which they store.
+    target: Option<(u8, u64)>,
+    doorbells: Vec<KernelDoorbell>,
+    /// The kernel cannot do it, so it is not asked again.
+    refused: bool,
+}
+
+impl KernelDoorbells {
+    /// How many queues are notified by the kernel. Any thread.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Makes the kernel notify these queues at this address, and no others; all in one change of the
+    /// machine's memory. Needs the big QEMU lock. Fails if the kernel does not notify one of them.
+    fn update(
+        &self,
+        vfio: &VfioPciBase,
+        bar0: &MemoryRegion,
+        address: Address,
+        queues: &[u16],
+    ) -> Result<(), (u16, io::Error)> {
+        let mut armed = lock(&self.armed);
+        let target = match address {
+            Address::Vf(bar, offset) if !armed.refused && vfio.kernel_doorbells_allowed() => {
+                Some((bar, offset))
+            }
+            Address::Vf(..) | Address::Helper => None,
+        };
+        let queues = target.map_or(&[][..], |_| queues.get(..MAX_QUEUES).unwrap_or(queues));
+        let moved = target.is_some() && target != armed.target;
+        let mut doorbells = std::mem::take(&mut armed.doorbells);
+        let keeps = |d: &KernelDoorbell| !moved && queues.contains(&d.value());
+        let as_they_are = doorbells.len() == queues.len() && doorbells.iter().all(keeps);
+        let mut result = Ok(());
+        if !as_they_are {
+            memory::transaction(|| {
+                let (keep, drop): (Vec<_>, Vec<_>) = doorbells.drain(..).partition(keeps);
+                doorbells = keep;
+                for doorbell in drop {
+                    doorbell.remove(vfio, bar0);
+                }
+                if let Some((bar, offset)) = target {
+                    result = add(vfio, bar0, (bar, offset), queues, &mut doorbells);
+                }
+            });
+        }
+        if let Err((_, e)) = &result {
+            armed.refused = !is_shortage(e);
+        }
+        armed.target = target.or(armed.target);
+        self.count.store(doorbells.len(), Ordering::Relaxed);
+        armed.doorbells = doorbells;
+        result
+    }
+
+    /// Takes all of them back. Needs the big QEMU lock.
+    pub fn remove(&self, vfio: &VfioPciBase, bar0: &MemoryRegion) {
+        let _nothing_to_add = self.update(vfio, bar0, Address::Helper, &[]);
+    }
+}
+
+fn add(
+    vfio: &VfioPciBase,
+    bar0: &MemoryRegion,
+    (bar, offset): (u8, u64),
+    queues: &[u16],
+    doorbells: &mut Vec<KernelDoorbell>,
+) -> Result<(), (u16, io::Error)> {
+    let port = field_of(Register::QueueNotify).offset.into();
+    for queue in queues {
+        if doorbells.iter().any(|d| d.value() == *queue) {
+            continue;
+        }
+        let doorbell = KernelDoorbell::new(vfio, bar0, port, *queue, bar, offset);
+        doorbells.push(doorbell.map_err(|e| (*queue, e))?);
+    }
+    Ok(())
+}
+
+/// Lets the kernel notify the queues that the guest's driver uses now, as far as it can. Needs the
+/// big QEMU lock.
+pub fn update<D: LegacyVf>(dev: &D, link: &Link) {
+    let queues: Vec<u16> = link.guest().driver.notified().iter().collect();
+    let doorbells = &dev.state().doorbells;
+    let address = link.doorbell.address();
+    if let Err((queue, e)) = doorbells.update(vfio(dev), dev.bar0(), address, &queues) {
+        // The guest causes another attempt with each queue that it sets up.
+        link.log_rare.report(report::info_report, || {
+            format!(
+                "{}: the kernel does not notify queue {queue} by itself ({e}); QEMU does it, with \
+                 an exit of the guest each time",
+                link.label
+            )
+        });
+    }
+}
+
+/// Whether it may work another time.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC)
+    )
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The VF's side of `INTx`: vectors are written, and its ISR asked, through the helper.
+
+use legacy_window::{Command, CommandKind, Outcome, Source, Space, Step};
+use pci::report;
+use virtio_pci_spec::{
+    legacy::{field_of, Register},
+    status::{ISR_CONFIG, ISR_QUEUE},
+};
+
+use crate::{events, guest::Io, link::Link, socket::Patience};
+
+impl Link {
+    /// Writes the VF's vectors that are not as they must be.
+    pub fn write_vectors(&self, io: &mut Io, patience: &mut Patience<'_>) {
+        let Some(intx) = &self.intx else { return };
+        let turn = self.guest().turn;
+        // After a reset the vectors are still held for a moment.
+        io.driven = io.window.driven();
+        let own = (intx.held() && io.driven).then(|| intx.own());
+        io.window.serve_vectors(own, turn);
+        io.turn = turn;
+        let mut step = io.window.begin_settle();
+        while let Step::Command(command) = step {
+            step = io
+                .window
+                .resume(self.command(io, command, patience, &mut None));
+        }
+        let settled = io.window.take_settled();
+        {
+            let guest = self.guest();
+            if guest.turn != turn || guest.epoch != io.epoch {
+                // They changed hands meanwhile; what the VF refused says nothing.
+                self.wake.signal();
+                return;
+            }
+            if own.is_some() {
+                intx.set_causes(|vector| io.window.causes(vector));
+            }
+        }
+        if let Some(source) = settled.last_unmapped {
+            self.unmapped(source, settled.unmapped);
+        }
+        if settled.late && own.is_some() {
+            // What happened before, nobody heard.
+            let isr = self.ask_isr(io, patience).unwrap_or(ISR_CONFIG);
+            intx.poke(ISR_QUEUE | isr & ISR_CONFIG);
+        }
+        if settled.given_back {
+            let mut vectors: Vec<u16> = io.window.guest_vectors().collect();
+            vectors.sort_unstable();
+            vectors.dedup();
+            self.guest().tell = vectors;
+            self.main_loop.signal();
+        }
+        if io.window.settle_stalled() {
+            self.wake.signal();
+        }
+    }
+
+    /// Reads the VF's own ISR, and so clears it. A device sets its configuration bit whether it
+    /// sends messages or not.
+    fn ask_isr(&self, io: &mut Io, patience: &mut Patience<'_>) -> Option<u8> {
+        let field = field_of(Register::IsrStatus);
+        let command = Command {
+            space: Space::Common,
+            offset: field.offset,
+            len: field.size,
+            kind: CommandKind::Read,
+        };
+        match self.command(io, command, patience, &mut None) {
+            Outcome::Data([isr, ..]) => Some(isr),
+            Outcome::Written | Outcome::Failed(_) => None,
+        }
+    }
+
+    /// Whether the configuration changed, for a VF that says it with the vector of its queues.
+    /// True if it cannot be found out.
+    pub fn config_changed(&self) -> bool {
+        let mut io = self.lock_io();
+        let patience = &mut self.patience(&io);
+        let isr = self.ask_isr(&mut io, patience);
+        drop(io);
+        isr.is_none_or(|isr| isr & ISR_CONFIG != 0)
+    }
+
+    fn unmapped(&self, source: Source, count: u32) {
+        let (what, queue) = match source {
+            Source::Config => ("configuration changes".to_owned(), u32::MAX),
+            Source::Queue(queue) => (format!("queue {queue}"), queue.into()),
+        };
+        events::trace_virtio_legacy_vf_intx_unmapped(&self.name, queue);
+        self.counters.intx_unmapped.add_many(count.into());
+        self.log.report(report::warn_report, || {
+            format!(
+                "{}: the VF gives no interrupt vector to {what}, so a guest that waits for its \
+                 INTx may hang; let the guest use MSI-X or poll, or see why the VF refuses \
+                 (`qemu-virtio-admin-helper stats`)",
+                self.label
+            )
+        });
+    }
+}
