@@ -283,6 +283,8 @@ pub struct Knobs {
     pub vf_power: bool,
     /// A VF with that capability is reset when it leaves D3hot.
     pub vf_soft_reset: bool,
+    /// The front end cannot reset VFs and says so.
+    pub vf_no_reset: bool,
 }
 
 impl Default for Knobs {
@@ -317,6 +319,7 @@ impl Default for Knobs {
             pf_intx: false,
             vf_power: false,
             vf_soft_reset: false,
+            vf_no_reset: false,
         }
     }
 }

@@ -106,6 +106,10 @@ pub trait Hardware {
     fn vectors_disabled(&mut self, function: Function);
     /// The memory that a function reaches by DMA from now on.
     fn set_memory(&mut self, function: Function, memory: Arc<DmaSpace>);
+    /// Whether the client can have a function reset; constant.
+    fn can_reset(&self, _function: Function) -> bool {
+        true
+    }
     /// Function level reset.
     fn reset_function(&mut self, function: Function);
     /// The client of a function went away (or a new one came): its configuration is as after

@@ -73,6 +73,20 @@ fn the_device_is_described_as_qemu_expects() {
 }
 
 #[test]
+fn a_function_that_cannot_be_reset_says_so_and_is_not() {
+    let sim = Running::start(3);
+    let mut c = sim.client("vf3.sock");
+    let answer = c.ask(&Request::GetInfo { argsz: 16 });
+    let Reply::Info(info) = c.decode(&answer) else {
+        panic!()
+    };
+    assert_eq!(info.flags, device_flags::PCI);
+    c.write(0, 0x20, &[1, 2, 3, 4]);
+    assert_eq!(c.error(&Request::DeviceReset, &[]), errno::EINVAL);
+    assert_eq!(c.read(0, 0x20, 4), [1, 2, 3, 4]);
+}
+
+#[test]
 fn registers_keep_what_is_written_and_reset_reaches_the_device() {
     let sim = Running::start(2);
     let (mut a, mut b) = (sim.client("vf1.sock"), sim.client("vf2.sock"));

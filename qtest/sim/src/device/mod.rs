@@ -181,6 +181,10 @@ impl Hardware for Device {
         self.model.set_memory(function.into(), memory);
     }
 
+    fn can_reset(&self, function: Function) -> bool {
+        function == Function::Pf || !self.model.config().knobs.vf_no_reset
+    }
+
     fn reset_function(&mut self, function: Function) {
         self.model.reset_function(function.into());
     }

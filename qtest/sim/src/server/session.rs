@@ -261,7 +261,12 @@ impl Session {
                 Ok(Reply::DmaUnmap(Some(unmap)))
             }
             Request::GetInfo { .. } => Ok(Reply::Info(DeviceInfo {
-                flags: device_flags::RESET | device_flags::PCI,
+                flags: device_flags::PCI
+                    | if shared.hardware.can_reset(self.function) {
+                        device_flags::RESET
+                    } else {
+                        0
+                    },
                 num_regions: NUM_REGIONS,
                 num_irqs: NUM_IRQS,
             })),
@@ -320,6 +325,9 @@ impl Session {
                 Ok(Reply::Empty)
             }
             Request::DeviceReset => {
+                if !shared.hardware.can_reset(self.function) {
+                    return Err((errno::EINVAL, "it cannot be reset".to_owned()));
+                }
                 shared.hardware.reset_function(self.function);
                 Ok(Reply::Empty)
             }

@@ -113,6 +113,9 @@ impl Hardware for Toy {
     fn set_memory(&mut self, f: Function, memory: Arc<DmaSpace>) {
         self.memory[f.index()] = Some(memory);
     }
+    fn can_reset(&self, f: Function) -> bool {
+        f != Function::Vf(3)
+    }
     fn reset_function(&mut self, f: Function) {
         self.resets += 1;
         self.bar[f.index()].fill(0);
