@@ -15,6 +15,7 @@ pub mod driver;
 pub mod fake_helper;
 pub mod helper;
 pub mod lines;
+mod machine_code;
 pub mod memory;
 pub mod pci;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod qmp;
 pub mod qtest;
 pub mod sim;
 pub mod stack;
+pub mod vcpu;
 
 pub use driver::LegacyDriver;
 pub use helper::{Helper, HelperClient};
@@ -34,6 +36,7 @@ pub use qmp::Qmp;
 pub use qtest::Qtest;
 pub use sim::{DeviceKind, Simulator, SimulatorBuilder};
 pub use stack::Stack;
+pub use vcpu::{Step, Vcpu};
 
 use std::time::Duration;
 
