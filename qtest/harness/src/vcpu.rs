@@ -289,10 +289,18 @@ impl Vcpu {
     /// # Errors
     /// If they do not.
     pub fn moves(&self, q: &Qtest, accesses: u32) -> Result<()> {
-        let before = q.read(mailbox::ENDED.into(), 4)?;
+        let before = self.counts(q)?;
+        self.moves_from(q, before, accesses)
+    }
+
+    /// The same, since it had done `before`.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub fn moves_from(&self, q: &Qtest, before: Counts, accesses: u32) -> Result<()> {
         self.wait(q, "more accesses", || {
-            let more = q.read(mailbox::ENDED.into(), 4)?.wrapping_sub(before);
-            Ok((more >= accesses).then_some(()))
+            let ended = q.read(mailbox::ENDED.into(), 4)?;
+            Ok((ended.wrapping_sub(before.ended) >= accesses).then_some(()))
         })
     }
 

@@ -7,6 +7,8 @@ pub mod access;
 pub mod intx;
 pub mod modern;
 pub mod monitor;
+pub mod random;
+pub mod running;
 pub mod transitional;
 
 use std::time::Duration;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use qtest_harness::boot::{mailbox, port_reader};
 use qtest_harness::qemu::QemuBuilder;
-use qtest_harness::{Machine, PciDevice, PATIENCE};
+use qtest_harness::vcpu::program;
+use qtest_harness::{Machine, PciDevice, Step, Vcpu, PATIENCE};
 use serde_json::json;
 
 #[test]
@@ -114,6 +115,57 @@ fn two_cpus_run_the_boot_code() -> Result<()> {
     q.write(mailbox::GO, 1, 1)?;
     counts(mailbox::ACCESSES)?;
     assert_eq!(q.read(mailbox::VALUE, 1)?, 0xff);
+    Ok(())
+}
+
+/// Configuration cycles to the host bridge, whose registers are known.
+#[test]
+fn a_cpu_carries_out_a_list_of_accesses_and_compares() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut qemu = QemuBuilder::new(Machine::Pc)
+        .run_code(program()?, 1)
+        .spawn(dir.path())?;
+    let (address, data) = (0xcf8, 0xcfc);
+    let identity = 0x1237_8086;
+    let mut cpu = Vcpu::default();
+    let list = [
+        Step::write(address, 4, 0x8000_0000),
+        Step::expect(data, 4, identity),
+        Step::expect(data, 2, identity & 0xffff),
+        Step::expect(data + 1, 1, 0x80),
+        Step::read(0x5ff, 1),
+        // The interrupt line can be written.
+        Step::write(address, 4, 0x8000_003c),
+        Step::write(data, 2, 0xa5),
+        Step::expect(data, 1, 0xa5),
+        Step::write(data, 1, 0x5a),
+        Step::expect(data, 1, 0x5a),
+    ];
+    cpu.run(&qemu.qtest, &list)?;
+    cpu.moves(&qemu.qtest, 1000)?;
+    cpu.rest(&qemu.qtest)?;
+    let counts = cpu.all_right(&qemu.qtest)?;
+    assert!(counts.rounds >= 100, "{counts:?}");
+    assert_eq!(counts.ones, counts.rounds, "{counts:?}");
+    assert_eq!(counts.ended, counts.rounds * 10, "{counts:?}");
+    assert_eq!(counts.started, counts.ended);
+    assert_eq!(cpu.counts(&qemu.qtest)?, counts, "it rests");
+
+    // A reset does not end what it was told to do.
+    let one = Step::expect(data, 4, 0x1234_8086);
+    cpu.run(&qemu.qtest, &[Step::write(address, 4, 0x8000_0000), one])?;
+    qemu.qmp.system_reset()?;
+    cpu.moves(&qemu.qtest, 100)?;
+    cpu.rest(&qemu.qtest)?;
+    let error = match cpu.all_right(&qemu.qtest) {
+        Ok(counts) => anyhow::bail!("{counts:?}"),
+        Err(e) => e.to_string(),
+    };
+    assert!(
+        error.contains("0x12378086") && error.contains("12348086"),
+        "{error}"
+    );
+    assert!(cpu.run(&qemu.qtest, &[]).is_err());
     Ok(())
 }
 

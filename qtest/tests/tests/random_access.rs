@@ -5,19 +5,8 @@
 use anyhow::{Context, Result};
 use qtest_harness::{DeviceKind, LegacyDriver, Machine, Stack};
 use qtest_tests::access::{ones, Model};
+use qtest_tests::random::Random;
 use qtest_tests::{counter, wait_link};
-
-/// Small, and the same every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 33) as u32) % n.max(1)
-    }
-}
 
 fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool, intx: bool) -> Result<()> {
     let mut stack = Stack::start(kind, 1)?;
@@ -30,7 +19,7 @@ fn sequence(kind: DeviceKind, seed: u64, writable: usize, restart: bool, intx: b
     let size = device.bar(0)?.size;
     let mut m = Model::of(q, &device, &d, msix.vectors)?;
     m.writable = writable;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let starts = [0u32, 4, 8, 12, 14, 16, 18, 19, 20, 22, 24];
     let mut history = Vec::new();
     for step in 0..3000 {
