@@ -9,6 +9,7 @@ pub mod modern;
 pub mod monitor;
 pub mod random;
 pub mod running;
+pub mod refusal;
 pub mod transitional;
 
 use std::time::Duration;

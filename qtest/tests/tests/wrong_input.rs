@@ -16,6 +16,7 @@ use qtest_harness::stack::{DEVICE_ID, SLOT};
 use qtest_harness::{
     DeviceKind, Helper, HelperClient, LegacyDriver, Machine, PciDevice, Qemu, Stack,
 };
+use qtest_tests::refusal::refused_by;
 use rustix::net::{
     accept, bind, listen, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags,
     SocketAddrUnix, SocketFlags, SocketType,
@@ -25,17 +26,7 @@ use test_kit::patience::OwnTime;
 
 /// A QEMU with this device must end with status 1 and say all of `texts`.
 fn refused(stack: &Stack, device: &Value, texts: &[&str]) -> Result<()> {
-    refused_by(QemuBuilder::new(Machine::Pc), stack.dir(), device, texts)
-}
-
-fn refused_by(builder: QemuBuilder, dir: &Path, device: &Value, texts: &[&str]) -> Result<()> {
-    let (status, log) = builder.name("refused").device(device).spawn_refused(dir)?;
-    assert_eq!(status.code(), Some(1), "exit status; log:\n{log}");
-    for text in texts {
-        assert!(log.contains(text), "no \"{text}\" in:\n{log}");
-    }
-    assert!(!log.contains("panicked"), "{log}");
-    Ok(())
+    refused_by(QemuBuilder::new(Machine::Pc), stack.dir(), device, texts).map(drop)
 }
 
 /// Another guest on VF 2, which must not notice anything.
@@ -397,6 +388,7 @@ fn a_vf_with_a_bar0_of_its_own() -> Result<()> {
         &device,
         &["BAR0 of its own", "does not support legacy guests"],
     )
+    .map(drop)
 }
 
 #[test]
