@@ -2,10 +2,12 @@
 //! The scenarios: a file for each matter, and the list of all of them, by kind, in the order in which
 //! they are run.
 
+mod buses;
 mod drivers;
 mod firmware;
 mod intx;
 mod queues;
+mod refused;
 mod resets;
 mod stock;
 mod switch;
@@ -87,6 +89,20 @@ pub const ALL: &[Kind<Run>] = &[
             "rust/legacy-window/",
         ],
         scenarios: &[queues::QUEUES, queues::QUEUES_INTX],
+    },
+    Kind {
+        name: "refused",
+        touches: &[
+            "rust/legacy-window/",
+            "rust/hw/virtio/legacy-vf/",
+            "qtest/model/src/fault.rs",
+        ],
+        scenarios: &[refused::REFUSED_WRITES, refused::REFUSED_WRITES_INTX],
+    },
+    Kind {
+        name: "buses",
+        touches: &["rust/hw/virtio/legacy-vf/", "rust/hw/pci/"],
+        scenarios: &[buses::MANY_VFS, buses::ROOT_PORTS],
     },
     Kind {
         name: "firmware",
