@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! How many VFs get I/O BARs from SeaBIOS, and behind what. A bridge hands I/O on in windows of 4 KiB,
-//! of which there are fifteen beside what a PC has for itself.
+//! of which a PC has fourteen to give.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
