@@ -173,6 +173,12 @@ fn an_address_for_a_queue_that_does_not_exist() {
     take(&mut m, 1);
     assert_eq!(m.commands(), [], "that is all");
     assert_eq!(m.read(14, 2), 255, "the guest's selection is its own");
+    m.window.serve_vectors(None, 2);
+    m.settle(&mut |_| None);
+    assert!(
+        !m.commands().contains(&write(SELECT, 255)),
+        "nothing is to give back"
+    );
     // Alone: such a queue never interrupts.
     let mut m = machine(&[255]);
     assert!(m.window.driven());
@@ -187,6 +193,13 @@ fn an_address_for_a_queue_that_does_not_exist() {
     assert_eq!(settled.last_unmapped, Some(Source::Queue(1)));
     let used: Vec<_> = m.window.queues().iter().collect();
     assert_eq!(used, [1]);
+    m.commands();
+    m.read(12, 2);
+    assert_eq!(
+        m.commands(),
+        [write(SELECT, 255), read(SIZE)],
+        "after a refusal nothing is believed to be selected"
+    );
     let mut m = machine(&[255]);
     m.window.serve_vectors(Some(OWN), 1);
     let settled = m.settle(&mut |c| (c.offset == SIZE).then_some(FailKind::Refused));

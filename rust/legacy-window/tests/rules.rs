@@ -205,6 +205,24 @@ fn effects_tell_of_status_and_loss() {
     assert_eq!(m.read(12, 2), 64, "the selection followed the guest");
 }
 
+/// An answer that comes after the helper was given up leads to no further command.
+#[test]
+fn an_access_ends_with_the_helper() {
+    for (offset, write) in [(12, None), (8, Some(0x10)), (24, None)] {
+        let mut m = net_machine();
+        m.write(14, 2, 1);
+        let Step::Command(first) = m.window.begin(offset, 4, write, true) else {
+            panic!("a command");
+        };
+        m.window.lost();
+        let Step::Done(done) = m.window.resume(m.device.command(first, true)) else {
+            panic!("one more command");
+        };
+        assert_eq!(done.effects.failed, Some(FailKind::Lost));
+        assert_eq!(done.effects.broke, write.is_some());
+    }
+}
+
 #[test]
 fn parts_that_fail_read_as_ones() {
     let mut m = net_machine();
