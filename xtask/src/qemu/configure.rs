@@ -11,7 +11,8 @@ use super::tools::Tools;
 use test_kit::run::Cmd;
 use test_kit::steps::Step;
 
-/// A small QEMU: the x86 system emulator, KVM and TCG, user networking and what VFIO needs.
+/// A small QEMU: the x86 system emulator, KVM and TCG, user networking, what VFIO needs, and the
+/// devices that only tests have.
 pub(crate) const OPTIONS: &[&str] = &[
     "--target-list=x86_64-softmmu",
     "--enable-rust",
@@ -26,10 +27,17 @@ pub(crate) const OPTIONS: &[&str] = &[
     "--disable-docs",
     "--disable-werror",
     "--disable-install-blobs",
+    // A file of the overlay, seen from where configure looks for it.
+    "--with-devices-x86_64=../../../rust/hw/virtio/pf-sriov/x86_64",
 ];
 
-/// Devices the overlay's parents come from.
-const NEEDED: [&str; 2] = ["CONFIG_VFIO_PCI", "CONFIG_VFIO_USER"];
+/// Devices the overlay's parents come from, and its own.
+const NEEDED: [&str; 4] = [
+    "CONFIG_VFIO_PCI",
+    "CONFIG_VFIO_USER",
+    "CONFIG_VIRTIO_LEGACY_VF",
+    "CONFIG_VIRTIO_PF_SRIOV",
+];
 /// Written when configure has finished and its result was found good.
 const MARK: &str = ".virtio-legacy-vf-configured";
 
@@ -89,12 +97,12 @@ mod tests {
     #[test]
     fn only_a_symbol_that_is_on_counts() {
         assert_eq!(
-            missing_symbols("CONFIG_VFIO_PCI=y\nCONFIG_VFIO_USER=y\n"),
+            missing_symbols(&NEEDED.map(|symbol| format!("{symbol}=y\n")).concat()),
             Vec::<&str>::new()
         );
         assert_eq!(
             missing_symbols("# CONFIG_VFIO_PCI=y\nCONFIG_VFIO_USER_X=y\nCONFIG_VFIO_USER=n\n"),
-            ["CONFIG_VFIO_PCI", "CONFIG_VFIO_USER"]
+            NEEDED
         );
     }
 }

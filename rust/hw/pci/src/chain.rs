@@ -76,11 +76,6 @@ impl ChainedPciClass {
         pci.parent_class.class_init::<T>();
     }
 
-    /// The class that this one starts with.
-    pub(crate) fn pci_class_mut(&mut self) -> &mut PCIDeviceClass {
-        &mut self.parent_class
-    }
-
     /// The text that `-device help` shows.
     pub fn set_description(&mut self, text: &'static CStr) {
         self.parent_class.parent_class.desc = text.as_ptr();

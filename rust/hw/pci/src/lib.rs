@@ -20,7 +20,6 @@ pub mod memory;
 pub mod property;
 pub mod report;
 pub mod shown;
-pub mod sriov;
 mod waiting;
 
 pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods, ParentRealized};

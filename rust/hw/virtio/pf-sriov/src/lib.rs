@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A simulated SR-IOV PF and its VFs on a `PCIe` bus. For tests only: a distribution leaves
-//! `CONFIG_VIRTIO_PF_SRIOV` out.
+//! A simulated SR-IOV PF and its VFs on a `PCIe` bus. For tests only: `CONFIG_VIRTIO_PF_SRIOV` is off
+//! unless asked for.
 //!
 //! Each function is a vfio-user device of its own. Here they become what a guest's kernel sees of
 //! an SR-IOV card: `x-vfio-user-sriov-pf` adds the SR-IOV capability for the
@@ -12,6 +12,8 @@
 //!
 //! The PF's server learns from configuration writes at the capability's offset which VFs are on;
 //! what it has there itself is never read.
+
+mod sriov;
 
 use std::{cell::Cell, ffi::CStr};
 
@@ -77,9 +79,7 @@ impl SriovPf {
         let express = self.pci().find_capability(CAP_ID_EXPRESS);
         let express = express
             .ok_or_else(|| Error::msg(format!("{name}: the server shows no Express capability")))?;
-        let added = self
-            .pci()
-            .init_sriov_pf(self.offset)
+        let added = sriov::init_pf(self.pci(), self.offset)
             .map_err(|e| Error::msg(format!("{name}: {e}")))?;
         let vfio: &VfioPciBase = self.upcast();
         for i in 0..added {
@@ -112,7 +112,7 @@ impl ChainedPciDevice for SriovPf {
     }
 
     fn exit(&self, parent: ParentRealized) {
-        self.pci().exit_sriov_pf();
+        sriov::exit_pf(self.pci());
         self.parent_exit(parent);
     }
 
@@ -124,7 +124,7 @@ impl ChainedPciDevice for SriovPf {
         self.parent_config_write(address, value, len);
         // The server does the rest of the reset; VF Enable is QEMU's.
         if self.starts_flr(address, value, len) {
-            self.pci().reset_sriov_pf();
+            sriov::reset_pf(self.pci());
         }
     }
 
@@ -153,7 +153,7 @@ impl ObjectImpl for SriovVf {
     type ParentType = VfioUserPci;
     const CLASS_INIT: fn(&mut Self::Class) = |class| {
         class.class_init::<Self>();
-        class.allow_sriov_vf();
+        sriov::allow_vf(class);
         class.set_description(c"SR-IOV VF behind a vfio-user socket (for tests)");
     };
 }
