@@ -13,6 +13,7 @@
 //! a build of its own takes the program of another's that was built from the very same, if there is one.
 
 mod build;
+mod checkpatch;
 pub(crate) mod command;
 mod configure;
 mod crates;
@@ -347,11 +348,12 @@ pub(crate) fn check(project: &Project) -> Result<PathBuf> {
     }
 }
 
-/// Runs clippy over the crates that only build inside QEMU, in the current build.
+/// Runs clippy over the crates that only build inside QEMU, in the current build, and QEMU's checkpatch over
+/// the patch series.
 ///
 /// # Errors
-/// When QEMU is not built, or clippy finds something.
-pub(crate) fn clippy(project: &Project, steps: &mut Steps) -> Result<()> {
+/// When QEMU is not built, or one of them finds something.
+pub(crate) fn lint(project: &Project, steps: &mut Steps) -> Result<()> {
     let planned = Build::plan(project)?;
     if let Some(why) = planned.stale() {
         bail!("QEMU is not current: {why}\n  way out: cargo xtask qemu");
@@ -365,6 +367,9 @@ pub(crate) fn clippy(project: &Project, steps: &mut Steps) -> Result<()> {
             &planned.tools,
             &planned.overlay,
         )
+    })?;
+    steps.run("QEMU's checkpatch over rust/qemu-series", |step| {
+        checkpatch::check(step, &planned.source(), &planned.series.paths())
     })
 }
 

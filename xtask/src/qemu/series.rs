@@ -64,6 +64,12 @@ impl Series {
         Ok(Self { dir, patches })
     }
 
+    /// Where the patches are, in their order.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        let names = self.patches.iter().map(|patch| &patch.name);
+        names.map(|name| self.dir.join(name)).collect()
+    }
+
     /// One value for the whole series.
     pub(crate) fn digest(&self) -> String {
         let mut digest = Digest::new();

@@ -36,7 +36,7 @@ pub(crate) enum Suite {
     Layering,
     /// QEMU builds with the overlay and knows its devices.
     Qemu,
-    /// Clippy over the crates that build inside QEMU.
+    /// Clippy over the crates that build inside QEMU, and QEMU's checkpatch over the patches.
     QemuClippy,
     /// Tests of QEMU, helper and simulator together.
     Qtest,
@@ -161,7 +161,7 @@ pub(super) fn run(project: &Project, steps: &mut Steps, suite: Suite) -> Counts 
                 .run(step)
         }),
         Suite::Qemu => qemu::ensure(project, steps).map(|_| ()),
-        Suite::QemuClippy => qemu::clippy(project, steps),
+        Suite::QemuClippy => qemu::lint(project, steps),
     };
     report(&checked);
     Counts::one(checked.is_ok())
