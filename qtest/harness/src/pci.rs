@@ -259,6 +259,15 @@ impl Msix {
         Ok(())
     }
 
+    /// Masks or unmasks one vector in the table.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn mask(&self, qtest: &Qtest, v: u16, on: bool) -> Result<()> {
+        let entry = self.table + u64::from(v) * msix::ENTRY_LEN as u64;
+        qtest.write(entry + 12, 4, on.into())
+    }
+
     /// Sets or clears the Enable bit.
     ///
     /// # Errors

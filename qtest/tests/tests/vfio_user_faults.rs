@@ -12,7 +12,8 @@ use anyhow::{ensure, Result};
 use qtest_harness::qemu::QemuBuilder;
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};
-use qtest_harness::{DeviceKind, Machine, PciDevice, Qemu, Simulator, Stack};
+use qtest_harness::{DeviceKind, Machine, PciDevice, Qemu, Simulator, Stack, PATIENCE};
+use qtest_tests::wait_for;
 use serde_json::{json, Value};
 
 /// device_status of the common configuration, in BAR2.
@@ -119,13 +120,18 @@ fn posted_writes_are_bounded() -> Result<()> {
 /// Bytes of a message's header.
 const HEADER: usize = 16;
 
+/// Command of a region read.
+const REGION_READ: [u8; 2] = [9, 0];
+
 /// Passes messages on between the client that connects to `path` and the server at `server`, without
-/// files; once `stall` is set, only the first two bytes behind the header of a region read's reply,
-/// and nothing more from the server.
-fn stalling_server(path: &Path, server: &Path, stall: &Arc<AtomicBool>) -> Result<()> {
-    const REGION_READ: [u8; 2] = [9, 0];
+/// files. `edit` sees what the server says, a message at a time, and tells whether anything follows.
+fn between(
+    path: &Path,
+    server: &Path,
+    mut edit: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
+) -> Result<()> {
     let listener = UnixListener::bind(path)?;
-    let (server, stall) = (UnixStream::connect(server)?, stall.clone());
+    let server = UnixStream::connect(server)?;
     std::thread::spawn(move || -> Result<()> {
         let (client, _) = listener.accept()?;
         let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
@@ -137,11 +143,11 @@ fn stalling_server(path: &Path, server: &Path, stall: &Arc<AtomicBool>) -> Resul
             let size = u32::from_le_bytes([message[4], message[5], message[6], message[7]]);
             message.resize(size as usize, 0);
             from.read_exact(&mut message[HEADER..])?;
-            if message[2..4] == REGION_READ && stall.load(Ordering::Relaxed) {
-                to.write_all(&message[..HEADER + 2])?;
+            let goes_on = edit(&mut message);
+            to.write_all(&message)?;
+            if !goes_on {
                 std::thread::sleep(Duration::from_secs(60));
             }
-            to.write_all(&message)?;
         }
     });
     Ok(())
@@ -154,7 +160,15 @@ fn a_server_that_stalls_inside_a_reply() -> Result<()> {
     let stack = Stack::start(DeviceKind::Net, 1)?;
     let path = stack.dir().join("stall.sock");
     let stall = Arc::new(AtomicBool::new(false));
-    stalling_server(&path, &stack.sim.vf_socket(1), &stall)?;
+    let stalls = stall.clone();
+    // Two bytes behind the header, and nothing more.
+    between(&path, &stack.sim.vf_socket(1), move |message| {
+        let cut = message[2..4] == REGION_READ && stalls.load(Ordering::Relaxed);
+        if cut {
+            message.truncate(HEADER + 2);
+        }
+        !cut
+    })?;
     let mut device = stock(&stack.sim, timeout);
     device["socket"]["path"] = json!(path);
     let mut qemu = stack.qemu_with(Machine::Pc, &device)?;
@@ -169,5 +183,154 @@ fn a_server_that_stalls_inside_a_reply() -> Result<()> {
         assert_eq!(began.elapsed() >= timeout / 2, waits);
     }
     ensure!(qemu.process.is_running()?, "{}", qemu.process.log());
+    Ok(())
+}
+
+/// The bytes of the configuration space, if this is the reply to a read of all of it.
+fn whole_config(message: &mut [u8]) -> Option<&mut [u8]> {
+    const REGION: [u8; 4] = [7, 0, 0, 0];
+    let read = message.get(2..4)? == REGION_READ && message.get(16..24)? == [0; 8];
+    let config = read && message.get(24..28)? == REGION;
+    let data = message.get_mut(32..)?;
+    (config && data.len() >= 0x1000).then_some(data)
+}
+
+/// Where the pointers of the capability list are, the last one last.
+fn pointers(config: &[u8]) -> Vec<usize> {
+    let mut at = vec![0x34];
+    while let Some(next) = at.last().map(|at| config[*at]).filter(|next| *next != 0) {
+        at.push(usize::from(next) + 1);
+    }
+    at
+}
+
+/// What a server says of its configuration space, and what becomes of it.
+type Case = (&'static str, fn(&mut [u8]), Option<&'static str>);
+
+/// A list of capabilities is walked as PCI says, or refused; QEMU gets over it either way.
+#[test]
+fn capability_lists() -> Result<()> {
+    const BROKEN: Option<&str> = Some("the capability list is broken");
+    const EXTENDED: Option<&str> = Some("the extended capability list is broken");
+    let cases: [Case; 6] = [
+        ("as it is", |_| (), None),
+        (
+            "reserved-bits",
+            |config| {
+                for at in pointers(config) {
+                    config[at] |= 3;
+                }
+            },
+            None,
+        ),
+        (
+            "loop",
+            |config| {
+                let at = pointers(config);
+                config[at[at.len() - 1]] = config[0x34];
+            },
+            BROKEN,
+        ),
+        ("header", |config| config[0x34] = 0x10, BROKEN),
+        (
+            "extended-loop",
+            |config| config[0x102..0x104].copy_from_slice(&[0x01, 0x10]),
+            EXTENDED,
+        ),
+        (
+            "extended-header",
+            |config| config[0x102..0x104].copy_from_slice(&[0x01, 0x04]),
+            EXTENDED,
+        ),
+    ];
+    let stack = Stack::start(DeviceKind::Net, 1)?;
+    for (name, change, refused) in cases {
+        let path = stack.dir().join(format!("{name}.sock"));
+        let seen = Arc::new(AtomicBool::new(false));
+        let sees = seen.clone();
+        between(&path, &stack.sim.vf_socket(1), move |message| {
+            if let Some(config) = whole_config(message) {
+                sees.store(true, Ordering::Relaxed);
+                change(config);
+            }
+            true
+        })?;
+        let mut device = stock(&stack.sim, Duration::from_secs(5));
+        device["socket"]["path"] = json!(path);
+        if let Some(text) = refused {
+            let builder = QemuBuilder::new(Machine::Q35).name("refused");
+            let (status, log) = builder.device(&device).spawn_refused(stack.dir())?;
+            assert_eq!(status.code(), Some(1), "{name}: {log}");
+            ensure!(log.contains(text), "{name}: {log}");
+        } else {
+            let qemu = stack.qemu_with(Machine::Q35, &device)?;
+            let mut function = PciDevice::find(&qemu.qtest, SLOT)?;
+            function.map(&qemu.qtest)?;
+            function.msix(&qemu.qtest)?;
+        }
+        ensure!(seen.load(Ordering::Relaxed), "{name}: nothing was changed");
+    }
+    Ok(())
+}
+
+/// A guest may enable MSI-X while a vector is unmasked above one that is masked.
+// Covers: IRQ-04
+#[test]
+fn a_sparse_set_of_vectors() -> Result<()> {
+    let mut stack = Stack::start(DeviceKind::Block, 1)?;
+    let devices = [stock(&stack.sim, Duration::from_secs(5)), stack.device(1)];
+    for (device, sectors) in devices.iter().zip([4096, 8192]) {
+        let mut qemu = stack.qemu_with(Machine::Pc, device)?;
+        let mut function = PciDevice::find(&qemu.qtest, SLOT)?;
+        function.map(&qemu.qtest)?;
+        let mut msix = function.msix(&qemu.qtest)?;
+        msix.program(&qemu.qtest, &mut qemu.memory)?;
+        msix.mask(&qemu.qtest, 0, true)?;
+        msix.enable(&qemu.qtest, &function, true)?;
+        ensure!(msix.is_enabled(&qemu.qtest, &function)?);
+        // A modern driver, which both devices can have, and the interrupt of its configuration.
+        let common = u64::from(function.bar(2)?.base);
+        for (offset, width, value) in [
+            (STATUS, 1, 0),
+            (STATUS, 1, 3),
+            (0x08, 4, 1),
+            (0x0c, 4, 1),
+            (STATUS, 1, 11),
+            (0x10, 2, 1),
+            (STATUS, 1, 15),
+        ] {
+            qemu.qtest.write(common + offset, width, value)?;
+        }
+        for (vector, sectors) in [(1, sectors), (0, sectors + 8)] {
+            qemu.qtest.write(common + 0x10, 2, vector.into())?;
+            msix.mask(&qemu.qtest, vector, false)?;
+            stack
+                .sim
+                .control(&json!({"cmd": "resize", "vf": 1, "sectors": sectors}))?;
+            wait_for("configuration interrupt", PATIENCE, || {
+                Ok(msix.fired(&qemu.qtest, vector)?.then_some(()))
+            })?;
+        }
+        ensure!(qemu.process.is_running()?, "{}", qemu.process.log());
+    }
+    Ok(())
+}
+
+/// A socket given as users first try it is refused with the form that works.
+#[test]
+fn the_way_to_give_a_socket_is_shown() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for driver in ["vfio-user-pci", "virtio-legacy-vf-user"] {
+        let (status, log) = QemuBuilder::new(Machine::Pc)
+            .name("refused")
+            .arg("-device")
+            .arg(&format!("{driver},socket=/x/vf1.sock"))
+            .spawn_refused(dir.path())?;
+        assert_eq!(status.code(), Some(1), "{log}");
+        let form = format!(
+            r#"-device '{{"driver": "{driver}", "socket": {{"type": "unix", "path": "/tmp/vfio-user.sock"}}}}'"#
+        );
+        ensure!(log.contains(&form), "no {form} in:\n{log}");
+    }
     Ok(())
 }
