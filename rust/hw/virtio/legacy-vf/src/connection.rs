@@ -76,20 +76,6 @@ pub struct Refusal {
     pub text: String,
 }
 
-/// A connection on which the VF is open.
-pub struct Connection {
-    channel: Channel,
-    opened: OpenReply,
-}
-
-/// A connection on which the helper has answered HELLO.
-struct Channel {
-    socket: Arc<Socket>,
-    client: Client,
-    out: Box<MessageBuf>,
-    received: Box<MessageBuf>,
-}
-
 /// How this program calls itself.
 const NAME: Name = Name::new("qemu virtio-legacy-vf");
 

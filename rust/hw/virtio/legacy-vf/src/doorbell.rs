@@ -7,7 +7,6 @@
 use std::{
     io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
 };
 
 use legacy_vf_proto::{limits::MAX_MESSAGE, NotifyKind, OpenReply, Request};

@@ -10,7 +10,7 @@
 //! more and changes nothing when it ends, whatever the driver of before had asked for.
 
 use std::{
-    sync::{atomic::Ordering, MutexGuard, PoisonError, TryLockError},
+    sync::{atomic::Ordering, MutexGuard, TryLockError},
     thread,
     time::Duration,
 };

@@ -16,8 +16,7 @@ use virtio_pci_spec::{
 };
 
 use crate::{
-    capabilities::Function, connection::LinkError, link::Link, messages, patience::Patience,
-    vf::Kind,
+    capabilities::Function, connection::LinkError, link::Link, messages, socket::Patience, vf::Kind,
 };
 
 /// Why the device cannot be in this machine at all, with the way out.

@@ -11,7 +11,7 @@ use util::{Error, Result};
 use vfio::{VfioPciBase, CONFIG_REGION};
 use virtio_pci_spec::{
     ids::{TRANSITIONAL_REVISION, VENDOR},
-    pci::{header, CAP_ID_MSIX, COMMAND_INTX_DISABLE, COMMAND_IO, STATUS_INTERRUPT},
+    pci::{header, COMMAND_INTX_DISABLE, COMMAND_IO, STATUS_INTERRUPT},
 };
 
 use crate::{

@@ -23,9 +23,8 @@ impl Link {
         io.turn = turn;
         let mut step = io.window.begin_settle();
         while let Step::Command(command) = step {
-            step = io
-                .window
-                .resume(self.command(io, command, patience, &mut None));
+            let outcome = self.command(io, command, patience, &mut None);
+            step = io.window.resume(outcome);
         }
         let settled = io.window.take_settled();
         {
