@@ -180,9 +180,9 @@ fn a_vf_that_vfio_cannot_reset_is_reset_when_it_goes_on() -> Result<()> {
         let address = g.port(8)?;
         let begun = [Step::expect(status, 1, 0), Step::expect(address, 4, 0)];
         g.vcpu.run(&g.qemu.qtest, &begun)?;
-        g.vcpu.is_inside(&g.qemu.qtest).or_else(|_| {
-            // Or it is told at once that there is no helper.
-            g.vcpu.all_right(&g.qemu.qtest)
+        wait_for("the guest's first access", PATIENCE, || {
+            let counts = g.vcpu.counts(&g.qemu.qtest)?;
+            Ok((counts.started > 0).then_some(()))
         })?;
         stack.helper.process.resume()?;
         wait_link(&mut g.qemu.qmp, "connected", PATIENCE)?;
