@@ -243,12 +243,12 @@ fn capability_lists() -> Result<()> {
             EXTENDED,
         ),
     ];
-    let stack = Stack::start(DeviceKind::Net, 1)?;
-    for (name, change, refused) in cases {
+    let stack = Stack::start(DeviceKind::Net, 6)?;
+    for (vf, (name, change, refused)) in (1..).zip(cases) {
         let path = stack.dir().join(format!("{name}.sock"));
         let seen = Arc::new(AtomicBool::new(false));
         let sees = seen.clone();
-        between(&path, &stack.sim.vf_socket(1), move |message| {
+        between(&path, &stack.sim.vf_socket(vf), move |message| {
             if let Some(config) = whole_config(message) {
                 sees.store(true, Ordering::Relaxed);
                 change(config);
