@@ -120,8 +120,8 @@ fn diffstat_is_true(diff: &str) -> bool {
     };
     let summary = diff.lines().find(|line| line.contains(" changed, "));
     let told = |word: &str| {
-        let parts = summary.into_iter().flat_map(|line| line.split(", "));
-        let number = parts.filter(|part| part.contains(word)).next();
+        let mut parts = summary.into_iter().flat_map(|line| line.split(", "));
+        let number = parts.find(|part| part.contains(word));
         let number = number.and_then(|part| part.split(' ').next());
         number.map_or(Some(0), |number| number.parse().ok())
     };
