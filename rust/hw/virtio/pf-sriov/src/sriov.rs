@@ -19,7 +19,7 @@ const EXTENDED: Range<usize> = 0x100..0x1000;
 ///
 /// Fails, with nothing changed, if no VF names the device, if the VFs do not fit to it or each
 /// other, or if there is no room at `offset`.
-pub(crate) fn init_pf(device: &PciDevice, offset: u16) -> Result<usize> {
+pub fn init_pf(device: &PciDevice, offset: u16) -> Result<usize> {
     assert!(bql::is_locked());
     check_room(device, offset.into())?;
     // SAFETY: the object is alive and the lock is held; errp points to a null pointer. What
@@ -40,7 +40,7 @@ pub(crate) fn init_pf(device: &PciDevice, offset: u16) -> Result<usize> {
 }
 
 /// Undoes [`init_pf`], before the parent's exit; without it this does nothing.
-pub(crate) fn exit_pf(device: &PciDevice) {
+pub fn exit_pf(device: &PciDevice) {
     assert!(bql::is_locked());
     // SAFETY: the object is alive and the lock is held; the callee looks whether there is a
     // capability.
@@ -49,14 +49,14 @@ pub(crate) fn exit_pf(device: &PciDevice) {
 
 /// Clears VF Enable and `NumVFs`, as a reset of the function does; the VFs vanish from the bus.
 /// Without [`init_pf`] this does nothing.
-pub(crate) fn reset_pf(device: &PciDevice) {
+pub fn reset_pf(device: &PciDevice) {
     assert!(bql::is_locked());
     // SAFETY: as in exit_pf().
     unsafe { bindings::pcie_sriov_pf_reset(device.as_mut_ptr()) }
 }
 
 /// Lets users create instances as VFs, with `sriov-pf=`; called inside `class_init`.
-pub(crate) fn allow_vf(class: &mut ChainedPciClass) {
+pub fn allow_vf(class: &mut ChainedPciClass) {
     let class: *mut bindings::PCIDeviceClass = class.as_object_class().cast();
     // SAFETY: the class struct starts with that of its parent, and nobody else has it while it is
     // under construction.
