@@ -86,14 +86,21 @@ fn allowed(name: &str, complaint: &str) -> bool {
 fn own_rules(text: &str) -> Vec<&'static str> {
     let mut wrong = Vec::new();
     let (message, diff) = text.split_once("\n---\n").unwrap_or((text, ""));
-    let subject = message
-        .lines()
-        .skip_while(|line| !line.starts_with("Subject: "));
-    let subject: Vec<&str> = subject.take_while(|line| !line.is_empty()).collect();
-    let short =
-        |line: &&str| line.trim_start_matches("Subject: [PATCH] ").chars().count() <= SUBJECT;
-    if subject.len() != 1 || !subject.iter().all(short) {
-        wrong.push("the subject is not one line of at most 76 columns");
+    // Git folds a long one, with a space in front of what goes on.
+    let header = message.lines().take_while(|line| !line.is_empty());
+    let subject = header.skip_while(|line| !line.starts_with("Subject: "));
+    let folded = |(at, line): &(usize, &str)| *at == 0 || line.starts_with(' ');
+    let subject: String = subject
+        .enumerate()
+        .take_while(folded)
+        .map(|(_, line)| line)
+        .collect();
+    let columns = subject
+        .trim_start_matches("Subject: [PATCH] ")
+        .chars()
+        .count();
+    if !(1..=SUBJECT).contains(&columns) {
+        wrong.push("the subject has not 1 to 76 columns");
     }
     if message.lines().any(|line| line.starts_with("Test: ")) {
         wrong.push("a test of this project is named above the line ---");
@@ -132,7 +139,7 @@ fn diffstat_is_true(diff: &str) -> bool {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "From 0\nFrom: a\nSubject: [PATCH] a: b\n\nWhy.\n---\nTest: x\n\n f | 2 +-\n \
+    const GOOD: &str = "From 0\nFrom: a\nSubject: [PATCH] a: b\n c\n\nWhy.\n---\nTest: x\n\n f | 2 +-\n \
         1 file changed, 1 insertion(+), 1 deletion(-)\n\ndiff --git a/f b/f\nindex 1..2 100644\n--- a/f\n\
         +++ b/f\n@@ -1 +1 @@\n-old\n+new\n";
 
@@ -144,7 +151,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (from, to, part) in [
-            ("a: b\n", "a: b\n c\n", "one line"),
+            ("Subject: ", "Subjects: ", "76 columns"),
             ("Why.", "Test: x", "named above"),
             ("index 1..2 100644\n", "", "index line"),
             ("+new\n", "+new\n+newer\n", "diffstat"),
