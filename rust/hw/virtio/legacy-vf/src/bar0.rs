@@ -133,7 +133,7 @@ impl Link {
         let mut step = io
             .window
             .begin(access.offset, access.size, access.write, msix);
-        let done = loop {
+        let mut done = loop {
             match step {
                 Step::Done(done) => break done,
                 Step::Command(command) => {
@@ -142,12 +142,19 @@ impl Link {
                 }
             }
         };
-        // A queue that has got its address may need a vector.
-        if self.vectors_due(&io) {
+        let followed = self
+            .guest()
+            .follow(io.epoch, &io.window, done.effects.reset);
+        let moved = followed.unwrap_or_default();
+        if followed.is_none() {
+            // The function was reset meanwhile; what failed is of no interest to anybody.
+            (done.effects.failed, done.effects.broke, refusal) = (None, false, None);
+        }
+        // A queue that has got its address may need a vector; if the vectors are about to change
+        // hands, after that.
+        if !moved.vectors && self.vectors_due(&io) {
             self.write_vectors(&mut io, patience);
         }
-        let epoch = io.epoch;
-        let moved = self.guest().follow(epoch, &io.window, done.effects.reset);
         drop(io);
         if done.effects.reset {
             self.doorbell.forget();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The guest's accesses to configuration space: what it sees, and what its writes do to resets, power
-//! and interrupts. Under the big QEMU lock, and without a wait for the helper.
+//! and interrupts. Under the big QEMU lock, and without a command to the helper.
 
 use pci::ChainedPciMethods;
 use virtio_pci_spec::pci::{header, COMMAND_MASTER};
@@ -13,6 +13,7 @@ use crate::{
     events, intx,
     link::Link,
     reset,
+    socket::Patience,
 };
 
 /// The guest reads configuration space.
@@ -60,6 +61,12 @@ fn write_shown<D: LegacyVf>(
     let resets =
         vf.starts_flr(address, value, len) || vf.wakes_as_new(control, address, value, len);
     let msix = vf.sets_msix(address, value, len);
+    // Nobody else tells the VF anything while its vectors change hands, if that can be had soon.
+    let _registers = if resets || msix.is_some() {
+        link.lock_io_soon(&mut Patience::locked())
+    } else {
+        None
+    };
     if resets {
         reset::before_function_reset(dev, link, vf);
     } else if msix == Some(true) {

@@ -44,6 +44,8 @@ pub struct Options {
     pub deadline_ms: u32,
     /// `INTx` for guests without MSI-X: on, off, or if possible.
     pub intx: Option<bool>,
+    /// Find out whether socket and number are of the same VF.
+    pub check_vf: bool,
 }
 
 /// A device of this crate.
@@ -169,6 +171,8 @@ macro_rules! legacy_vf_type {
             intx: OnOffAutoProperty,
             #[property(rename = "x-bus-master-fixup", default = true)]
             bus_master_fixup: bool,
+            #[property(rename = "x-check-vf", default = true)]
+            check_vf: bool,
             bar0: MemoryRegion,
             covers: [MemoryRegion; MAX_HIDDEN],
             #[property(rename = "state")]
@@ -229,6 +233,7 @@ macro_rules! legacy_vf_type {
                     vf: self.vf,
                     deadline_ms: self.deadline_ms,
                     intx: self.intx.get(),
+                    check_vf: self.check_vf,
                 }
             }
 
@@ -344,6 +349,10 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         (
             c"x-bus-master-fixup",
             c"enable bus mastering for guests that forget it",
+        ),
+        (
+            c"x-check-vf",
+            c"find out at start whether a vfio-user socket and vf= are of the same VF",
         ),
     ] {
         class.describe_property(name, text);

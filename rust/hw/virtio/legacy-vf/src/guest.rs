@@ -129,17 +129,19 @@ impl Guest {
 
     /// An access that began in `epoch` has ended, and left `window` like this; `reset` if the driver
     /// reset the device with it.
-    pub fn follow(&mut self, epoch: u64, window: &Window, reset: bool) -> Moved {
+    ///
+    /// `None` if that does not count any more.
+    pub fn follow(&mut self, epoch: u64, window: &Window, reset: bool) -> Option<Moved> {
         if self.epoch != epoch {
-            return Moved::default();
+            return None;
         }
         let before = (self.driver.notified(), self.holder());
         self.driver = Driver::of(window);
         self.no_vectors &= !reset;
-        Moved {
+        Some(Moved {
             doorbells: before.0 != self.driver.notified(),
             vectors: before.1 != self.holder() || reset && !self.told.is_empty(),
-        }
+        })
     }
 
     /// Who is to have the VF's vectors now.

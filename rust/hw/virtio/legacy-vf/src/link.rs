@@ -252,25 +252,6 @@ impl Link {
         }
     }
 
-    /// The VF is being reset with its bus or machine, by somebody with the big QEMU lock. Writes
-    /// status 0 through the helper, so that the VF stops in order; `required` if nothing else
-    /// resets it: what cannot be done now is done before anything else later. Whether it was done.
-    pub fn reset(&self, required: bool) -> bool {
-        self.guest().reset_due |= required;
-        let patience = &mut Patience::locked();
-        let Some(mut io) = self.lock_io_soon(patience) else {
-            if required {
-                self.wake.signal();
-            }
-            return false;
-        };
-        let written = self.write_reset(&mut io, patience);
-        if required && !written {
-            self.wake.signal();
-        }
-        written
-    }
-
     /// The function was reset, by whatever means: what its driver had set up does not count any
     /// more. `msix`: MSI-X Enable now.
     pub fn was_reset(&self, msix: bool) {

@@ -117,7 +117,7 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Resul
         Error::msg(format!("{of}: {why}"))
     })?;
     compare_deadlines(&link, options, &of);
-    if D::KIND == Kind::User {
+    if D::KIND == Kind::User && options.check_vf {
         platform::prove(vfio, &function, &link, patience(options))
             .map_err(|why| Error::msg(format!("{of}: {why}")))?;
     }

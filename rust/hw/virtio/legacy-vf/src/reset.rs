@@ -11,22 +11,37 @@ use crate::{
     device::{pci, vfio, LegacyVf},
     events, intx, ioeventfd,
     link::Link,
+    socket::Patience,
 };
 
 /// The machine or the bus is reset. Status 0 reaches the VF before VFIO's reset, so that it stops
-/// in order; a helper that does not answer is not waited for.
+/// in order. A helper that does not answer is not waited for: what nothing else resets gets its
+/// status as soon as there is an answer, before anything else.
 pub fn with_bus<D: LegacyVf>(dev: &D) {
-    if let Some(link) = dev.state().link() {
-        let resets = vfio(dev).reset_works();
-        let written = (!resets || link.guest().touched) && link.reset(!resets);
-        link.counters.resets.add();
-        events::trace_virtio_legacy_vf_reset(&link.name, written);
-        forget(dev, link, false);
+    let Some(link) = dev.state().link() else {
+        return dev.parent_reset();
+    };
+    let patience = &mut Patience::locked();
+    // Nobody else tells the VF anything meanwhile, if that can be had soon.
+    let mut registers = link.lock_io_soon(patience);
+    let required = !vfio(dev).reset_works();
+    let touched = {
+        let mut guest = link.guest();
+        guest.reset_due |= required;
+        guest.touched
+    };
+    let written = match &mut registers {
+        Some(io) if required || touched => link.write_reset(io, patience),
+        _ => false,
+    };
+    if required && !written {
+        link.wake.signal();
     }
+    link.counters.resets.add();
+    events::trace_virtio_legacy_vf_reset(&link.name, written);
+    forget(dev, link, false);
     dev.parent_reset();
-    if let Some(link) = dev.state().link() {
-        after_reset(dev, link);
-    }
+    after_reset(dev, link);
 }
 
 /// The guest is about to reset the function. That ends bus mastering, decoding, MSI-X and its
