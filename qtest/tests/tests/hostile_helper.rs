@@ -37,6 +37,7 @@ fn device(sim: &Simulator, helper: &FakeHelper) -> Value {
         "helper": helper.socket(),
         "vf": 1,
         "helper-deadline-ms": 400,
+        "x-check-vf": false,
     })
 }
 

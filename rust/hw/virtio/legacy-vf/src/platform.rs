@@ -24,15 +24,15 @@ pub fn check(kind: Kind) -> Result<(), String> {
     if machine::is_big_endian() {
         return Err(
             "the legacy interface of a big-endian guest is big-endian, which this device does \
-             not offer; use vfio-pci and a modern driver"
+             not offer; use vfio-pci or vfio-user-pci with a modern driver"
                 .to_owned(),
         );
     }
     if machine::is_confidential() {
         return Err(
             "the memory of a confidential guest is hidden from devices, and a legacy driver \
-             cannot share what the VF must reach; use vfio-pci and a modern driver, or a guest \
-             that is not confidential"
+             cannot share what the VF must reach; use vfio-pci or vfio-user-pci with a modern \
+             driver, or a guest that is not confidential"
                 .to_owned(),
         );
     }
