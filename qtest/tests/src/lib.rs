@@ -8,8 +8,8 @@ pub mod intx;
 pub mod modern;
 pub mod monitor;
 pub mod random;
-pub mod running;
 pub mod refusal;
+pub mod running;
 pub mod transitional;
 
 use std::time::Duration;

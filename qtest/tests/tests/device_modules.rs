@@ -4,11 +4,11 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-#[path = "../../../rust/hw/virtio/legacy-vf/src/capability_list.rs"]
-mod capability_list;
-#[path = "../../../rust/hw/virtio/legacy-vf/src/sysfs.rs"]
-mod sysfs;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/capabilities.rs"]
 mod capabilities;
+#[path = "../../../rust/hw/virtio/legacy-vf/src/capability_list.rs"]
+mod capability_list;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/ratelimit.rs"]
 mod ratelimit;
+#[path = "../../../rust/hw/virtio/legacy-vf/src/sysfs.rs"]
+mod sysfs;

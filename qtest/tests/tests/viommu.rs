@@ -153,7 +153,7 @@ fn a_machine_without_iommu_is_taken_in_silence() -> Result<()> {
 #[test]
 fn hot_plug_is_judged_in_the_same_way() -> Result<()> {
     let stack = Stack::start(DeviceKind::Block, 1)?;
-    let port = json!({"driver": "pcie-root-port", "id": "port", "chassis": 1, "addr": "0x3"});
+    let port = json!({"driver": "pcie-root-port", "id": "root", "chassis": 1, "addr": "0x3"});
     for bypass in [false, true] {
         let mut builder = machine("intel-iommu");
         if bypass {
@@ -161,7 +161,7 @@ fn hot_plug_is_judged_in_the_same_way() -> Result<()> {
         }
         let mut qemu = builder.device(&port).spawn(stack.dir())?;
         let mut device = legacy_only(&stack);
-        device["bus"] = json!("port");
+        device["bus"] = json!("root");
         device["addr"] = json!("0x0");
         match qemu.qmp.command("device_add", device) {
             Ok(_) => assert!(bypass, "it was taken behind the IOMMU"),

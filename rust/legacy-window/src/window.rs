@@ -255,11 +255,16 @@ impl Window {
             (Target::Register { row, phase }, Ok(data)) => {
                 self.register_resume(access, row, phase, data)
             }
-            (Target::Register { row, .. }, Err(kind)) => {
+            (Target::Register { row, phase }, Err(kind)) => {
                 access.failed(kind);
                 // Whether a write took effect is not known.
                 self.fresh_reset = false;
                 self.shadow.forget_queues();
+                if phase == Phase::Select && access.write.is_none() {
+                    // What the guest has selected before it reads is a write, too.
+                    access.effects.broke = !self.broken;
+                    self.broken = true;
+                }
                 self.missed(&mut access, row);
                 access.done(u64::MAX)
             }

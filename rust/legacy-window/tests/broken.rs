@@ -6,7 +6,7 @@
 mod common;
 
 use common::{net_machine, Machine};
-use legacy_window::{Command, Completion, FailKind};
+use legacy_window::{Command, CommandKind, Completion, FailKind};
 
 const KINDS: [FailKind; 5] = [
     FailKind::Refused,
@@ -148,10 +148,19 @@ fn writes_that_nobody_waits_for_do_not() {
         m.window.restored();
         assert!(!m.window.broken(), "{access:?}");
     }
-    // Nor do reads.
+    // Nor do reads, unless the device did not take the queue that was selected before.
     for offset in [0, 4, 8, 12, 18, 19, 20, 22, 24] {
         let mut m = machine();
-        m.failing(offset, 2, None, &mut |_| Some(FailKind::Refused));
+        let mut selects = false;
+        m.failing(offset, 2, None, &mut |c| {
+            selects |= c.offset == 14 && matches!(c.kind, CommandKind::Write(_));
+            Some(FailKind::Refused)
+        });
+        assert_eq!(m.window.broken(), selects, "{offset}");
+        let mut m = machine();
+        m.failing(offset, 2, None, &mut |c| {
+            (c.offset != 14).then_some(FailKind::Refused)
+        });
         assert!(!m.window.broken(), "{offset}");
     }
 }

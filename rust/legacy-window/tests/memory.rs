@@ -7,7 +7,7 @@
 mod common;
 
 use common::net_machine;
-use legacy_window::{Command, FailKind, Outcome, Step, Window};
+use legacy_window::{Command, CommandKind, FailKind, Outcome, Step, Window};
 use proptest::prelude::*;
 use virtio_pci_spec::DeviceType;
 
@@ -137,8 +137,13 @@ proptest! {
             let Act::Access { offset, size, write } = a else { continue };
             let mut left = 1;
             let mut failed = None;
+            // What was selected is relied on by reads, too.
+            let mut selected = false;
             let mut inject = |c: &Command| {
                 let kind = kinds.get(usize::from(fail)).copied().filter(|_| left > 0);
+                selected |= kind.is_some()
+                    && c.offset == 14
+                    && matches!(c.kind, CommandKind::Write(_));
                 left = 0;
                 // The device may have carried out what it is said to have failed at.
                 if kind.is_some() && applied {
@@ -159,7 +164,8 @@ proptest! {
                 20 | 22 => v as u16 != 0xffff,
                 _ => false,
             });
-            let broke = relied_on && done.effects.failed.is_some();
+            let broke =
+                (relied_on || selected && write.is_none()) && done.effects.failed.is_some();
             prop_assert_eq!((m.window.broken(), done.effects.broke), (broke, broke));
             if done.effects.failed == Some(FailKind::Lost) {
                 let before = m.device.clone();

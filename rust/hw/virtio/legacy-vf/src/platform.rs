@@ -120,9 +120,9 @@ pub fn prove(
         if seen != [status] {
             let _back = connection.write_status(0, waiting, patience);
             return Err(format!(
-                "the VF behind {} is not VF {member} of the PF that the helper at {helper} drives: \
-                 a status written through the helper is not seen there; correct vf=, socket= or \
-                 helper=",
+                "the VF behind {} is not that of vf={member} at the PF that the helper at {helper} \
+                 drives: a status written through the helper is not seen there; correct vf=, \
+                 socket= or helper=",
                 vfio.vfio_name()
             ));
         }

@@ -15,12 +15,20 @@ impl Link {
     /// Writes the VF's vectors that are not as they must be.
     pub fn write_vectors(&self, io: &mut Io, patience: &mut Patience<'_>) {
         let Some(intx) = &self.intx else { return };
-        let turn = self.guest().turn;
+        let (turn, msix) = {
+            let guest = self.guest();
+            (guest.turn, guest.msix)
+        };
+        let held = intx.held();
+        if !held && !msix {
+            // The VF has no vector registers now; whoever switches MSI-X on asks again.
+            return;
+        }
+        io.turn = turn;
         // After a reset the vectors are still held for a moment.
         io.driven = io.window.driven();
-        let own = (intx.held() && io.driven).then(|| intx.own());
+        let own = (held && io.driven).then(|| intx.own());
         io.window.serve_vectors(own, turn);
-        io.turn = turn;
         let mut step = io.window.begin_settle();
         while let Step::Command(command) = step {
             let outcome = self.command(io, command, patience, &mut None);
