@@ -37,6 +37,8 @@ pub(super) const ROOT_PORTS: Scenario<Run> = Scenario {
 const MANY: u16 = 30;
 /// Root ports with I/O, at most.
 const PORTS: u16 = 14;
+/// Until QEMU has opened its sockets.
+const OPEN: Duration = Duration::from_secs(20);
 /// Until SeaBIOS has nothing left to boot from.
 const BOOT: Duration = Duration::from_secs(120);
 const NOTHING_TO_BOOT: &str = "No bootable device";
@@ -69,7 +71,8 @@ impl Booted {
         let listen = format!("unix:{},server=on,wait=off", comma(&socket));
         let more = ["-qmp", listen.as_str()];
         let vm = Vm::start(bench, name, &Firmware::SeaBios, devices, &more)?;
-        let stream = UnixStream::connect(&socket)
+        // It comes after the serial port, which the machine waits for.
+        let stream = until(OPEN, POLL, || Ok(UnixStream::connect(&socket).ok()))
             .with_context(|| format!("cannot connect to {}", socket.display()))?;
         let qmp = Qmp::new(stream)?;
         Ok(Self { vm, qmp })
