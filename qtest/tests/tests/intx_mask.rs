@@ -66,7 +66,8 @@ fn works(g: &mut Guest, queue: &mut Queue, what: &str) -> Result<()> {
             Ok(isr) => assert_eq!(isr, 1, "{what}, round {round}"),
             Err(e) => anyhow::bail!("{what}, round {round}: {e:#}"),
         }
-        g.wait_level(false)?;
+        g.wait_level(false)
+            .with_context(|| format!("{what}, round {round}: the pin stays"))?;
     }
     Ok(())
 }
@@ -106,7 +107,8 @@ fn a_mask_in_the_middle_of_traffic_holds_nothing_back() -> Result<()> {
         let value = if round % 2 == 0 { MASK } else { 0 };
         g.start_read(&mut queue)?;
         write(&g, (msix::CONTROL, 2, value))?;
-        g.wait_level(true)?;
+        g.wait_level(true)
+            .with_context(|| format!("round {round}"))?;
         assert_eq!(g.isr()?, 1, "round {round}");
         g.finish_read(&mut queue)?;
         let read = (g.device).read(&g.qemu.qtest, capability(&g)? + msix::CONTROL, 2)?;

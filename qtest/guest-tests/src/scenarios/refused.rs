@@ -63,6 +63,18 @@ impl Case {
         format!("{} offset {} {often}", self.kind, self.offset)
     }
 
+    /// Whether the driver's set-up is incomplete for the device after a refusal. It is not if a selection
+    /// was refused for a read, which gives ones, nor with the status 0 that comes first; and the
+    /// vectors behind INTx are the device's own.
+    fn counts(self, interrupts: Interrupts) -> bool {
+        match self.offset {
+            14 => false,
+            18 => !self.once,
+            20 | 22 => interrupts == Interrupts::Msix,
+            _ => true,
+        }
+    }
+
     fn rule(self) -> Value {
         let mut rule = json!({
             "opcode": "LEGACY_COMMON_CFG_WRITE",
@@ -107,7 +119,7 @@ fn refused(
                     offset,
                     once,
                 };
-                if let Err(error) = one(&mut direct, case, &mut sums) {
+                if let Err(error) = one(&mut direct, case, interrupts, &mut sums) {
                     bench.interrupted.check()?;
                     sums.wrong.push(format!("{}: {error:#}", case.name()));
                     again(&mut direct, kind)?;
@@ -165,7 +177,7 @@ fn counted(direct: &mut Direct, case: Case) -> Result<u64> {
     value.as_u64().with_context(|| format!("it is {value}"))
 }
 
-fn one(direct: &mut Direct, case: Case, sums: &mut Sums) -> Result<()> {
+fn one(direct: &mut Direct, case: Case, interrupts: Interrupts, sums: &mut Sums) -> Result<()> {
     let kind = case.kind;
     run(direct, &format!("refused_release {kind} {RETURNS}"))?;
     let before = counted(direct, case)?;
@@ -185,8 +197,12 @@ fn one(direct: &mut Direct, case: Case, sums: &mut Sums) -> Result<()> {
     }
     let counted = counted(direct, case)? - before;
     ensure!(
-        (counted > 0) == (hits > 0),
-        "{hits} writes were refused, setup-failures counted {counted}"
+        counted == 0 || hits > 0,
+        "setup-failures counted {counted}, and nothing was refused"
+    );
+    ensure!(
+        counted > 0 || hits == 0 || !case.counts(interrupts),
+        "{hits} writes were refused, setup-failures counted none"
     );
     let calm = run(direct, "refused_calm")?;
     ensure!(
