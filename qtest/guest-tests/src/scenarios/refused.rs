@@ -70,12 +70,10 @@ impl Case {
         interrupts == Interrupts::Intx && WAITS.contains(&(self.kind, self.offset))
     }
 
-    /// Whether the driver's set-up is incomplete for the device after a refusal. It is not if a selection
-    /// was refused for a read, which gives ones, nor with the status 0 that comes first; and the
-    /// vectors behind INTx are the device's own.
+    /// Whether the driver's set-up is incomplete for the device after a refusal. It is not with the status
+    /// 0 that comes first, and the vectors behind INTx are the device's own.
     fn counts(self, interrupts: Interrupts) -> bool {
         match self.offset {
-            14 => false,
             18 => !self.once,
             20 | 22 => interrupts == Interrupts::Msix,
             _ => true,
