@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::programs::{self, Profile};
+use crate::qemu;
 use test_kit::project::Project;
 use test_kit::steps::Steps;
 
@@ -20,6 +21,12 @@ pub(crate) struct Options {
     /// Only the parts without I/O (codec and register window).
     #[arg(long)]
     pure: bool,
+    /// Also what a guest's CPUs get through QEMU (that of this checkout, or VLVF_QEMU).
+    #[arg(long)]
+    guest: bool,
+    /// The same of this QEMU, in turns with the other.
+    #[arg(long, value_name = "QEMU", requires = "guest")]
+    against: Option<PathBuf>,
     /// Write the figures as JSON there, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -38,6 +45,15 @@ pub(crate) fn run(project: &Project, options: Options) -> Result<()> {
     }
     if options.pure {
         args.push("--pure".into());
+    }
+    if options.guest {
+        args.extend(["--qemu".into(), qemu::program(project)?.into_os_string()]);
+    }
+    if let Some(other) = options.against {
+        args.extend([
+            "--against".into(),
+            std::path::absolute(other)?.into_os_string(),
+        ]);
     }
     if let Some(file) = options.json {
         // Cargo runs benchmarks in their package's directory.

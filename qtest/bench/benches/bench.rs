@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use qtest_bench::report::table;
-use qtest_bench::{echo, micro, stack, Effort};
+use qtest_bench::{echo, guest, micro, stack, Effort};
 
 struct Options {
     json: Option<PathBuf>,
     effort: Effort,
     only_pure: bool,
+    qemu: Option<PathBuf>,
+    against: Option<PathBuf>,
 }
 
 fn options() -> Result<Option<Options>> {
@@ -22,6 +24,8 @@ fn options() -> Result<Option<Options>> {
             rounds: 6,
         },
         only_pure: false,
+        qemu: None,
+        against: None,
     };
     let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
@@ -43,9 +47,15 @@ fn options() -> Result<Option<Options>> {
                 }
             }
             Some("--pure") => options.only_pure = true,
+            Some("--qemu") => {
+                options.qemu = Some(args.next().context("--qemu needs a path")?.into());
+            }
+            Some("--against") => {
+                options.against = Some(args.next().context("--against needs a path")?.into());
+            }
             // Given by cargo.
             Some("--bench") => {}
-            _ => bail!("unknown argument {arg:?}; known are --quick, --pure and --json FILE"),
+            _ => bail!("unknown argument {arg:?}; known are --quick, --pure, --qemu PATH, --against PATH and --json FILE"),
         }
     }
     Ok(Some(options))
@@ -59,6 +69,9 @@ fn main() -> Result<()> {
     let mut figures = micro::all(options.effort);
     if !options.only_pure {
         figures.extend(stack::all(dir.path(), options.effort)?);
+    }
+    if let Some(qemu) = &options.qemu {
+        figures.extend(guest::all(qemu, options.against.as_ref(), options.effort)?);
     }
     print!("{}", table(&figures));
     if let Some(path) = options.json {

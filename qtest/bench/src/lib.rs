@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod echo;
+pub mod guest;
 pub mod memory;
 pub mod micro;
 pub mod report;

@@ -49,6 +49,20 @@ impl Code {
         self.jump_by(&[0xe9], to);
     }
 
+    /// Has the other processors begin where this one has: they start at the image's first byte, as
+    /// the first processor does. Goes on at `to`.
+    pub(crate) fn start_others(&mut self, to: &'static str) {
+        // mov ecx, IA32_APIC_BASE; rdmsr; test ah, (1 << 8) >> 8; jz to: only the first processor
+        self.op(&[WIDE, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0xf6, 0xc4, 1]);
+        self.jump_by(&[0x0f, 0x84], to);
+        // or ax, x2APIC mode; wrmsr; mov ecx, the interrupt command register
+        self.op(&[0x0d, 0, 0x0c, 0x0f, 0x30, WIDE, 0xb9, 0x30, 8, 0, 0]);
+        // xor edx, edx; mov eax, start-up of all others at F000:0; wrmsr
+        self.op(&[
+            WIDE, 0x31, 0xd2, WIDE, 0xb8, 0xf0, 0x46, 0x0c, 0, 0x0f, 0x30,
+        ]);
+    }
+
     /// `cmp al, value; je to`
     pub(crate) fn if_al(&mut self, value: u8, to: &'static str) {
         self.op(&[0x3c, value]);

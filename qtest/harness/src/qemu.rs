@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{bail, Context, Result};
@@ -39,6 +39,7 @@ pub struct QemuBuilder {
     args: Vec<String>,
     name: String,
     user: Option<u32>,
+    program: Option<PathBuf>,
 }
 
 impl QemuBuilder {
@@ -52,6 +53,7 @@ impl QemuBuilder {
             args: Vec::new(),
             name: "qemu".to_owned(),
             user: None,
+            program: None,
         }
     }
 
@@ -59,6 +61,13 @@ impl QemuBuilder {
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Another QEMU than that of the tests.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
         self
     }
 
@@ -154,7 +163,10 @@ impl QemuBuilder {
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let qemu = artifacts::qemu()?;
+        let qemu = match &self.program {
+            Some(program) => program.clone(),
+            None => artifacts::qemu()?,
+        };
         let process = match self.user {
             None => Process::spawn(&self.name, &qemu, &self.arguments(dir), dir)?,
             Some(user) => {

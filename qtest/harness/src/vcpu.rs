@@ -113,12 +113,15 @@ impl Step {
     }
 }
 
-/// The firmware image with the program, for [`crate::QemuBuilder::run_code`] with one CPU.
+/// The firmware image with the program, for [`crate::QemuBuilder::run_code`]. All CPUs carry out the
+/// same list; what they count is right with one of them only.
 ///
 /// # Errors
 /// If the program names a place that it does not have.
 pub fn program() -> Result<Vec<u8>> {
     let mut c = Code::default();
+    c.start_others("begin");
+    c.label("begin");
     c.zero_ax();
     c.ax_to_ds();
     c.label("rest");

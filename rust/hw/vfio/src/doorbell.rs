@@ -9,6 +9,7 @@ use std::{
     mem::{self, ManuallyDrop},
 };
 
+use pci::memory;
 use system::MemoryRegion;
 
 use crate::{bindings, VfioPciBase};
@@ -61,10 +62,11 @@ impl VfioPciBase {
 }
 
 /// A guest's write that KVM turns into a store to the device, without leaving the kernel. Ends
-/// with [`remove`](Self::remove); dropping it instead leaves it in force for ever, with its memory.
+/// with [`remove_all`](Self::remove_all); dropping it instead leaves it in force for ever, with its
+/// memory.
 #[must_use]
 pub struct KernelDoorbell {
-    /// QEMU's memory code keeps its address until `remove`.
+    /// QEMU's memory code keeps its address until `remove_all`.
     notifier: ManuallyDrop<Box<bindings::EventNotifier>>,
     port: u64,
     value: u16,
@@ -106,7 +108,7 @@ impl KernelDoorbell {
             return Err(e);
         }
         // SAFETY: the region is alive and the lock is held; the notifier stays where it is until
-        // remove() has taken it back.
+        // remove_all() has taken it back.
         unsafe {
             bindings::memory_region_add_eventfd(
                 region.as_mut_ptr(),
@@ -131,27 +133,41 @@ impl KernelDoorbell {
         self.value
     }
 
-    /// Undoes [`new`](Self::new), with the same device and region, before the parent's exit. Needs
-    /// the big QEMU lock.
-    pub fn remove(mut self, device: &VfioPciBase, region: &MemoryRegion) {
+    /// Undoes [`new`](Self::new) of all of these, with the same device and region, before the
+    /// parent's exit; in one change of the machine's memory. Needs the big QEMU lock.
+    ///
+    /// # Safety
+    ///
+    /// No transaction of QEMU's memory code is open: the notifiers end when this returns, and an open
+    /// transaction would still look at them.
+    pub unsafe fn remove_all(doorbells: Vec<Self>, device: &VfioPciBase, region: &MemoryRegion) {
         assert!(bql::is_locked());
-        // SAFETY: the region is alive, the lock is held, and the values are those of new().
-        unsafe {
-            bindings::memory_region_del_eventfd(
-                region.as_mut_ptr(),
-                self.port,
-                WIDTH,
-                true,
-                self.value.into(),
-                &mut **self.notifier,
-            );
+        let mut doorbells = doorbells;
+        memory::transaction(|| {
+            for doorbell in &mut doorbells {
+                // SAFETY: the region is alive, the lock is held, and the values are those of new().
+                unsafe {
+                    bindings::memory_region_del_eventfd(
+                        region.as_mut_ptr(),
+                        doorbell.port,
+                        WIDTH,
+                        true,
+                        doorbell.value.into(),
+                        &mut **doorbell.notifier,
+                    );
+                }
+            }
+        });
+        for mut doorbell in doorbells {
+            // The kernel would do it at the end of the device file.
+            let (bar, offset, value) = (doorbell.bar, doorbell.offset, doorbell.value);
+            let _gone_already = device.vfio_ioeventfd(bar, offset, value, -1);
+            // SAFETY: the change above is in force, so neither QEMU nor the kernel uses the notifier
+            // any more.
+            unsafe {
+                bindings::event_notifier_cleanup(&mut **doorbell.notifier);
+            }
+            drop(ManuallyDrop::into_inner(doorbell.notifier));
         }
-        // The kernel would do it at the end of the device file.
-        let _gone_already = device.vfio_ioeventfd(self.bar, self.offset, self.value, -1);
-        // SAFETY: neither QEMU nor the kernel uses the notifier any more.
-        unsafe {
-            bindings::event_notifier_cleanup(&mut **self.notifier);
-        }
-        drop(ManuallyDrop::into_inner(self.notifier));
     }
 }

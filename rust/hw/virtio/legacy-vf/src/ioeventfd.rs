@@ -48,8 +48,8 @@ impl KernelDoorbells {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Makes the kernel notify these queues at this address, and no others; all in one change of the
-    /// machine's memory. Needs the big QEMU lock. Fails if the kernel does not notify one of them.
+    /// Makes the kernel notify these queues at this address, and no others. Needs the big QEMU
+    /// lock. Fails if the kernel does not notify one of them.
     fn update(
         &self,
         vfio: &VfioPciBase,
@@ -66,21 +66,17 @@ impl KernelDoorbells {
         };
         let queues = target.map_or(&[][..], |_| queues.get(..MAX_QUEUES).unwrap_or(queues));
         let moved = target.is_some() && target != armed.target;
-        let mut doorbells = std::mem::take(&mut armed.doorbells);
-        let keeps = |d: &KernelDoorbell| !moved && queues.contains(&d.value());
-        let as_they_are = doorbells.len() == queues.len() && doorbells.iter().all(keeps);
+        let (mut doorbells, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut armed.doorbells)
+            .into_iter()
+            .partition(|d: &KernelDoorbell| !moved && queues.contains(&d.value()));
+        if !drop.is_empty() {
+            // SAFETY: nobody opens a transaction around what leads here: an access to BAR0 or
+            // configuration space, a reset, the end of the device, an event of the main loop.
+            unsafe { KernelDoorbell::remove_all(drop, vfio, bar0) }
+        }
         let mut result = Ok(());
-        if !as_they_are {
-            memory::transaction(|| {
-                let (keep, drop): (Vec<_>, Vec<_>) = doorbells.drain(..).partition(keeps);
-                doorbells = keep;
-                for doorbell in drop {
-                    doorbell.remove(vfio, bar0);
-                }
-                if let Some((bar, offset)) = target {
-                    result = add(vfio, bar0, (bar, offset), queues, &mut doorbells);
-                }
-            });
+        if let Some(target) = target.filter(|_| doorbells.len() < queues.len()) {
+            result = memory::transaction(|| add(vfio, bar0, target, queues, &mut doorbells));
         }
         if let Err((_, e)) = &result {
             armed.refused = !is_shortage(e);
