@@ -13,6 +13,7 @@ use legacy_vf_proto::{
     MAX_MESSAGE,
 };
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{
     accept, bind, listen, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags,
     SocketAddrUnix, SocketFlags, SocketType,
@@ -23,6 +24,8 @@ use rustix::net::{
 pub enum Answer {
     /// Send these messages, one after the other.
     Messages(Vec<Vec<u8>>),
+    /// Send this message again and again.
+    Endless(Vec<u8>),
     /// Close the connection.
     Close,
 }
@@ -153,6 +156,15 @@ fn serve(
             };
             match answer(&header, &request) {
                 Answer::Close => break,
+                Answer::Endless(message) => {
+                    while !stop.load(Ordering::Relaxed) {
+                        match send(&client, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                            Ok(_) => {}
+                            Err(Errno::AGAIN) => std::thread::yield_now(),
+                            Err(_) => break,
+                        }
+                    }
+                }
                 Answer::Messages(list) => {
                     for message in list {
                         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;

@@ -69,7 +69,7 @@ fn write_shown<D: LegacyVf>(
     };
     if resets {
         reset::before_function_reset(dev, link, vf);
-    } else if msix == Some(true) {
+    } else if msix == Some(true) && !pci(dev).msix_enabled() {
         // The guest gets its vectors back before they are switched on.
         link.guest().set_msix(true);
         intx::hand_over(dev, link);

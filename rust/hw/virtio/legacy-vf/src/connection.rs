@@ -323,6 +323,7 @@ impl Channel {
             Received::Lost(reason) => return Err(LinkError::Protocol(reason)),
         }
         // A peer that sends without end must not keep this side beyond its patience.
+        patience.look();
         match patience.slice() {
             Ok(_) => Ok(None),
             Err(Over::Deadline) => Err(LinkError::Deadline),

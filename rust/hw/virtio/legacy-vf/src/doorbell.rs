@@ -167,11 +167,8 @@ impl Link {
     /// Repeats the notifications that a helper which is gone may have swallowed.
     pub fn ring_again(&self, socket: &Socket) -> io::Result<()> {
         for queue in (0..QUEUES as u16).filter(|q| self.doorbell.noted(*q)) {
-            self.send(
-                socket,
-                queue,
-                Patience::of_thread(self.deadline, &self.waiters),
-            )?;
+            // Nobody waits for what this thread has locked: it has nothing.
+            self.send(socket, queue, Patience::of_user(self.deadline))?;
         }
         Ok(())
     }

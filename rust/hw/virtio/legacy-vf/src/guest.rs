@@ -92,7 +92,7 @@ pub struct Guest {
     pub no_vectors: bool,
     /// Vectors of the guest that are to be told once more: the VF's have changed hands.
     pub tell: Vec<u16>,
-    /// Of these, masked ones, whose pending bits this device has set.
+    /// Those that were, whose pending bits this device has set if they were masked.
     pub told: Vec<u16>,
 }
 
@@ -137,7 +137,10 @@ impl Guest {
         }
         let before = (self.driver.notified(), self.holder());
         self.driver = Driver::of(window);
-        self.no_vectors &= !reset;
+        if reset {
+            self.no_vectors = false;
+            self.tell.clear();
+        }
         Some(Moved {
             doorbells: before.0 != self.driver.notified(),
             vectors: before.1 != self.holder() || reset && !self.told.is_empty(),

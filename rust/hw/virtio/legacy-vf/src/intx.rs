@@ -268,17 +268,17 @@ pub fn keep_control<D: LegacyVf>(dev: &D, link: &Link) {
 /// Sends the guest once more the messages that may have been lost while the vectors changed hands.
 /// In the main loop.
 pub fn tell<D: LegacyVf>(dev: &D, link: &Link) {
-    let (vectors, epoch) = {
+    let vectors = {
         let mut guest = link.guest();
-        (std::mem::take(&mut guest.tell), guest.epoch)
+        let vectors = std::mem::take(&mut guest.tell);
+        // Before they are sent: a driver that resets the device meanwhile has them forgotten after.
+        guest.told.extend(&vectors);
+        guest.told.sort_unstable();
+        guest.told.dedup();
+        vectors
     };
-    let masked: Vec<_> = vectors
-        .into_iter()
-        .filter(|v| pci(dev).notify_msix(*v))
-        .collect();
-    let mut guest = link.guest();
-    if guest.epoch == epoch {
-        guest.told.extend(masked);
+    for vector in vectors {
+        pci(dev).notify_msix(vector);
     }
 }
 

@@ -104,7 +104,8 @@ impl Link {
         // Closing the PF, as a helper does when it ends, resets the VFs with it on some devices.
         let status = connection.read_status(waiting, patience)?;
         // Not while registers are locked, for which somebody may wait.
-        if self.guest().reset_due && connection.write_status(0, waiting, patience)? {
+        let due = self.guest().reset_due;
+        if due && connection.write_status(0, waiting, patience)? {
             self.guest().reset_due = false;
         }
         let state_lost = {

@@ -101,6 +101,7 @@ pub struct Patience<'a> {
     deadline: Instant,
     who: Who<'a>,
     grace: u32,
+    looked: Instant,
 }
 
 impl<'a> Patience<'a> {
@@ -109,6 +110,7 @@ impl<'a> Patience<'a> {
             deadline: Instant::now() + limit,
             who,
             grace: GRACE,
+            looked: Instant::now(),
         }
     }
 
@@ -160,8 +162,13 @@ impl<'a> Patience<'a> {
         })
     }
 
-    /// A slice has passed without what is waited for.
+    /// What is waited for has not come yet. Counts once in a slice, so that a peer cannot hurry it, nor
+    /// delay it by saying something else.
     pub fn look(&mut self) {
+        if self.looked.elapsed() < SLICE {
+            return;
+        }
+        self.looked = Instant::now();
         if self.is_pressed() {
             self.grace = self.grace.saturating_sub(1);
         } else if self.grace != 0 {
