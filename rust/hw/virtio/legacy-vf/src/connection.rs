@@ -55,15 +55,10 @@ pub enum LinkError {
     /// This side could not send what it wanted to.
     Send(SendError),
     /// The helper refused HELLO, TOKEN or OPEN.
-    Refused {
-        /// Why.
-        code: ErrorCode,
-        /// What it says about it, fit for a log.
-        text: String,
-    },
+    Refused(Refusal),
 }
 
-/// A refused request, other than HELLO and OPEN.
+/// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Why.
@@ -125,13 +120,9 @@ impl Connection {
         match (&proof, &proven) {
             // The kernel does not tell the helper whose file it is. The helper may be told to trust
             // this user without; if not, its first answer has the better text.
-            (
-                Some(_),
-                Err(LinkError::Refused {
-                    code: ErrorCode::NOT_SUPPORTED,
-                    ..
-                }),
-            ) => Self::open_with(target, None, waiting, patience).or(proven),
+            (Some(_), Err(LinkError::Refused(why))) if why.code == ErrorCode::NOT_SUPPORTED => {
+                Self::open_with(target, None, waiting, patience).or(proven)
+            }
             _ => proven,
         }
     }
@@ -345,10 +336,7 @@ pub fn fetch_token(path: &Path, member: u16, limit: Duration) -> Result<[u8; 16]
     let request = Request::Token { member };
     channel.exchange(&request, None, waiting, patience, |reply| match reply {
         Reply::Token { uuid } => Ok(uuid),
-        Reply::Error(e) => Err(LinkError::Refused {
-            code: e.code,
-            text: Printable(e.text).to_string(),
-        }),
+        Reply::Error(e) => Err(LinkError::Refused(Refusal::of(&e))),
         // The client state machine lets no other reply pass.
         _ => Err(LinkError::Protocol(LostReason::Closed)),
     })?
@@ -357,10 +345,7 @@ pub fn fetch_token(path: &Path, member: u16, limit: Duration) -> Result<[u8; 16]
 /// The reply to HELLO or OPEN: only whether it was refused.
 fn greeting(reply: Reply<'_>) -> Result<(), LinkError> {
     match reply {
-        Reply::Error(e) => Err(LinkError::Refused {
-            code: e.code,
-            text: Printable(e.text).to_string(),
-        }),
+        Reply::Error(e) => Err(LinkError::Refused(Refusal::of(&e))),
         _ => Ok(()),
     }
 }

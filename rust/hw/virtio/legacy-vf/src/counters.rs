@@ -2,7 +2,12 @@
 
 //! Counters and state, readable from any thread without a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::{
+    ffi::CStr,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
+};
+
+use pci::{ChainedPciClass, ChainedPciDevice};
 
 /// A counter.
 #[derive(Debug, Default)]
@@ -111,47 +116,73 @@ impl LinkStateCell {
     }
 }
 
-/// What a device has done; kept over reconnections.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// How the connection stands.
-    pub link: LinkStateCell,
-    /// The VF lost the state of the guest's driver; until the driver or the machine resets it.
-    pub state_lost: Flag,
-    /// Accesses of the guest to BAR0, notifications aside.
-    pub accesses: Count,
-    /// Register commands sent to the helper.
-    pub commands: Count,
-    /// Of these, refused or failed.
-    pub failed: Count,
-    /// Notifications by the guest.
-    pub notifies: ShardedCount,
-    /// Notifications that could not be delivered.
-    pub notify_failures: Count,
-    /// Reads answered with all-ones because the helper was lost.
-    pub lost_reads: Count,
-    /// Writes dropped because the helper was lost.
-    pub lost_writes: Count,
-    /// Accesses that the legacy interface does not define.
-    pub rejected: Count,
-    /// Commands whose answer was not waited for, as somebody waited for the vCPU.
-    pub given_up: Count,
-    /// Times the VF did not get what its driver set up.
-    pub setup_failures: Count,
-    /// Times the deadline of an access passed.
-    pub timeouts: Count,
-    /// Times the connection was lost.
-    pub losses: Count,
-    /// Times the connection was restored.
-    pub reconnects: Count,
-    /// Events that the helper sent.
-    pub events: Count,
-    /// Resets of the device by the machine, its bus or the guest's function level reset.
-    pub resets: Count,
-    /// Messages of the VF that became `INTx`.
-    pub intx_interrupts: Count,
-    /// Times the interrupt pin was raised.
-    pub intx_raised: Count,
-    /// Queues, or configuration changes, that the VF gave no vector for `INTx`.
-    pub intx_unmapped: Count,
+/// A device with counters.
+pub trait Counted: ChainedPciDevice {
+    /// Which.
+    fn counters(&self) -> &Counters;
+}
+
+macro_rules! counters {
+    ($($(#[doc = $text:literal])* $field:ident: $kind:ty = $name:literal;)*) => {
+        /// What a device has done; kept over reconnections.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            /// How the connection stands.
+            pub link: LinkStateCell,
+            /// The VF lost the state of the guest's driver; until the driver or the machine resets it.
+            pub state_lost: Flag,
+            $($(#[doc = $text])* pub $field: $kind,)*
+        }
+
+        /// One property for each counter, with its text here as description.
+        pub fn add_properties<D: Counted>(class: &mut ChainedPciClass) {
+            $(class.add_u64::<D, _>($name, c_text(concat!($($text,)* "\0")), |dev: &D| {
+                dev.counters().$field.get()
+            });)*
+        }
+    };
+}
+
+/// The text of a comment, up to its NUL.
+fn c_text(text: &'static str) -> &'static CStr {
+    CStr::from_bytes_until_nul(text.trim_start().as_bytes()).unwrap_or_default()
+}
+
+counters! {
+    /// guest accesses to BAR0 other than notifications
+    accesses: Count = c"accesses";
+    /// register commands sent to the helper
+    commands: Count = c"commands";
+    /// of these, refused or failed
+    failed: Count = c"command-failures";
+    /// notifications by the guest that came to QEMU
+    notifies: ShardedCount = c"notifies";
+    /// notifications that could not be delivered
+    notify_failures: Count = c"notify-failures";
+    /// reads answered with all-ones without the helper
+    lost_reads: Count = c"lost-reads";
+    /// writes dropped without the helper
+    lost_writes: Count = c"lost-writes";
+    /// accesses that the legacy interface does not define
+    rejected: Count = c"rejected";
+    /// commands not waited for, as somebody waited for the vCPU
+    given_up: Count = c"given-up";
+    /// times the VF did not get what the driver set up
+    setup_failures: Count = c"setup-failures";
+    /// accesses that ended at the deadline
+    timeouts: Count = c"timeouts";
+    /// times the helper was lost
+    losses: Count = c"losses";
+    /// times the helper came back
+    reconnects: Count = c"reconnects";
+    /// events that the helper sent
+    events: Count = c"helper-events";
+    /// resets of the device
+    resets: Count = c"resets";
+    /// messages of the VF that became INTx
+    intx_interrupts: Count = c"intx-interrupts";
+    /// times the interrupt pin was raised
+    intx_raised: Count = c"intx-raised";
+    /// queues that the VF gave no vector for INTx
+    intx_unmapped: Count = c"intx-unmapped";
 }

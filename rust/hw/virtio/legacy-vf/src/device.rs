@@ -26,7 +26,7 @@ use crate::{
     capabilities::Function,
     capability_list::{HiddenRange, MAX_HIDDEN},
     config_space,
-    counters::{Counters, LinkState},
+    counters::{self, Counted, Counters, LinkState},
     doorbell::Address,
     ioeventfd::KernelDoorbells,
     link::{Link, RunningLink},
@@ -49,7 +49,7 @@ pub struct Options {
 }
 
 /// A device of this crate.
-pub trait LegacyVf: ChainedPciDevice + IsA<VfioPciBase> {
+pub trait LegacyVf: Counted + IsA<VfioPciBase> {
     /// Which parent it has.
     const KIND: Kind;
     /// Its properties.
@@ -115,6 +115,14 @@ impl State {
             Some(_) if self.doorbells.count() > 0 => "kernel",
             Some(Address::Vf(..)) => "region",
             Some(Address::Helper) => "helper",
+        }
+    }
+
+    /// Who writes them then.
+    fn notify_by(&self) -> &'static str {
+        match self.doorbell_path() {
+            "kernel" | "region" => "vf",
+            path => path,
         }
     }
 
@@ -224,6 +232,12 @@ macro_rules! legacy_vf_type {
             }
         }
 
+        impl Counted for $name {
+            fn counters(&self) -> &Counters {
+                &self.state.counters
+            }
+        }
+
         impl LegacyVf for $name {
             const KIND: Kind = $kind;
 
@@ -321,117 +335,46 @@ legacy_vf_type!(
     c"virtio VF behind a vfio-user socket as a transitional device"
 );
 
-/// Help for the settable properties; state and counters for `qom-get`. None of these takes a lock that is held while the helper
-/// answers.
+/// Help for the settable properties; state and counters for `qom-get`. None of these takes a lock
+/// that is held while the helper answers.
 fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
-    for (name, text) in [
-        (
-            c"helper",
-            c"socket of the helper that serves the PF of this VF",
-        ),
-        (c"vf", c"number of the VF at its PF, from 1"),
-        (
-            c"state",
-            c"which VF, which helper, how the link and the doorbells stand",
-        ),
-        (
-            c"helper-deadline-ms",
-            c"longest wait for the helper in one register access",
-        ),
-        (
-            c"disable-modern",
-            c"hide the modern interface from the guest",
-        ),
-        (
-            c"intx",
-            c"interrupts for guests without MSI-X: on, off, or auto (if the VF can)",
-        ),
-        (
-            c"x-bus-master-fixup",
-            c"enable bus mastering for guests that forget it",
-        ),
-        (
-            c"x-check-vf",
-            c"find out at start whether a vfio-user socket and vf= are of the same VF",
-        ),
-    ] {
-        class.describe_property(name, text);
+    macro_rules! help {
+        ($($name:literal: $text:literal,)*) => {$(class.describe_property($name, $text);)*};
     }
-    macro_rules! counters {
-        ($($name:literal, $description:literal, $field:ident;)*) => {
-            $(class.add_u64::<D, _>($name, $description, |dev: &D| {
-                dev.state().counters.$field.get()
-            });)*
+    macro_rules! read_only {
+        ($($add:ident $name:literal: $text:literal, $state:ident => $value:expr;)*) => {
+            $(class.$add::<D, _>($name, $text, |dev: &D| { let $state = dev.state(); $value });)*
         };
     }
-
-    class.add_str::<D, _>(c"link-state", c"connected, lost or closed", |dev: &D| {
-        dev.state().counters.link.get().name().to_owned()
-    });
-    class.add_u64::<D, _>(
-        c"isr",
-        c"ISR status that a guest without MSI-X would read",
-        |dev: &D| dev.state().intx(|i| i.bits().into()),
-    );
-    class.add_bool::<D, _>(
-        c"intx-level",
-        c"whether the interrupt pin is raised",
-        |dev: &D| dev.state().intx(|i| i.pin()),
-    );
-    class.add_u64::<D, _>(
-        c"intx-vectors",
-        c"vectors of the VF that are used for INTx now",
-        |dev: &D| dev.state().intx(|i| i.in_use().into()),
-    );
-    class.add_str::<D, _>(c"link-error", c"why the helper is lost", |dev: &D| {
-        dev.state().link().map_or_else(String::new, |l| l.reason())
-    });
-    class.add_str::<D, _>(
-        c"notify-by",
-        c"who writes the doorbell, vf or helper",
-        |dev: &D| {
-            let address = dev.state().link().map(|l| l.doorbell.address());
-            let by = match address {
-                None => "",
-                Some(Address::Vf(..)) => "vf",
-                Some(Address::Helper) => "helper",
-            };
-            by.to_owned()
-        },
-    );
-    class.add_str::<D, _>(
-        c"doorbell-path",
-        c"how doorbells reach the VF: kernel, region or helper",
-        |dev: &D| dev.state().doorbell_path().to_owned(),
-    );
-    class.add_bool::<D, _>(
-        c"state-lost",
-        c"the VF was reset behind the back of the guest's driver, which must be started anew",
-        |dev: &D| dev.state().counters.state_lost.get(),
-    );
-    class.add_u64::<D, _>(
-        c"kernel-doorbells",
-        c"queues whose doorbells never leave the kernel, and are not counted",
-        |dev: &D| dev.state().doorbells.count() as u64,
-    );
-    counters! {
-        c"accesses", c"guest accesses to BAR0 other than notifications", accesses;
-        c"commands", c"register commands sent to the helper", commands;
-        c"command-failures", c"of these, refused or failed", failed;
-        c"notifies", c"notifications by the guest that came to QEMU", notifies;
-        c"notify-failures", c"notifications that could not be delivered", notify_failures;
-        c"lost-reads", c"reads answered with all-ones without the helper", lost_reads;
-        c"lost-writes", c"writes dropped without the helper", lost_writes;
-        c"rejected", c"accesses that the legacy interface does not define", rejected;
-        c"given-up", c"commands not waited for, as somebody waited for the vCPU", given_up;
-        c"setup-failures", c"times the VF did not get what the driver set up", setup_failures;
-        c"timeouts", c"accesses that ended at the deadline", timeouts;
-        c"losses", c"times the helper was lost", losses;
-        c"reconnects", c"times the helper came back", reconnects;
-        c"helper-events", c"events that the helper sent", events;
-        c"resets", c"resets of the device", resets;
-        c"intx-interrupts", c"messages of the VF that became INTx", intx_interrupts;
-        c"intx-raised", c"times the interrupt pin was raised", intx_raised;
-        c"intx-unmapped", c"queues that the VF gave no vector for INTx", intx_unmapped;
+    help! {
+        c"helper": c"socket of the helper that serves the PF of this VF",
+        c"vf": c"number of the VF at its PF, from 1",
+        c"state": c"which VF, which helper, how the link and the doorbells stand",
+        c"helper-deadline-ms": c"longest wait for the helper in one register access",
+        c"disable-modern": c"hide the modern interface from the guest",
+        c"intx": c"interrupts for guests without MSI-X: on, off, or auto (if the VF can)",
+        c"x-bus-master-fixup": c"enable bus mastering for guests that forget it",
+        c"x-check-vf": c"find out at start whether a vfio-user socket and vf= are of the same VF",
     }
+    read_only! {
+        add_str c"link-state": c"connected, lost or closed",
+            s => s.counters.link.get().name().to_owned();
+        add_str c"link-error": c"why the helper is lost",
+            s => s.link().map(|l| l.reason()).unwrap_or_default();
+        add_bool c"state-lost":
+            c"the VF was reset behind the back of the guest's driver, which must be started anew",
+            s => s.counters.state_lost.get();
+        add_u64 c"isr": c"ISR status that a guest without MSI-X would read",
+            s => s.intx(|i| i.bits().into());
+        add_bool c"intx-level": c"whether the interrupt pin is raised", s => s.intx(|i| i.pin());
+        add_u64 c"intx-vectors": c"vectors of the VF that are used for INTx now",
+            s => s.intx(|i| i.in_use().into());
+        add_str c"notify-by": c"who writes the doorbell, vf or helper", s => s.notify_by().to_owned();
+        add_str c"doorbell-path": c"how doorbells reach the VF: kernel, region or helper",
+            s => s.doorbell_path().to_owned();
+        add_u64 c"kernel-doorbells":
+            c"queues whose doorbells never leave the kernel, and are not counted",
+            s => s.doorbells.count() as u64;
+    }
+    counters::add_properties::<D>(class);
 }

@@ -6,7 +6,12 @@ use std::io;
 
 use legacy_vf_proto::{ErrorCode, VERSION};
 
-use crate::{connection::LinkError, socket::effective_uid, sysfs::HostVf, vf::Vf};
+use crate::{
+    connection::{LinkError, Refusal},
+    socket::effective_uid,
+    sysfs::HostVf,
+    vf::Vf,
+};
 
 /// Cause and way out when the connection to the helper cannot be made.
 pub fn connect_failed(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
@@ -21,7 +26,7 @@ pub fn connect_failed(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
             "the helper at {path} did not answer within {deadline_ms} ms; see whether it is \
              stopped or its PF hangs, or raise helper-deadline-ms"
         ),
-        LinkError::Refused { code, text } => refused(at, *code, text),
+        LinkError::Refused(why) => refused(at, why),
         other => format!("{} ({path}); see the helper's log", brief(other)),
     }
 }
@@ -29,19 +34,16 @@ pub fn connect_failed(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
 /// Cause and way out when the helper does not give the VF token.
 pub fn no_token(at: &Vf, error: &LinkError, deadline_ms: u32) -> String {
     match (error, &at.host) {
-        (
-            LinkError::Refused {
-                code: ErrorCode::NOT_SUPPORTED,
-                text,
-            },
-            Some(vf),
-        ) => format!(
-            "the helper at {} has no VF token ({text}), so it does not drive PF {} through the \
-             kernel's VFIO; start it with --pf {}, correct helper=, or give vf-token=",
-            at.helper.display(),
-            vf.pf,
-            vf.pf
-        ),
+        (LinkError::Refused(why), Some(HostVf { pf, .. }))
+            if why.code == ErrorCode::NOT_SUPPORTED =>
+        {
+            format!(
+                "the helper at {} has no VF token ({}), so it does not drive PF {pf} through the \
+                 kernel's VFIO; start it with --pf {pf}, correct helper=, or give vf-token=",
+                at.helper.display(),
+                why.text
+            )
+        }
         _ => connect_failed(at, error, deadline_ms),
     }
 }
@@ -54,49 +56,39 @@ pub fn vfio_failed(at: &Vf, text: &str, fetched: bool) -> String {
                 vf=1), not that of its PF or a control socket"
             .to_owned();
     };
+    let HostVf { address, pf, .. } = vf;
+    let group = vf.group.as_deref().unwrap_or("*");
     let says = |errno| text.contains(&strerror(errno));
     let advice = if text.contains("no iommu_group") || vf.group.is_none() {
         format!(
-            "the host has no IOMMU in force for {}; switch it on in the firmware and on the \
-             kernel's command line (intel_iommu=on, or iommu=pt on AMD)",
-            vf.address
+            "the host has no IOMMU in force for {address}; switch it on in the firmware and on the \
+             kernel's command line (intel_iommu=on, or iommu=pt on AMD)"
         )
     } else if says(libc::EACCES) && text.contains("/dev/vfio") {
         format!(
-            "user {} needs read and write access to {}; change its owner, or let libvirt do so",
-            effective_uid(),
-            group_file(vf)
+            "user {} needs read and write access to /dev/vfio/{group}; change its owner, or let \
+             libvirt do so",
+            effective_uid()
         )
     } else if says(libc::EACCES) && fetched {
         format!(
             "the VF token of the helper at {} was not accepted: that helper serves another PF \
-             than {}; leave helper= out, or correct it",
-            at.helper.display(),
-            vf.pf
+             than {pf}; leave helper= out, or correct it",
+            at.helper.display()
         )
     } else if says(libc::EACCES) {
         format!(
-            "vf-token= is not the token of PF {}; leave it out, and the helper gives the right one",
-            vf.pf
+            "vf-token= is not the token of PF {pf}; leave it out, and the helper gives the right one"
         )
     } else if says(libc::EBUSY) {
-        format!(
-            "another process uses {}; `fuser -v {}` names it",
-            vf.address,
-            group_file(vf)
-        )
+        format!("another process uses {address}; `fuser -v /dev/vfio/{group}` names it")
     } else if says(libc::EINVAL) && text.contains("error bind device") {
         // A function that is bound to an iommufd cannot be bound to another.
-        format!(
-            "another process uses {}; `fuser -v /dev/vfio/devices/*` names it",
-            vf.address
-        )
+        format!("another process uses {address}; `fuser -v /dev/vfio/devices/*` names it")
     } else if text.contains("not viable") {
         format!(
-            "every function in IOMMU group {} must be bound to vfio-pci or to no driver; see \
-             /sys/kernel/iommu_groups/{}/devices",
-            vf.group.as_deref().unwrap_or_default(),
-            vf.group.as_deref().unwrap_or_default()
+            "every function in IOMMU group {group} must be bound to vfio-pci or to no driver; see \
+             /sys/kernel/iommu_groups/{group}/devices"
         )
     } else if says(libc::ENOMEM) {
         "the guest's memory is locked for the VF; raise the limit (ulimit -l, or LimitMEMLOCK= of \
@@ -124,17 +116,12 @@ fn strerror(errno: i32) -> String {
         .to_owned()
 }
 
-fn group_file(vf: &HostVf) -> String {
-    format!("/dev/vfio/{}", vf.group.as_deref().unwrap_or("*"))
-}
-
 /// How the helper of this VF is started.
 fn start(at: &Vf) -> String {
     match &at.host {
-        Some(vf) => format!(
-            "start `qemu-virtio-admin-helper --pf {}`, or `systemctl start \
-             qemu-virtio-admin-helper@{}`",
-            vf.pf, vf.pf
+        Some(HostVf { pf, .. }) => format!(
+            "start `qemu-virtio-admin-helper --pf {pf}`, or `systemctl start \
+             qemu-virtio-admin-helper@{pf}`"
         ),
         None => "start qemu-virtio-admin-helper for the PF of this VF".to_owned(),
     }
@@ -154,7 +141,7 @@ pub fn brief(error: &LinkError) -> String {
         LinkError::Socket(e) => format!("the connection to the helper failed: {e}"),
         LinkError::Protocol(reason) => reason.to_string(),
         LinkError::Send(e) => format!("a request could not be sent: {e}"),
-        LinkError::Refused { code, text } => format!("the helper refused: {code}: {text}"),
+        LinkError::Refused(why) => format!("the helper refused: {}: {}", why.code, why.text),
     }
 }
 
@@ -188,11 +175,11 @@ fn cannot_connect(at: &Vf, error: &io::Error) -> String {
     }
 }
 
-fn refused(at: &Vf, code: ErrorCode, text: &str) -> String {
-    let path = at.helper.display();
-    let vf = at.member;
+fn refused(at: &Vf, why: &Refusal) -> String {
+    let (path, vf) = (at.helper.display(), at.member);
+    let Refusal { code, text, .. } = why;
     let of_host = at.host.is_some();
-    let way_out = match code {
+    let way_out = match *code {
         ErrorCode::UNSUPPORTED_VERSION => {
             return format!(
                 "the helper at {path} does not speak version {VERSION} of the protocol ({text}); \

@@ -7,7 +7,7 @@ use std::{ffi::CString, sync::Arc, time::Duration};
 use legacy_window::Window;
 use pci::{memory, report, ChainedPciMethods, FdHandler, ParentRealized};
 use qom::prelude::*;
-use util::{Error, Result};
+use util::Error;
 use vfio::{VfioPciBase, CONFIG_REGION};
 use virtio_pci_spec::{
     ids::{TRANSITIONAL_REVISION, VENDOR},
@@ -31,36 +31,27 @@ use crate::{
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings up the parent, then what this device adds.
-pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
-    let options = dev.options();
-    let name = format!("{} {}", dev.typename(), pci(dev).label());
-    let helper = options.helper.as_deref();
-    let at = vf::find(D::KIND, vfio(dev), helper, options.vf, &name)?;
-    let label = format!("{name}, {}", at.name());
-    if !(10..=600_000).contains(&options.deadline_ms) {
-        let ms = options.deadline_ms;
-        let text = format!("{label}: helper-deadline-ms={ms} is out of range (10 to 600000)");
-        return Err(Error::msg(text));
-    }
-    platform::check(D::KIND).map_err(|why| Error::msg(format!("{label}: {why}")))?;
-    let vfio = vfio(dev);
-    let mut fetched = false;
-    if at.host.is_some() && !vfio.has_vf_token() {
-        let token = fetch_token(&at.helper, at.member, patience(&options)).map_err(|e| {
-            let why = messages::no_token(&at, &e, options.deadline_ms);
-            Error::msg(format!("{label}: {why}"))
-        })?;
-        vfio.set_vf_token(token);
-        fetched = true;
-    }
+pub fn realize<D: LegacyVf>(dev: &D) -> util::Result<()> {
+    let (vfio, options) = (vfio(dev), dev.options());
+    let mut label = format!("{} {}", dev.typename(), pci(dev).label());
+    let error = |label: &str, why: String| Error::msg(format!("{label}: {why}"));
+    let at = vf::find(D::KIND, vfio, options.helper.as_deref(), options.vf)
+        .map_err(|why| error(&label, why))?;
+    label = format!("{label}, {}", at.name());
+    let fetched = prepare(dev, &options, &at).map_err(|why| error(&label, why))?;
     let result = dev.parent_realize().map_err(|e| {
         let hint = messages::vfio_failed(&at, &e.to_string(), fetched);
-        Error::msg(format!("{label}: {e}{hint}"))
+        error(&label, format!("{e}{hint}"))
     });
     let result = result.and_then(|parent| {
-        attach(dev, &options, at, &label).inspect_err(|_| {
+        let of = match at.host {
+            Some(_) => label.clone(),
+            None => format!("{label} ({})", vfio.vfio_name()),
+        };
+        attach(dev, &options, &at, label, &of).map_err(|why| {
             detach(dev);
             dev.parent_exit(parent);
+            error(&of, why)
         })
     });
     if result.is_err() && fetched {
@@ -69,26 +60,45 @@ pub fn realize<D: LegacyVf>(dev: &D) -> Result<()> {
     result
 }
 
+/// Everything before the parent's realize. Whether the VF token is that of the helper.
+fn prepare<D: LegacyVf>(dev: &D, options: &Options, at: &Vf) -> Result<bool, String> {
+    let ms = options.deadline_ms;
+    if !(10..=600_000).contains(&ms) {
+        return Err(format!(
+            "helper-deadline-ms={ms} is out of range (10 to 600000)"
+        ));
+    }
+    platform::check(D::KIND)?;
+    let fetch = at.host.is_some() && !vfio(dev).has_vf_token();
+    if fetch {
+        let token = fetch_token(&at.helper, at.member, patience(options));
+        vfio(dev).set_vf_token(token.map_err(|e| messages::no_token(at, &e, ms))?);
+    }
+    Ok(fetch)
+}
+
 /// Longest wait for the helper at realize.
 fn patience(options: &Options) -> Duration {
     Duration::from_millis(options.deadline_ms.into()).min(MOST_PATIENCE)
 }
 
-/// Everything after the parent's realize. Whoever calls it undoes it with [`detach`].
-fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Result<()> {
+/// Everything after the parent's realize. Whoever calls it undoes it with [`detach`] if it fails.
+/// `of` is the device in warnings at this time.
+fn attach<D: LegacyVf>(
+    dev: &D,
+    options: &Options,
+    at: &Vf,
+    label: String,
+    of: &str,
+) -> Result<(), String> {
     let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
-    let of = match at.host {
-        Some(_) => label.to_owned(),
-        None => format!("{label} ({})", vfio.vfio_name()),
-    };
     if let Some(warning) = platform::check_iommu(pci, dev.disable_modern()) {
-        let warning = warning.map_err(|why| Error::msg(format!("{of}: {why}")))?;
-        report::warn_report(&format!("{of}: {warning}"));
+        report::warn_report(&format!("{of}: {}", warning?));
     }
-    let function = identify(vfio, &of)?;
+    let function = identify(vfio)?;
     let proof = vfio
         .device_file()
-        .map_err(|e| Error::msg(format!("{of}: cannot pass on the VFIO device file: {e}")))?;
+        .map_err(|e| format!("cannot pass on the VFIO device file: {e}"))?;
     let target = Target {
         path: at.helper.clone(),
         member: at.member,
@@ -96,13 +106,13 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Resul
         serial: function.serial,
         proof: proof.map(Arc::new),
     };
-    let intx = show_pin(dev, options.intx, &function, &of)?;
+    let intx = show_pin(dev, options.intx, &function, of)?;
     let mut window = Window::new(function.device, function.config_len);
     if intx.is_some() {
         window.emulate_intx();
     }
     let link = Link::connect(LinkConfig {
-        label: label.to_owned(),
+        label,
         name: CString::new(pci.label()).unwrap_or_default(),
         counters: state.counters.clone(),
         target,
@@ -112,17 +122,12 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Resul
         bars: std::array::from_fn(|bar| vfio.bar_size(bar as u8)),
         intx,
     })
-    .map_err(|e| {
-        let why = messages::connect_failed(&at, &e, options.deadline_ms);
-        Error::msg(format!("{of}: {why}"))
-    })?;
-    compare_deadlines(&link, options, &of);
+    .map_err(|e| messages::connect_failed(at, &e, options.deadline_ms))?;
+    compare_deadlines(&link, options, of);
     if D::KIND == Kind::User && options.check_vf {
-        platform::prove(vfio, &function, &link, patience(options))
-            .map_err(|why| Error::msg(format!("{of}: {why}")))?;
+        platform::prove(vfio, &function, &link, patience(options))?;
     }
-    let running = RunningLink::start(link)
-        .map_err(|e| Error::msg(format!("{of}: cannot start a thread: {e}")))?;
+    let running = RunningLink::start(link).map_err(|e| format!("cannot start a thread: {e}"))?;
     let link = running.link().clone();
     *lock(&state.running) = Some(running);
     watch(dev, &link);
@@ -131,12 +136,13 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Resul
     }
     show_as_transitional(vfio, &function);
     if dev.disable_modern() {
-        hide_modern(dev, &function, &of)?;
+        hide_modern(dev, &function)?;
     }
     change(dev, capability_list::put_msix_last);
-    state.blocker.add(&format!(
+    let blocked = state.blocker.add(&format!(
         "{of}: the state of a legacy virtio VF cannot be migrated; unplug the device first"
-    ))?;
+    ));
+    blocked.map_err(|e| e.to_string())?;
     let bar0_size = function.bar0_size();
     events::trace_virtio_legacy_vf_realize(
         &link.name,
@@ -157,28 +163,24 @@ fn attach<D: LegacyVf>(dev: &D, options: &Options, at: Vf, label: &str) -> Resul
 }
 
 /// Reads the VF's configuration space as the hardware has it.
-fn identify(vfio: &VfioPciBase, of: &str) -> Result<Function> {
+fn identify(vfio: &VfioPciBase) -> Result<Function, String> {
     let own = vfio.bar_size(0);
     if own != 0 {
-        return Err(Error::msg(format!(
-            "{of}: the VF has a BAR0 of its own ({own} bytes), where the legacy registers must be; \
-             it does not support legacy guests"
-        )));
+        return Err(format!(
+            "the VF has a BAR0 of its own ({own} bytes), where the legacy registers must be; it \
+             does not support legacy guests"
+        ));
     }
     let mut space = vec![0; vfio.config_region_size().min(4096)];
     vfio.region_read(CONFIG_REGION, 0, &mut space)
         .map_err(|e| {
-            Error::msg(format!(
-                "{of}: cannot read its configuration space: {e}; see whether the VF or the \
-                 process that emulates it is alive"
-            ))
+            format!(
+                "cannot read its configuration space: {e}; see whether the VF or the process that \
+                 emulates it is alive"
+            )
         })?;
-    Function::read(&space).map_err(|why| {
-        Error::msg(format!(
-            "{of}: {why}; use {} for this device",
-            "vfio-pci or vfio-user-pci"
-        ))
-    })
+    Function::read(&space)
+        .map_err(|why| format!("{why}; use vfio-pci or vfio-user-pci for this device"))
 }
 
 /// Decides what `intx=` means for this VF, and shows the pin.
@@ -187,11 +189,11 @@ fn show_pin<D: LegacyVf>(
     wanted: Option<bool>,
     function: &Function,
     of: &str,
-) -> Result<Option<Arc<Intx>>> {
+) -> Result<Option<Arc<Intx>>, String> {
     let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
     let mut own = [0];
     vfio.region_read(CONFIG_REGION, header::INTERRUPT_PIN as u64, &mut own)
-        .map_err(|e| Error::msg(format!("{of}: cannot read its interrupt pin: {e}")))?;
+        .map_err(|e| format!("cannot read its interrupt pin: {e}"))?;
     let vectors = pci.msix_vectors();
     let cannot = match (wanted, function.msix) {
         (Some(false), _) => {
@@ -201,7 +203,7 @@ fn show_pin<D: LegacyVf>(
         (_, Some(cap)) if own == [0] && vectors > 0 => {
             let name = CString::new(pci.label()).unwrap_or_default();
             let intx = Intx::new(name, cap, vectors, state.counters.clone())
-                .map_err(|e| Error::msg(format!("{of}: cannot make an eventfd for INTx: {e}")))?;
+                .map_err(|e| format!("cannot make an eventfd for INTx: {e}"))?;
             let _first_time = state.pin.set(1);
             pci.use_pin_a();
             // Of these the device has nothing: the guest gets QEMU's.
@@ -220,9 +222,9 @@ fn show_pin<D: LegacyVf>(
         _ => "it has no MSI-X vectors",
     };
     if wanted == Some(true) {
-        return Err(Error::msg(format!(
-            "{of}: intx=on is not possible for this VF: {cannot}; leave intx= out"
-        )));
+        return Err(format!(
+            "intx=on is not possible for this VF: {cannot}; leave intx= out"
+        ));
     }
     if own == [0] {
         report::warn_report(&format!(
@@ -291,13 +293,11 @@ fn show_as_transitional(vfio: &VfioPciBase, function: &Function) {
     vfio.set_shown_ids(device, VENDOR, subsystem);
 }
 
-fn hide_modern<D: LegacyVf>(dev: &D, function: &Function, of: &str) -> Result<()> {
+fn hide_modern<D: LegacyVf>(dev: &D, function: &Function) -> Result<(), String> {
     let vfio = vfio(dev);
     let ranges =
         capability_list::ranges(&function.caps, |bar| vfio.bar_size(bar)).map_err(|n| {
-            Error::msg(format!(
-                "{of}: disable-modern=on can hide {MAX_HIDDEN} modern structures, the VF has {n}"
-            ))
+            format!("disable-modern=on can hide {MAX_HIDDEN} modern structures, the VF has {n}")
         })?;
     change(dev, |image| capability_list::unlink(image, &function.caps));
     for (range, cover) in ranges.into_iter().zip(dev.covers()) {
@@ -307,10 +307,10 @@ fn hide_modern<D: LegacyVf>(dev: &D, function: &Function, of: &str) -> Result<()
             vfio.cover_bar(range.bar, range.offset, cover)
         };
         if !covered {
-            return Err(Error::msg(format!(
-                "{of}: disable-modern=on cannot hide the structure in BAR {}",
+            return Err(format!(
+                "disable-modern=on cannot hide the structure in BAR {}",
                 range.bar
-            )));
+            ));
         }
         lock(&dev.state().covered).push(range);
     }

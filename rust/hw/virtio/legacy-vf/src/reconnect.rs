@@ -86,7 +86,7 @@ impl Link {
         if let Ok(text) = CString::new(text.clone()) {
             events::trace_virtio_legacy_vf_retry(&self.name, &text);
         }
-        let worth = matches!(error, LinkError::Refused { .. } | LinkError::Protocol(_));
+        let worth = matches!(error, LinkError::Refused(_) | LinkError::Protocol(_));
         if self.set_reason(text.clone()) && worth {
             self.log.report(report::warn_report, || {
                 format!("{}: no new connection yet: {text}", self.label)

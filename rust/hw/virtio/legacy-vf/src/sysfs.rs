@@ -3,7 +3,7 @@
 //! What the host says about a VF: its PF, its number there, and who drives it.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -30,80 +30,28 @@ pub struct HostVf {
     pub group: Option<String>,
 }
 
-/// Why a VF was not found. The text says what to do about it.
-#[derive(Debug)]
-pub enum HostError {
-    /// There is no such PCI function.
-    NoDevice(String),
-    /// The file or path is something else.
-    NotPci(PathBuf),
-    /// It is not a VF. With the number of VFs that it can have.
-    NotVf(String, u16),
-    /// The PF has no link to the VF: VFs are being removed.
-    NoNumber(String, String),
-    /// It is a VF of `.1`, bound to `.2`.
-    NotVfio(String, String, Option<String>),
-    /// The kernel does not tell what the file is.
-    UnknownFile,
-    /// Something could not be read.
-    Io(PathBuf, io::Error),
+/// Why it cannot be used, and what to do about it.
+type Result<T> = std::result::Result<T, String>;
+
+fn not_pci(path: &Path) -> String {
+    format!(
+        "{} is not a PCI function; give a VF with host=ADDRESS",
+        path.display()
+    )
 }
 
-impl fmt::Display for HostError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDevice(address) => write!(
-                f,
-                "the host has no PCI function {address}; `qemu-virtio-admin-helper list` shows the \
-                 VFs, which are there as long as the helper of their PF has enabled them"
-            ),
-            Self::NotPci(path) => write!(
-                f,
-                "{} is not a PCI function; give a VF with host=ADDRESS",
-                path.display()
-            ),
-            Self::NotVf(address, 0) => write!(
-                f,
-                "{address} is not a virtual function (it has no physfn in sysfs); give the address \
-                 of a VF, or use vfio-pci for this device"
-            ),
-            Self::NotVf(address, total) => write!(
-                f,
-                "{address} is a physical function, not one of its up to {total} VFs; start \
-                 `qemu-virtio-admin-helper --pf {address} --vfs N` and give the address of a VF \
-                 ({})",
-                virtfn(address)
-            ),
-            Self::NoNumber(address, pf) => write!(
-                f,
-                "PF {pf} has no link to its VF {address} ({}); its VFs are being removed or \
-                 created, try again",
-                virtfn(pf)
-            ),
-            Self::NotVfio(address, pf, driver) => {
-                match driver {
-                    Some(driver) => write!(f, "{address} is bound to the driver {driver}")?,
-                    None => write!(f, "{address} is bound to no driver")?,
-                }
-                write!(
-                    f,
-                    ", not to vfio-pci; the helper of PF {pf} binds the VFs that it enables, or do \
-                     it with: echo vfio-pci > /sys/bus/pci/devices/{address}/driver_override; "
-                )?;
-                if driver.is_some() {
-                    write!(
-                        f,
-                        "echo {address} > /sys/bus/pci/devices/{address}/driver/unbind; "
-                    )?;
-                }
-                write!(f, "echo {address} > /sys/bus/pci/drivers_probe")
-            }
-            Self::UnknownFile => f.write_str(
-                "the file given with fd= is not a VFIO device, or this kernel does not tell which; \
-                 use host=ADDRESS instead",
-            ),
-            Self::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-        }
+fn not_vf(own: &Path, address: &str) -> String {
+    // The number of VFs that it can have, if it is a PF.
+    match text(&own.join("sriov_totalvfs")).and_then(|t| t.parse().ok()) {
+        None | Some(0u16) => format!(
+            "{address} is not a virtual function (it has no physfn in sysfs); give the address of \
+             a VF, or use vfio-pci for this device"
+        ),
+        Some(total) => format!(
+            "{address} is a physical function, not one of its up to {total} VFs; start \
+             `qemu-virtio-admin-helper --pf {address} --vfs N` and give the address of a VF ({})",
+            virtfn(address)
+        ),
     }
 }
 
@@ -145,15 +93,15 @@ impl Sysfs {
     }
 
     /// The VF with this PCI address.
-    pub fn by_address(&self, address: &str) -> Result<HostVf, HostError> {
+    pub fn by_address(&self, address: &str) -> Result<HostVf> {
         if !is_address(address) {
-            return Err(HostError::NotPci(address.into()));
+            return Err(not_pci(address.as_ref()));
         }
         self.by_dir(&self.root.join("bus/pci/devices").join(address))
     }
 
     /// The VF whose directory in sysfs is `path`, or a link to it.
-    pub fn by_path(&self, path: &str) -> Result<HostVf, HostError> {
+    pub fn by_path(&self, path: &str) -> Result<HostVf> {
         // In a test the tree is elsewhere.
         let inside = path.strip_prefix("/sys/").unwrap_or(path);
         self.by_dir(&self.root.join(inside))
@@ -161,46 +109,43 @@ impl Sysfs {
 
     /// The VF behind a VFIO device file: from the text of its `/proc/self/fdinfo/N`, or, if that
     /// does not say it, from the device number of the file.
-    pub fn by_file(&self, fdinfo: &str, device: Option<(u32, u32)>) -> Result<HostVf, HostError> {
+    pub fn by_file(&self, fdinfo: &str, device: Option<(u32, u32)>) -> Result<HostVf> {
         let path = fdinfo
             .lines()
             .find_map(|line| line.strip_prefix("vfio-device-syspath:"));
         if let Some(path) = path {
             return self.by_path(path.trim());
         }
-        let (major, minor) = device.ok_or(HostError::UnknownFile)?;
-        let class = self.root.join(format!("dev/char/{major}:{minor}"));
-        let class = fs::canonicalize(class).map_err(|_| HostError::UnknownFile)?;
         // .../0000:03:00.2/vfio-dev/vfio0
-        let parent = class.parent().filter(|p| p.ends_with("vfio-dev"));
-        let function = parent
-            .and_then(Path::parent)
-            .ok_or(HostError::UnknownFile)?;
-        self.by_dir(function)
+        let class = device.and_then(|(major, minor)| {
+            fs::canonicalize(self.root.join(format!("dev/char/{major}:{minor}"))).ok()
+        });
+        let parent = class.as_deref().and_then(Path::parent);
+        let function = parent.filter(|p| p.ends_with("vfio-dev"));
+        self.by_dir(function.and_then(Path::parent).ok_or(
+            "the file given with fd= is not a VFIO device, or this kernel does not tell which; use \
+             host=ADDRESS instead",
+        )?)
     }
 
-    fn by_dir(&self, path: &Path) -> Result<HostVf, HostError> {
-        let own = match fs::canonicalize(path) {
-            Ok(own) => own,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let name = address_of(path).unwrap_or_else(|| path.display().to_string());
-                return Err(HostError::NoDevice(name));
-            }
-            Err(e) => return Err(HostError::Io(path.into(), e)),
-        };
-        let address = address_of(&own).ok_or_else(|| HostError::NotPci(path.into()))?;
-        let physfn = own.join("physfn");
-        let pf_dir = match fs::canonicalize(&physfn) {
-            Ok(dir) => dir,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let total = text(&own.join("sriov_totalvfs")).and_then(|t| t.parse().ok());
-                return Err(HostError::NotVf(address, total.unwrap_or(0)));
-            }
-            Err(e) => return Err(HostError::Io(physfn, e)),
-        };
-        let pf = address_of(&pf_dir).ok_or_else(|| HostError::NotPci(pf_dir.clone()))?;
-        let member = number(&pf_dir, &own)?
-            .ok_or_else(|| HostError::NoNumber(address.clone(), pf.clone()))?;
+    fn by_dir(&self, path: &Path) -> Result<HostVf> {
+        let own = follow(path)?.ok_or_else(|| {
+            let name = address_of(path).unwrap_or_else(|| path.display().to_string());
+            format!(
+                "the host has no PCI function {name}; `qemu-virtio-admin-helper list` shows the \
+                 VFs, which are there as long as the helper of their PF has enabled them"
+            )
+        })?;
+        let address = address_of(&own).ok_or_else(|| not_pci(path))?;
+        let pf_dir = follow(&own.join("physfn"))?.ok_or_else(|| not_vf(&own, &address))?;
+        let pf = address_of(&pf_dir).ok_or_else(|| not_pci(&pf_dir))?;
+        let member = number(&pf_dir, &own)?.ok_or_else(|| {
+            format!(
+                "PF {pf} has no link to its VF {address} ({}); its VFs are being removed or \
+                 created, try again",
+                virtfn(&pf)
+            )
+        })?;
         let driver = link_name(&own.join("driver"));
         // The directory is there for every VFIO driver since Linux 6.1; before, the name tells.
         let is_vfio = own.join("vfio-dev").exists()
@@ -216,6 +161,15 @@ impl Sysfs {
     }
 }
 
+/// Where a path leads, if it exists.
+fn follow(path: &Path) -> Result<Option<PathBuf>> {
+    match fs::canonicalize(path) {
+        Ok(target) => Ok(Some(target)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("cannot read {}: {e}", path.display())),
+    }
+}
+
 /// The name of what a link leads to.
 fn link_name(link: &Path) -> Option<String> {
     let target = fs::canonicalize(link).ok()?;
@@ -224,14 +178,12 @@ fn link_name(link: &Path) -> Option<String> {
 
 /// Which of the PF's VFs the directory is, from 1. Follows the links one by one: a QEMU under a
 /// security module may look at them, but often not list directories of sysfs.
-fn number(pf: &Path, vf: &Path) -> Result<Option<u16>, HostError> {
+fn number(pf: &Path, vf: &Path) -> Result<Option<u16>> {
     for index in 0..u16::MAX {
-        let link = pf.join(format!("virtfn{index}"));
-        match fs::canonicalize(&link) {
-            Ok(target) if target == vf => return Ok(Some(index + 1)),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-            Err(e) => return Err(HostError::Io(link, e)),
+        match follow(&pf.join(format!("virtfn{index}")))? {
+            Some(target) if target == vf => return Ok(Some(index + 1)),
+            Some(_) => {}
+            None => break,
         }
     }
     Ok(None)
@@ -239,12 +191,24 @@ fn number(pf: &Path, vf: &Path) -> Result<Option<u16>, HostError> {
 
 impl HostVf {
     /// An error unless the VF can be opened through VFIO.
-    pub fn check_driver(&self) -> Result<(), HostError> {
+    pub fn check_driver(&self) -> Result<()> {
         if self.is_vfio {
             return Ok(());
         }
-        let (address, pf) = (self.address.clone(), self.pf.clone());
-        Err(HostError::NotVfio(address, pf, self.driver.clone()))
+        let (address, pf) = (&self.address, &self.pf);
+        let (bound, unbind) = match &self.driver {
+            Some(driver) => (
+                format!("the driver {driver}"),
+                format!("echo {address} > /sys/bus/pci/devices/{address}/driver/unbind; "),
+            ),
+            None => ("no driver".to_owned(), String::new()),
+        };
+        Err(format!(
+            "{address} is bound to {bound}, not to vfio-pci; the helper of PF {pf} binds the VFs \
+             that it enables, or do it with: echo vfio-pci > \
+             /sys/bus/pci/devices/{address}/driver_override; {unbind}echo {address} > \
+             /sys/bus/pci/drivers_probe"
+        ))
     }
 }
 
@@ -357,14 +321,14 @@ mod tests {
         symlink(own.join("misc/x"), tree.0.join("dev/char/10:1")).unwrap();
         for device in [None, Some((10, 1)), Some((1, 3))] {
             let error = tree.sysfs().by_file("pos:\t0\n", device).unwrap_err();
-            assert!(matches!(error, HostError::UnknownFile), "{error:?}");
+            assert!(error.contains("not a VFIO device"), "{error}");
         }
     }
 
     #[test]
     fn what_is_not_a_vf_is_named_with_a_way_out() {
         let tree = Tree::new("not");
-        let refused = |address: &str| tree.sysfs().by_address(address).unwrap_err().to_string();
+        let refused = |address: &str| tree.sysfs().by_address(address).unwrap_err();
         let text = refused("0000:03:00.7");
         assert!(text.contains("no PCI function 0000:03:00.7"), "{text}");
         let text = refused("0000:04:00.0");
@@ -397,11 +361,11 @@ mod tests {
     fn another_driver_is_named_with_the_commands_that_change_it() {
         let tree = Tree::new("driver");
         let check = |address: &str| tree.sysfs().by_address(address).unwrap().check_driver();
-        let text = check("0000:03:00.1").unwrap_err().to_string();
+        let text = check("0000:03:00.1").unwrap_err();
         assert!(text.contains("no driver"), "{text}");
         assert!(!text.contains("unbind"), "{text}");
         tree.bind("0000:03:00.1", "virtio-pci");
-        let text = check("0000:03:00.1").unwrap_err().to_string();
+        let text = check("0000:03:00.1").unwrap_err();
         assert!(text.contains("virtio-pci"), "{text}");
         for command in [
             "echo vfio-pci > /sys/bus/pci/devices/0000:03:00.1/driver_override",

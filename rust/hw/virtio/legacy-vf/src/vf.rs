@@ -8,10 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use util::{Error, Result};
 use vfio::VfioPciBase;
 
-use crate::sysfs::{HostError, HostVf, Sysfs};
+use crate::sysfs::{HostVf, Sysfs};
 
 /// Where the helpers of PFs listen unless told otherwise.
 const HELPER_DIR: &str = "/run/qemu-virtio-admin";
@@ -46,30 +45,22 @@ impl Vf {
 }
 
 /// Finds both. The user may have named the helper's socket, and the VF by its number, which is 0 if
-/// not; `name` is the device in error texts.
+/// not. The error says what is wrong, for a message that names the device.
 pub fn find(
     kind: Kind,
     device: &VfioPciBase,
     helper: Option<&str>,
     member: u16,
-    name: &str,
-) -> Result<Vf> {
-    let refuse = |text: String| Err(Error::msg(format!("{name}: {text}")));
+) -> Result<Vf, String> {
     if kind == Kind::Host {
-        return match host_vf(device) {
-            Ok(vf) => of_host(vf, helper, member).or_else(refuse),
-            Err(text) => refuse(text),
-        };
+        return of_host(host_vf(device)?, helper, member);
     }
-    let Some(helper) = helper else {
-        return refuse(
-            "helper= is not set; give the path of the socket on which qemu-virtio-admin-helper \
-             serves the PF of this VF"
-                .to_owned(),
-        );
-    };
+    let helper = helper.ok_or(
+        "helper= is not set; give the path of the socket on which qemu-virtio-admin-helper serves \
+         the PF of this VF",
+    )?;
     if member == 0 {
-        return refuse(
+        return Err(
             "vf= is not set; give the number of the VF at its PF, from 1 \
              (`qemu-virtio-admin-helper list` shows them)"
                 .to_owned(),
@@ -82,14 +73,14 @@ pub fn find(
     })
 }
 
-fn of_host(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Result<Vf, String> {
+fn of_host(vf: HostVf, helper: Option<&str>, member: u16) -> Result<Vf, String> {
     if member != 0 && member != vf.member {
         return Err(format!(
             "vf={member} does not fit {}, which is VF {} of {}; leave vf= out",
             vf.address, vf.member, vf.pf
         ));
     }
-    vf.check_driver().map_err(|e| e.to_string())?;
+    vf.check_driver()?;
     let helper = match helper {
         Some(path) => path.into(),
         None => Path::new(HELPER_DIR).join(format!("{}.sock", vf.pf)),
@@ -102,12 +93,12 @@ fn of_host(vf: HostVf, helper: Option<&str>, member: u16) -> std::result::Result
 }
 
 /// The VF of `fd=`, `sysfsdev=` or `host=`, in the order in which VFIO looks at them.
-fn host_vf(vfio: &VfioPciBase) -> std::result::Result<HostVf, String> {
+fn host_vf(vfio: &VfioPciBase) -> Result<HostVf, String> {
     let sysfs = Sysfs::default();
     let file = vfio
         .device_file()
         .map_err(|e| format!("the file given with fd= cannot be used: {e}"))?;
-    let found = if let Some(file) = file {
+    if let Some(file) = file {
         let fd = file.as_raw_fd();
         let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
         let device = fs::metadata(format!("/proc/self/fd/{fd}")).map(|m| m.st_rdev());
@@ -117,13 +108,12 @@ fn host_vf(vfio: &VfioPciBase) -> std::result::Result<HostVf, String> {
     } else if let Some(address) = vfio.host_address() {
         sysfs.by_address(&address)
     } else {
-        return Err(
+        Err(
             "no VF is given; use host=ADDRESS with the PCI address of a VF \
              (`qemu-virtio-admin-helper list` shows them)"
                 .to_owned(),
-        );
-    };
-    found.map_err(|e: HostError| e.to_string())
+        )
+    }
 }
 
 /// Major and minor number of a device, as Linux packs them.
