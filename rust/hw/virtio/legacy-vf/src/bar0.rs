@@ -8,20 +8,20 @@ use legacy_window::{
     decode, Command, CommandKind, Completion, Decoded, FailKind, Outcome, Rejected,
     Space as WindowSpace, StatusChange, Step,
 };
-use pci::{report, with_bql};
+use pci::with_bql;
 use system::bindings::hwaddr;
 use util::{log::Log, log_mask_ln};
 use virtio_pci_spec::status::{DRIVER, DRIVER_OK};
 
 use crate::{
     config_space,
-    connection::{LinkError, Refusal},
-    device::{vfio, LegacyVf},
+    connection::{Connection, LinkError, Refusal},
     events,
     guest::{Io, Moved},
-    intx, ioeventfd,
+    intx,
     link::Link,
     socket::Patience,
+    state::{vfio, LegacyVf},
     vf::Kind,
 };
 
@@ -79,7 +79,7 @@ fn register<D: LegacyVf>(dev: &D, link: &Link, access: Access) -> u64 {
     let doorbells =
         moved.doorbells && D::KIND == Kind::Host && vfio(dev).kernel_doorbells_allowed();
     let status = done.effects.status;
-    let master = dev.bus_master_fixup() && status.is_some_and(|change| starts(&change));
+    let master = dev.options().bus_master_fixup && status.is_some_and(|change| starts(&change));
     if moved.vectors || doorbells || master {
         with_bql(|| {
             // Unplugged while this waited for the lock.
@@ -89,7 +89,7 @@ fn register<D: LegacyVf>(dev: &D, link: &Link, access: Access) -> u64 {
             intx::hand_over(dev, link);
             intx::forget_told(dev, link, done.effects.reset);
             if doorbells {
-                ioeventfd::update(dev, link);
+                dev.state().doorbells.follow(vfio(dev), dev.bar0(), link);
             }
             if master {
                 config_space::enable_bus_master(dev, link);
@@ -114,9 +114,9 @@ const fn starts(change: &StatusChange) -> bool {
 
 impl Link {
     /// Of an access of the guest that begins now.
-    pub fn patience(&self, io: &Io) -> Patience<'static> {
-        let behind = io.connection.as_ref().is_some_and(|c| c.is_behind());
-        Patience::of_vcpu(self.deadline, behind)
+    pub fn patience(&self, io: &Io) -> Patience<'_> {
+        let behind = io.connection.as_ref().is_some_and(Connection::is_behind);
+        Patience::of_vcpu(&self.stop, self.deadline, behind)
     }
 
     /// Carries out an access, waiting for the helper up to the deadline.
@@ -179,15 +179,15 @@ impl Link {
         let Command { offset, len, .. } = command;
         let (request, data) = match command.kind {
             CommandKind::Read => (Request::Read { space, offset, len }, None),
-            CommandKind::Write(data) => {
-                let request = Request::Write {
+            CommandKind::Write(data) => (
+                Request::Write {
                     space,
                     offset,
                     len,
                     data,
-                };
-                (request, Some(u64::from_le_bytes(data)))
-            }
+                },
+                Some(u64::from_le_bytes(data)),
+            ),
         };
         let Some(connection) = io.connection.as_mut() else {
             return Outcome::Failed(FailKind::Lost);
@@ -209,10 +209,9 @@ impl Link {
             data.unwrap_or(0),
         );
         self.counters.commands.add();
-        let on_event = |e| self.event(e);
-        let kind = match connection.request(&request, self.waiting(&on_event), patience) {
+        let kind = match connection.request(&request, patience) {
             Ok(Ok(_)) if data.is_some() => return Outcome::Written,
-            Ok(Ok(data)) => return Outcome::Data(data),
+            Ok(Ok(read)) => return Outcome::Data(read),
             Ok(Err(why)) => {
                 events::trace_virtio_legacy_vf_command_failed(
                     &self.name,
@@ -290,25 +289,12 @@ impl Link {
             (false, None) => "; the guest reads ones",
         };
         let why = match (refusal, effects.failed) {
-            (Some(why), _) => {
-                let device = if why.code == ErrorCode::DEVICE {
-                    format!(
-                        " (status {}, qualifier {})",
-                        why.admin_status, why.admin_qualifier
-                    )
-                } else {
-                    String::new()
-                };
-                format!("{}{device}: {}", why.code, why.text)
-            }
+            (Some(why), _) => why.to_string(),
             (None, Some(kind)) if effects.broke => format!("{kind:?}"),
             _ => return,
         };
-        self.log.report(report::warn_report, || {
-            format!(
-                "{}: {what} of {size} bytes at BAR0 offset {offset} failed: {why}{consequence}",
-                self.label
-            )
-        });
+        self.warn(format_args!(
+            "{what} of {size} bytes at BAR0 offset {offset} failed: {why}{consequence}"
+        ));
     }
 }

@@ -76,13 +76,19 @@ impl Function {
                 names.join(", ")
             )
         })?;
-        let Capabilities {
-            virtio: caps,
-            flr,
-            af_flr,
-            power,
-            msix,
-        } = Capabilities::read(space);
+        let list = walk(space);
+        let of_kind = |id| {
+            let found = list.iter().map(|(at, _)| *at);
+            found.filter(move |at| get_u8(space, usize::from(*at)) == Some(id))
+        };
+        let has = |at: u8, byte: usize, bit: u8| {
+            get_u8(space, usize::from(at) + byte).is_some_and(|b| b & bit != 0)
+        };
+        let express_flr = (express::DEVCAP + 3, (express::DEVCAP_FLR >> 24) as u8);
+        let af_flr = (af::CAPABILITIES, af::CAPABILITIES_FLR);
+        let caps: Vec<_> = of_kind(CAP_ID_VENDOR)
+            .filter_map(|at| virtio_cap(space, at))
+            .collect();
         let full = config::full_len(device).min(MAX_CONFIG_LEN);
         let shown = caps.iter().find(|c| c.cfg_type == cfg_type::DEVICE);
         let config_len = match shown {
@@ -102,10 +108,10 @@ impl Function {
             config_len,
             serial: serial_number(space),
             caps,
-            flr,
-            af_flr,
-            power,
-            msix,
+            flr: of_kind(CAP_ID_EXPRESS).find(|at| has(*at, express_flr.0, express_flr.1)),
+            af_flr: of_kind(CAP_ID_AF).find(|at| has(*at, af_flr.0, af_flr.1)),
+            power: of_kind(CAP_ID_POWER).next(),
+            msix: of_kind(CAP_ID_MSIX).next(),
         })
     }
 
@@ -115,46 +121,20 @@ impl Function {
     }
 }
 
-/// What is looked for in the capability list.
-#[derive(Default)]
-struct Capabilities {
-    virtio: Vec<VirtioCap>,
-    flr: Option<u8>,
-    af_flr: Option<u8>,
-    power: Option<u8>,
-    msix: Option<u8>,
-}
-
-impl Capabilities {
-    /// Walks the list; one that loops or leaves the space ends there.
-    fn read(space: &[u8]) -> Self {
-        let mut found = Self::default();
-        let mut at = get_u8(space, header::CAPABILITY_LIST).unwrap_or(0) & !3;
-        for _ in 0..48 {
-            if at < 0x40 {
-                break;
-            }
-            let start = usize::from(at);
-            match get_u8(space, start) {
-                Some(CAP_ID_EXPRESS) => {
-                    let has = get_u32(space, start + express::DEVCAP).unwrap_or(0);
-                    let flr = has & express::DEVCAP_FLR != 0;
-                    found.flr = found.flr.or(flr.then_some(at));
-                }
-                Some(CAP_ID_AF) => {
-                    let flr = get_u8(space, start + af::CAPABILITIES).unwrap_or(0);
-                    let flr = flr & af::CAPABILITIES_FLR != 0;
-                    found.af_flr = found.af_flr.or(flr.then_some(at));
-                }
-                Some(CAP_ID_POWER) => found.power = found.power.or(Some(at)),
-                Some(CAP_ID_MSIX) => found.msix = found.msix.or(Some(at)),
-                Some(CAP_ID_VENDOR) => found.virtio.extend(virtio_cap(space, at)),
-                _ => {}
-            }
-            at = get_u8(space, start + 1).unwrap_or(0) & !3;
+/// The capabilities of `space` in the order of the list: where each is, and where the byte is that
+/// points to it. A list that loops or leaves the space ends there.
+pub fn walk(space: &[u8]) -> Vec<(u8, u8)> {
+    let mut found = Vec::new();
+    let mut link = header::CAPABILITY_LIST as u8;
+    while found.len() < 48 {
+        let at = get_u8(space, link.into()).unwrap_or(0) & !3;
+        if at < 0x40 {
+            break;
         }
-        found
+        found.push((at, link));
+        link = at + 1;
     }
+    found
 }
 
 fn virtio_cap(space: &[u8], at: u8) -> Option<VirtioCap> {
@@ -209,16 +189,13 @@ pub fn byte_written(at: u32, address: u32, value: u32, len: u8) -> Option<u8> {
 impl Function {
     /// Whether a configuration write starts a function level reset.
     pub fn starts_flr(&self, address: u32, value: u32, len: u8) -> bool {
-        let written = |at| byte_written(at, address, value, len).unwrap_or(0);
-        let by_express = self.flr.is_some_and(|cap| {
-            let high = u32::from(cap) + express::DEVCTL as u32 + 1;
-            written(high) & (express::DEVCTL_FLR >> 8) as u8 != 0
-        });
-        let by_af = self.af_flr.is_some_and(|cap| {
-            let control = u32::from(cap) + af::CONTROL as u32;
-            written(control) & af::CONTROL_FLR != 0
-        });
-        by_express || by_af
+        let sets = |cap: Option<u8>, byte: usize, bit: u8| {
+            cap.and_then(|cap| byte_written(u32::from(cap) + byte as u32, address, value, len))
+                .is_some_and(|written| written & bit != 0)
+        };
+        let express_bit = (express::DEVCTL_FLR >> 8) as u8;
+        sets(self.flr, express::DEVCTL + 1, express_bit)
+            || sets(self.af_flr, af::CONTROL, af::CONTROL_FLR)
     }
 
     /// Whether a configuration write wakes a function up whose power control reads `control`, and

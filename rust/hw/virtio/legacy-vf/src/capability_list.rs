@@ -10,7 +10,7 @@ use virtio_pci_spec::{
     pci::{header, CAP_ID_MSIX, CAP_ID_VENDOR, STATUS_CAP_LIST},
 };
 
-use crate::capabilities::VirtioCap;
+use crate::capabilities::{walk, VirtioCap};
 
 /// Modern structures that can be covered, more than any device has.
 pub const MAX_HIDDEN: usize = 8;
@@ -75,23 +75,6 @@ impl ByteChange {
             mask: 0xff,
         }
     }
-}
-
-/// The capabilities of `image` in the order of the list: where each is, and where the byte is that
-/// points to it. A list that loops or leaves the space ends there.
-fn walk(image: &[u8; 256]) -> Vec<(u8, u8)> {
-    let byte = |at: u8| image.get(usize::from(at)).copied().unwrap_or(0);
-    let mut found = Vec::new();
-    let mut link = header::CAPABILITY_LIST as u8;
-    while found.len() < 48 {
-        let at = byte(link) & !3;
-        if at < 0x40 {
-            break;
-        }
-        found.push((at, link));
-        link = at + 1;
-    }
-    found
 }
 
 /// Takes the vendor capabilities out of the list in `image`, the configuration space that the

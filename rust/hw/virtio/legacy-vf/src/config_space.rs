@@ -9,11 +9,11 @@ use virtio_pci_spec::pci::{header, COMMAND_MASTER};
 use crate::{
     capabilities::{byte_written, power_control, Function},
     capability_list::is_hidden,
-    device::{pci, LegacyVf},
     events, intx,
     link::Link,
     reset,
     socket::Patience,
+    state::{pci, LegacyVf},
 };
 
 /// The guest reads configuration space.
@@ -35,7 +35,7 @@ pub fn write<D: LegacyVf>(dev: &D, address: u32, value: u32, len: u8) {
         return dev.parent_config_write(address, value, len);
     };
     let end = address.saturating_add(len.into());
-    if !dev.disable_modern() || !(address..end).any(|a| is_hidden(&vf.caps, a)) {
+    if !dev.options().disable_modern || !(address..end).any(|a| is_hidden(&vf.caps, a)) {
         return write_shown(dev, link, vf, address, value, len);
     }
     // VFIO passes every write on to the device, whatever the guest can see of it.
@@ -63,7 +63,7 @@ fn write_shown<D: LegacyVf>(
     let msix = vf.sets_msix(address, value, len);
     // Nobody else tells the VF anything while its vectors change hands, if that can be had soon.
     let _registers = if resets || msix.is_some() {
-        link.lock_io_soon(&mut Patience::locked())
+        link.lock_io_soon(&Patience::locked(&link.stop))
     } else {
         None
     };

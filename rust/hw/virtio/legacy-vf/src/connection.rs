@@ -3,7 +3,7 @@
 //! One connection to the helper: HELLO and OPEN, then requests one at a time.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +21,6 @@ use virtio_pci_spec::legacy::{field_of, Register};
 use crate::socket::{EventFd, Over, Patience, Socket, WaitFor, Woken};
 
 /// Which VF to open, and where.
-#[derive(Clone, Debug)]
 pub struct Target {
     /// The helper's socket.
     pub path: PathBuf,
@@ -32,7 +31,9 @@ pub struct Target {
     /// Device Serial Number of the VF, 0 if it has none.
     pub serial: u64,
     /// The VF's VFIO device file, which proves that this process holds it.
-    pub proof: Option<Arc<OwnedFd>>,
+    pub proof: Option<OwnedFd>,
+    /// Gets events of the helper.
+    pub events: Events,
 }
 
 /// Why a connection could not be made, or has ended.
@@ -85,14 +86,19 @@ impl Refusal {
     }
 }
 
-/// What every wait on a connection looks at.
-#[derive(Clone, Copy)]
-pub struct Waiting<'a> {
-    /// Signalled when the device goes away.
-    pub stop: &'a EventFd,
-    /// Gets what the helper tells unasked.
-    pub events: &'a dyn Fn(Event),
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if self.code == ErrorCode::DEVICE {
+            let (status, qualifier) = (self.admin_status, self.admin_qualifier);
+            write!(f, " (status {status}, qualifier {qualifier})")?;
+        }
+        write!(f, ": {}", self.text)
+    }
 }
+
+/// Gets what the helper tells unasked.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// A connection on which the VF is open.
 pub struct Connection {
@@ -104,24 +110,21 @@ pub struct Connection {
 struct Channel {
     socket: Arc<Socket>,
     client: Client,
+    events: Events,
     out: Box<MessageBuf>,
     received: Box<MessageBuf>,
 }
 
 impl Connection {
     /// Connects and opens the VF.
-    pub fn open(
-        target: &Target,
-        waiting: Waiting<'_>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Self, LinkError> {
+    pub fn open(target: &Target, patience: &mut Patience<'_>) -> Result<Self, LinkError> {
         let proof = target.proof.as_ref().map(|p| p.as_fd());
-        let proven = Self::open_with(target, proof, waiting, patience);
+        let proven = Self::open_with(target, proof, patience);
         match (&proof, &proven) {
             // The kernel does not tell the helper whose file it is. The helper may be told to trust
             // this user without; if not, its first answer has the better text.
             (Some(_), Err(LinkError::Refused(why))) if why.code == ErrorCode::NOT_SUPPORTED => {
-                Self::open_with(target, None, waiting, patience).or(proven)
+                Self::open_with(target, None, patience).or(proven)
             }
             _ => proven,
         }
@@ -130,21 +133,16 @@ impl Connection {
     fn open_with(
         target: &Target,
         proof: Option<BorrowedFd<'_>>,
-        waiting: Waiting<'_>,
         patience: &mut Patience<'_>,
     ) -> Result<Self, LinkError> {
-        let mut channel = Channel::connect(&target.path, waiting, patience)?;
+        let mut channel = Channel::connect(&target.path, target.events.clone(), patience)?;
         let open = Open {
             member: target.member,
-            proof: if proof.is_some() {
-                Proof::VFIO_FD
-            } else {
-                Proof::NONE
-            },
+            proof: proof.map_or(Proof::NONE, |_| Proof::VFIO_FD),
             virtio_id: target.virtio_id,
             serial: target.serial,
         };
-        channel.exchange(&Request::Open(open), proof, waiting, patience, greeting)??;
+        channel.exchange(&Request::Open(open), proof, patience, greeting)??;
         match channel.client.open_reply().copied() {
             Some(opened) => Ok(Self { channel, opened }),
             None => Err(LinkError::Protocol(LostReason::Closed)),
@@ -171,11 +169,10 @@ impl Connection {
     pub fn request(
         &mut self,
         request: &Request,
-        waiting: Waiting<'_>,
         patience: &mut Patience<'_>,
     ) -> Result<Result<[u8; 8], Refusal>, LinkError> {
         let channel = &mut self.channel;
-        channel.exchange(request, None, waiting, patience, |reply| match reply {
+        channel.exchange(request, None, patience, |reply| match reply {
             Reply::Read { data } => Ok(data),
             Reply::Error(e) => Err(Refusal::of(&e)),
             _ => Ok([0; 8]),
@@ -186,7 +183,6 @@ impl Connection {
     pub fn write_status(
         &mut self,
         status: u8,
-        waiting: Waiting<'_>,
         patience: &mut Patience<'_>,
     ) -> Result<bool, LinkError> {
         let field = field_of(Register::DeviceStatus);
@@ -196,22 +192,18 @@ impl Connection {
             len: field.size,
             data: u64::from(status).to_le_bytes(),
         };
-        Ok(self.request(&request, waiting, patience)?.is_ok())
+        Ok(self.request(&request, patience)?.is_ok())
     }
 
     /// Reads it; `None` if that is refused.
-    pub fn read_status(
-        &mut self,
-        waiting: Waiting<'_>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Option<u8>, LinkError> {
+    pub fn read_status(&mut self, patience: &mut Patience<'_>) -> Result<Option<u8>, LinkError> {
         let field = field_of(Register::DeviceStatus);
         let request = Request::Read {
             space: Space::Common,
             offset: field.offset,
             len: field.size,
         };
-        let read = self.request(&request, waiting, patience)?;
+        let read = self.request(&request, patience)?;
         Ok(read.ok().map(|[status, ..]| status))
     }
 }
@@ -219,12 +211,13 @@ impl Connection {
 impl Channel {
     fn connect(
         path: &Path,
-        waiting: Waiting<'_>,
+        events: Events,
         patience: &mut Patience<'_>,
     ) -> Result<Self, LinkError> {
         let mut channel = Self {
             socket: Arc::new(Socket::connect(path).map_err(LinkError::Connect)?),
             client: Client::new(NAME, 0),
+            events,
             out: Box::new([0; MAX_MESSAGE]),
             received: Box::new([0; MAX_MESSAGE]),
         };
@@ -234,7 +227,7 @@ impl Channel {
             features: 0,
             name: NAME,
         });
-        channel.exchange(&hello, None, waiting, patience, greeting)??;
+        channel.exchange(&hello, None, patience, greeting)??;
         Ok(channel)
     }
 
@@ -242,7 +235,6 @@ impl Channel {
         &mut self,
         request: &Request,
         attach: Option<BorrowedFd<'_>>,
-        waiting: Waiting<'_>,
         patience: &mut Patience<'_>,
         f: impl FnOnce(Reply<'_>) -> R,
     ) -> Result<R, LinkError> {
@@ -251,34 +243,31 @@ impl Channel {
                 Ok(len) => break len,
                 // As many replies are owed as the helper queues requests: one must come first.
                 Err(SendError::TooMany) => {
-                    self.receive(waiting, patience, |_| ())?;
+                    self.receive(patience, |_| ())?;
                 }
                 Err(e) => return Err(LinkError::Send(e)),
             }
         };
         let message = self.out.get(..len).unwrap_or_default();
-        let mut sent = self.socket.send(message, attach);
-        while matches!(&sent, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
-            match self.socket.wait(WaitFor::Room, waiting.stop, patience) {
-                Ok(Woken::Ready) => sent = self.socket.send(message, attach),
+        retry(
+            || self.socket.send(message, attach),
+            || match self.socket.wait(WaitFor::Room, patience) {
                 // What was not sent cannot be answered late.
-                Ok(Woken::Stopped) => return Err(LinkError::Stopped),
-                Ok(Woken::Over(_)) => return Err(LinkError::Deadline),
-                Err(e) => return Err(LinkError::Socket(e)),
-            }
-        }
-        sent.map_err(broken)?;
+                Ok(Woken::Over(Over::GivenUp)) => Ok(Woken::Over(Over::Deadline)),
+                woken => woken,
+            },
+        )?;
         let mut f = Some(f);
         loop {
-            let got = self.receive(waiting, patience, |reply| f.take().map(|f| f(reply)));
-            match got {
+            match self.receive(patience, |reply| f.take().map(|f| f(reply))) {
                 Ok(Some(Some(result))) => return Ok(result),
                 Ok(_) => {}
-                Err(LinkError::GivenUp) => {
-                    self.client.abandon();
-                    return Err(LinkError::GivenUp);
+                Err(error) => {
+                    if matches!(error, LinkError::GivenUp) {
+                        self.client.abandon();
+                    }
+                    return Err(error);
                 }
-                Err(e) => return Err(e),
             }
         }
     }
@@ -287,38 +276,33 @@ impl Channel {
     /// `None`.
     fn receive<R>(
         &mut self,
-        waiting: Waiting<'_>,
         patience: &mut Patience<'_>,
         f: impl FnOnce(Reply<'_>) -> R,
     ) -> Result<Option<R>, LinkError> {
-        let len = loop {
-            match self.socket.receive(&mut self.received[..]) {
-                Ok(len) => break len,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(broken(e)),
-            }
-            match self.socket.wait(WaitFor::Message, waiting.stop, patience) {
-                Ok(Woken::Ready) => {}
-                Ok(Woken::Stopped) => return Err(LinkError::Stopped),
-                Ok(Woken::Over(Over::Deadline)) => return Err(LinkError::Deadline),
-                Ok(Woken::Over(Over::GivenUp)) => return Err(LinkError::GivenUp),
-                Err(e) => return Err(LinkError::Socket(e)),
-            }
-        };
+        let len = retry(
+            || self.socket.receive(&mut self.received[..]),
+            || self.socket.wait(WaitFor::Message, patience),
+        )?;
         let message = self.received.get(..len).unwrap_or_default();
         match self.client.receive(message) {
             Received::Reply(reply) => return Ok(Some(f(reply))),
-            Received::Event(event) => (waiting.events)(event),
+            Received::Event(event) => (self.events)(event),
             Received::Stale => {}
             Received::Lost(LostReason::Closed) => return Err(LinkError::Closed),
             Received::Lost(reason) => return Err(LinkError::Protocol(reason)),
         }
         // A peer that sends without end must not keep this side beyond its patience.
         patience.look();
-        match patience.slice() {
-            Ok(_) => Ok(None),
-            Err(Over::Deadline) => Err(LinkError::Deadline),
-            Err(Over::GivenUp) => Err(LinkError::GivenUp),
+        patience.slice()?;
+        Ok(None)
+    }
+}
+
+impl From<Over> for LinkError {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Deadline => Self::Deadline,
+            Over::GivenUp => Self::GivenUp,
         }
     }
 }
@@ -327,19 +311,33 @@ impl Channel {
 /// between this and OPEN lies the whole start of VFIO, which may pin all of the guest's memory.
 pub fn fetch_token(path: &Path, member: u16, limit: Duration) -> Result<[u8; 16], LinkError> {
     let stop = EventFd::new().map_err(LinkError::Socket)?;
-    let waiting = Waiting {
-        stop: &stop,
-        events: &|_| {},
-    };
-    let patience = &mut Patience::of_user(limit);
-    let mut channel = Channel::connect(path, waiting, patience)?;
+    let patience = &mut Patience::of_user(&stop, limit);
+    let mut channel = Channel::connect(path, Arc::new(|_| {}), patience)?;
     let request = Request::Token { member };
-    channel.exchange(&request, None, waiting, patience, |reply| match reply {
+    channel.exchange(&request, None, patience, |reply| match reply {
         Reply::Token { uuid } => Ok(uuid),
         Reply::Error(e) => Err(LinkError::Refused(Refusal::of(&e))),
         // The client state machine lets no other reply pass.
         _ => Err(LinkError::Protocol(LostReason::Closed)),
     })?
+}
+
+/// Does something with the socket, as often as it takes with waits between.
+fn retry<T>(
+    mut f: impl FnMut() -> io::Result<T>,
+    mut wait: impl FnMut() -> io::Result<Woken>,
+) -> Result<T, LinkError> {
+    loop {
+        match f() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.map_err(broken),
+        }
+        match wait().map_err(LinkError::Socket)? {
+            Woken::Ready => {}
+            Woken::Stopped => return Err(LinkError::Stopped),
+            Woken::Over(over) => return Err(over.into()),
+        }
+    }
 }
 
 /// The reply to HELLO or OPEN: only whether it was refused.

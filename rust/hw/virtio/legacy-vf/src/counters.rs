@@ -125,6 +125,8 @@ pub trait Counted: ChainedPciDevice {
 macro_rules! counters {
     ($($(#[doc = $text:literal])* $field:ident: $kind:ty = $name:literal;)*) => {
         /// What a device has done; kept over reconnections.
+        // The texts are properties' descriptions, too, without Markdown.
+        #[allow(clippy::doc_markdown)]
         #[derive(Debug, Default)]
         pub struct Counters {
             /// How the connection stands.

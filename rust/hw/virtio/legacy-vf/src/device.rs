@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The QOM types `virtio-legacy-vf` and `virtio-legacy-vf-user`.
+//! The QOM types `virtio-legacy-vf` and `virtio-legacy-vf-user`, and their properties.
 
-use std::{
-    ffi::CStr,
-    sync::{Arc, Mutex, OnceLock},
-};
+use std::ffi::CStr;
 
 use common::uninit_field_mut;
-use hwcore::{bindings::PropertyInfo, DeviceImpl, DeviceState, QDevProp, ResettablePhasesImpl};
+use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
 use pci::{
-    backends::MemoryWatch,
-    blocker::MigrationBlocker,
     property::{OnOffAutoProperty, StringProperty},
-    shown::{self, Shown},
-    ChainedPciClass, ChainedPciDevice, FdHandler, ParentRealized, PciDevice,
+    ChainedPciClass, ChainedPciDevice, ParentRealized, PciDevice,
 };
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
@@ -23,139 +17,15 @@ use vfio::{VfioPci, VfioPciBase, VfioUserPci};
 
 use crate::{
     bar0,
-    capabilities::Function,
-    capability_list::{HiddenRange, MAX_HIDDEN},
+    capability_list::MAX_HIDDEN,
     config_space,
-    counters::{self, Counted, Counters, LinkState},
-    doorbell::Address,
-    ioeventfd::KernelDoorbells,
-    link::{Link, RunningLink},
+    counters::{self, Counted, Counters},
+    isr::Intx,
+    link::Link,
     realize, reset,
+    state::{LegacyVf, Options, State},
     vf::Kind,
 };
-
-/// What the user asked for, apart from what is asked at run time.
-pub struct Options {
-    /// The helper's socket.
-    pub helper: Option<String>,
-    /// Member number of the VF; 0 if not given.
-    pub vf: u16,
-    /// Longest wait for the helper in one access, in milliseconds.
-    pub deadline_ms: u32,
-    /// `INTx` for guests without MSI-X: on, off, or if possible.
-    pub intx: Option<bool>,
-    /// Find out whether socket and number are of the same VF.
-    pub check_vf: bool,
-}
-
-/// A device of this crate.
-pub trait LegacyVf: Counted + IsA<VfioPciBase> {
-    /// Which parent it has.
-    const KIND: Kind;
-    /// Its properties.
-    fn options(&self) -> Options;
-    /// No modern interface for the guest.
-    fn disable_modern(&self) -> bool;
-    /// Enable bus mastering for guests that forget it.
-    fn bus_master_fixup(&self) -> bool;
-    /// The shared state.
-    fn state(&self) -> &State;
-    /// BAR0.
-    fn bar0(&self) -> &MemoryRegion;
-    /// Regions to put over modern structures, [`MAX_HIDDEN`] of them.
-    fn covers(&self) -> &[MemoryRegion];
-}
-
-/// The device as its parent's parent.
-pub fn pci<D: LegacyVf>(dev: &D) -> &PciDevice {
-    dev.upcast()
-}
-
-/// The device as its parent.
-pub fn vfio<D: LegacyVf>(dev: &D) -> &VfioPciBase {
-    dev.upcast()
-}
-
-/// State of a device, empty until it is realized.
-#[derive(Default)]
-pub struct State {
-    /// Counters, for the whole life of the device.
-    pub counters: Arc<Counters>,
-    /// What the VF is, once known.
-    pub function: OnceLock<Function>,
-    /// The interrupt pin that the guest sees, if not the VF's own.
-    pub pin: OnceLock<u8>,
-    /// The connection, once the device is realized.
-    pub link: OnceLock<Arc<Link>>,
-    /// Owner of the connection's thread.
-    pub running: Mutex<Option<RunningLink>>,
-    /// What of the VF is hidden now.
-    pub covered: Mutex<Vec<HiddenRange>>,
-    /// Queues that the kernel notifies.
-    pub doorbells: KernelDoorbells,
-    /// What the main loop watches for this device.
-    pub handlers: Mutex<Vec<FdHandler>>,
-    /// Memory that is plugged in later.
-    pub memory: Mutex<Option<MemoryWatch>>,
-    /// Keeps QEMU from migrating.
-    pub blocker: MigrationBlocker,
-}
-
-impl State {
-    /// The connection, between realize and exit.
-    pub fn link(&self) -> Option<&Link> {
-        let link = self.link.get()?;
-        (!link.is_gone()).then_some(link)
-    }
-
-    /// How doorbells reach the VF now, as `qom-get doorbell-path` shows it; empty while unrealized.
-    fn doorbell_path(&self) -> &'static str {
-        match self.link().map(|link| link.doorbell.address()) {
-            None => "",
-            Some(_) if self.doorbells.count() > 0 => "kernel",
-            Some(Address::Vf(..)) => "region",
-            Some(Address::Helper) => "helper",
-        }
-    }
-
-    /// Who writes them then.
-    fn notify_by(&self) -> &'static str {
-        match self.doorbell_path() {
-            "kernel" | "region" => "vf",
-            path => path,
-        }
-    }
-
-    /// Of the interrupts without MSI-X, 0 without them.
-    fn intx<R: Default>(&self, of: impl FnOnce(&crate::intx::Intx) -> R) -> R {
-        let intx = self.link().and_then(|link| link.intx.as_deref());
-        intx.map(of).unwrap_or_default()
-    }
-}
-
-impl Shown for State {
-    fn text(&self) -> String {
-        let Some(link) = self.link() else {
-            return LinkState::Closed.name().to_owned();
-        };
-        let mut text = format!(
-            "VF {}, helper {} {}, doorbells by {}",
-            link.target.member,
-            link.target.path.display(),
-            self.counters.link.get().name(),
-            self.doorbell_path()
-        );
-        if self.counters.state_lost.get() {
-            text.push_str(", state lost");
-        }
-        text
-    }
-}
-
-// SAFETY: the description is made for this type.
-unsafe impl QDevProp for State {
-    const BASE_INFO: *const PropertyInfo = &shown::info::<Self>();
-}
 
 /// Size of BAR0 until the VF is known; no type needs more.
 const MAX_BAR0: u64 = 512;
@@ -241,22 +111,16 @@ macro_rules! legacy_vf_type {
         impl LegacyVf for $name {
             const KIND: Kind = $kind;
 
-            fn options(&self) -> Options {
+            fn options(&self) -> Options<'_> {
                 Options {
-                    helper: self.helper.get(),
+                    helper: &self.helper,
                     vf: self.vf,
                     deadline_ms: self.deadline_ms,
                     intx: self.intx.get(),
                     check_vf: self.check_vf,
+                    disable_modern: self.disable_modern,
+                    bus_master_fixup: self.bus_master_fixup,
                 }
-            }
-
-            fn disable_modern(&self) -> bool {
-                self.disable_modern
-            }
-
-            fn bus_master_fixup(&self) -> bool {
-                self.bus_master_fixup
             }
 
             fn state(&self) -> &State {
@@ -360,13 +224,13 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         add_str c"link-state": c"connected, lost or closed",
             s => s.counters.link.get().name().to_owned();
         add_str c"link-error": c"why the helper is lost",
-            s => s.link().map(|l| l.reason()).unwrap_or_default();
+            s => s.link().map(Link::reason).unwrap_or_default();
         add_bool c"state-lost":
             c"the VF was reset behind the back of the guest's driver, which must be started anew",
             s => s.counters.state_lost.get();
         add_u64 c"isr": c"ISR status that a guest without MSI-X would read",
             s => s.intx(|i| i.bits().into());
-        add_bool c"intx-level": c"whether the interrupt pin is raised", s => s.intx(|i| i.pin());
+        add_bool c"intx-level": c"whether the interrupt pin is raised", s => s.intx(Intx::pin);
         add_u64 c"intx-vectors": c"vectors of the VF that are used for INTx now",
             s => s.intx(|i| i.in_use().into());
         add_str c"notify-by": c"who writes the doorbell, vf or helper", s => s.notify_by().to_owned();

@@ -2,27 +2,17 @@
 
 //! What is known of the guest, and the register window, each behind its lock.
 //!
-//! [`Link::lock_io`] is held while the helper answers, so nobody takes it with the big QEMU lock
-//! held, except a reset, which gives up soon. [`Link::guest`] is held by nobody who waits for
+//! `Link::lock_io` is held while the helper answers, so nobody takes it with the big QEMU lock
+//! held, except a reset, which gives up soon. `Link::guest` is held by nobody who waits for
 //! anything; it may be taken while either of the others is held.
 //!
 //! A reset begins a new epoch of the guest. An access that began in an older one sends the VF nothing
 //! more and changes nothing when it ends, whatever the driver of before had asked for.
 
-use std::{
-    sync::{atomic::Ordering, MutexGuard, TryLockError},
-    thread,
-    time::Duration,
-};
-
 use legacy_window::{Queues, Window};
 use virtio_pci_spec::status::DRIVER_OK;
 
-use crate::{
-    connection::Connection,
-    link::{lock, Link},
-    socket::Patience,
-};
+use crate::connection::Connection;
 
 /// The driver, as the register window has seen it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -174,64 +164,4 @@ pub struct Io {
     pub turn: u64,
     /// Whether the window said then that the device may interrupt.
     pub driven: bool,
-}
-
-impl Link {
-    /// Locks window and connection. Held while the helper answers, so not with the big QEMU lock.
-    pub fn lock_io(&self) -> MutexGuard<'_, Io> {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
-        let io = lock(&self.io);
-        self.waiters.fetch_sub(1, Ordering::AcqRel);
-        io
-    }
-
-    /// The same for who has the big QEMU lock. `None`: it is needed for longer.
-    pub fn lock_io_soon(&self, patience: &mut Patience<'_>) -> Option<MutexGuard<'_, Io>> {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
-        let io = loop {
-            match self.io.try_lock() {
-                Ok(guard) => break Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => match patience.slice() {
-                    Ok(time) => thread::sleep(time.min(Duration::from_millis(1))),
-                    Err(_) => break None,
-                },
-            }
-        };
-        self.waiters.fetch_sub(1, Ordering::AcqRel);
-        io
-    }
-
-    /// What is known of the guest. Never held while waiting for anything.
-    pub fn guest(&self) -> MutexGuard<'_, Guest> {
-        lock(&self.guest)
-    }
-
-    /// Brings the window up to what happened since it was used last: resets, and switches of MSI-X.
-    /// Writes the status 0 that a reset could not.
-    pub fn catch_up(&self, io: &mut Io, patience: &mut Patience<'_>) {
-        let (epoch, msix_switches, due) = {
-            let guest = self.guest();
-            (guest.epoch, guest.msix_switches, guest.reset_due)
-        };
-        if io.epoch != epoch {
-            io.window.device_reset();
-            io.epoch = epoch;
-        }
-        if io.msix_switches != msix_switches {
-            io.window.msix_switched();
-            io.msix_switches = msix_switches;
-        }
-        if due {
-            self.write_reset(io, patience);
-        }
-    }
-
-    /// Whether vectors of the VF may have to be written.
-    pub fn vectors_due(&self, io: &Io) -> bool {
-        self.intx.is_some()
-            && (io.window.settle_due()
-                || io.driven != io.window.driven()
-                || io.turn != self.guest().turn)
-    }
 }

@@ -15,11 +15,7 @@ use system::MemoryRegion;
 use vfio::{doorbell::KernelDoorbell, VfioPciBase};
 use virtio_pci_spec::legacy::{field_of, Register};
 
-use crate::{
-    device::{vfio, LegacyVf},
-    doorbell::Address,
-    link::{lock, Link},
-};
+use crate::{doorbell::Address, link::Link, lock::lock};
 
 /// Each takes an eventfd of the process, of which a guest must not use up all; VFIO stops at 1000
 /// per device. Queues beyond it are notified by QEMU.
@@ -87,6 +83,24 @@ impl KernelDoorbells {
         result
     }
 
+    /// Lets the kernel notify the queues that the guest's driver uses now, as far as it can. Needs
+    /// the big QEMU lock.
+    pub fn follow(&self, vfio: &VfioPciBase, bar0: &MemoryRegion, link: &Link) {
+        let queues: Vec<u16> = link.guest().driver.notified().iter().collect();
+        let address = link.doorbell.address();
+        if let Err((queue, e)) = self.update(vfio, bar0, address, &queues) {
+            // The guest causes another attempt with each queue that it sets up.
+            link.say(
+                &link.log_rare,
+                report::info_report,
+                format_args!(
+                    "the kernel does not notify queue {queue} by itself ({e}); QEMU does it, with an \
+                     exit of the guest each time"
+                ),
+            );
+        }
+    }
+
     /// Takes all of them back. Needs the big QEMU lock.
     pub fn remove(&self, vfio: &VfioPciBase, bar0: &MemoryRegion) {
         let _nothing_to_add = self.update(vfio, bar0, Address::Helper, &[]);
@@ -109,24 +123,6 @@ fn add(
         doorbells.push(doorbell.map_err(|e| (*queue, e))?);
     }
     Ok(())
-}
-
-/// Lets the kernel notify the queues that the guest's driver uses now, as far as it can. Needs the
-/// big QEMU lock.
-pub fn update<D: LegacyVf>(dev: &D, link: &Link) {
-    let queues: Vec<u16> = link.guest().driver.notified().iter().collect();
-    let doorbells = &dev.state().doorbells;
-    let address = link.doorbell.address();
-    if let Err((queue, e)) = doorbells.update(vfio(dev), dev.bar0(), address, &queues) {
-        // The guest causes another attempt with each queue that it sets up.
-        link.log_rare.report(report::info_report, || {
-            format!(
-                "{}: the kernel does not notify queue {queue} by itself ({e}); QEMU does it, with \
-                 an exit of the guest each time",
-                link.label
-            )
-        });
-    }
 }
 
 /// Whether it may work another time.

@@ -11,17 +11,17 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `device` | the two QOM types, their properties and state |
+//! | `device`, `state` | the two QOM types and their properties; what they have in common |
 //! | `realize`, `platform` | how they come and go; in which machines they can be |
 //! | `vf`, `sysfs` | which VF, which PF, which helper |
 //! | `capabilities`, `capability_list`, `config_space` | what the VF's configuration space says, what the guest sees of it, and what its writes do |
 //! | `reset` | resets of the function |
 //! | `bar0` | a guest access to BAR0, from the decoder to the helper and back |
-//! | `guest` | what is known of the guest's driver, the register window, and their locks |
+//! | `guest`, `lock` | what is known of the guest's driver, the register window; locking |
 //! | `link`, `reconnect` | the connection over the life of a device: loss, reconnection |
 //! | `connection`, `socket` | one connection to the helper; how long who waits for it |
-//! | `doorbell`, `ioeventfd` | doorbells through QEMU, and those that never leave the kernel |
-//! | `intx`, `vectors` | `INTx` while MSI-X is off: ISR, pin and who has the vectors; the VF's side of it |
+//! | `doorbell`, `notify`, `ioeventfd` | where doorbells go; through QEMU; and those that never leave the kernel |
+//! | `intx`, `isr`, `vectors` | `INTx` while MSI-X is off: who has the vectors; ISR and pin; the VF's side of it |
 //! | `counters`, `ratelimit`, `events` | counters, log limits, trace points |
 //! | `messages` | error texts with cause and way out |
 //!
@@ -44,14 +44,18 @@ mod guest;
 mod header_asserts;
 mod intx;
 mod ioeventfd;
+mod isr;
 mod link;
+mod lock;
 mod messages;
+mod notify;
 mod platform;
 mod ratelimit;
 mod realize;
 mod reconnect;
 mod reset;
 mod socket;
+mod state;
 mod sysfs;
 mod vectors;
 mod vf;

@@ -5,26 +5,27 @@
 
 use std::{
     ffi::CString,
-    io, process,
+    fmt, io, process,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, TryLockError,
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use legacy_vf_proto::Event;
+use legacy_vf_proto::OpenReply;
 use legacy_window::Window;
 use pci::report;
 
 use crate::{
-    connection::{Connection, LinkError, Target, Waiting},
+    connection::{Connection, LinkError, Target},
     counters::{Counters, LinkState},
     doorbell::{Address, Doorbell},
     events,
     guest::{Guest, Io},
-    intx::Intx,
+    isr::Intx,
+    lock::lock,
     messages,
     ratelimit::RateLimit,
     socket::{with_signals_blocked, EventFd, Patience, Socket},
@@ -96,22 +97,13 @@ pub struct LinkConfig {
     pub intx: Option<Arc<Intx>>,
 }
 
-/// Locks a mutex; a panic elsewhere would have ended QEMU.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Link {
     /// Connects to the helper and opens the VF.
     pub fn connect(config: LinkConfig) -> Result<Self, LinkError> {
         let [stop, wake, main_loop] = [EventFd::new(), EventFd::new(), EventFd::new()];
         let stop = stop.map_err(LinkError::Socket)?;
-        let waiting = Waiting {
-            stop: &stop,
-            events: &|_| {},
-        };
-        let patience = &mut Patience::of_user(config.patience);
-        let connection = Connection::open(&config.target, waiting, patience)?;
+        let patience = &mut Patience::of_user(&stop, config.patience);
+        let connection = Connection::open(&config.target, patience)?;
         config.counters.link.set(LinkState::Connected);
         let opened = *connection.opened();
         let name = &config.name;
@@ -145,20 +137,66 @@ impl Link {
             guest: Mutex::default(),
             reason: Mutex::default(),
         };
-        let (address, warning) = Address::choose(&opened, &link.bars);
-        if let Some(warning) = warning {
-            report::warn_report(&format!("{}: {warning}", link.label));
-        }
-        link.doorbell.set_address(address);
+        link.choose_address(&opened);
         Ok(link)
     }
 
-    /// What waits look at.
-    pub fn waiting<'a>(&'a self, events: &'a dyn Fn(Event)) -> Waiting<'a> {
-        Waiting {
-            stop: &self.stop,
-            events,
+    /// Locks window and connection. Held while the helper answers, so not with the big QEMU lock.
+    pub fn lock_io(&self) -> MutexGuard<'_, Io> {
+        self.waiters.fetch_add(1, Ordering::AcqRel);
+        let io = lock(&self.io);
+        self.waiters.fetch_sub(1, Ordering::AcqRel);
+        io
+    }
+
+    /// The same for who has the big QEMU lock. `None`: it is needed for longer.
+    pub fn lock_io_soon(&self, patience: &Patience<'_>) -> Option<MutexGuard<'_, Io>> {
+        self.waiters.fetch_add(1, Ordering::AcqRel);
+        let io = loop {
+            match self.io.try_lock() {
+                Ok(guard) => break Some(guard),
+                Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => match patience.slice() {
+                    Ok(time) => thread::sleep(time.min(Duration::from_millis(1))),
+                    Err(_) => break None,
+                },
+            }
+        };
+        self.waiters.fetch_sub(1, Ordering::AcqRel);
+        io
+    }
+
+    /// What is known of the guest. Never held while waiting for anything.
+    pub fn guest(&self) -> MutexGuard<'_, Guest> {
+        lock(&self.guest)
+    }
+
+    /// Brings the window up to what happened since it was used last: resets, and switches of MSI-X.
+    /// Writes the status 0 that a reset could not.
+    pub fn catch_up(&self, io: &mut Io, patience: &mut Patience<'_>) {
+        let (epoch, msix_switches, due) = {
+            let guest = self.guest();
+            (guest.epoch, guest.msix_switches, guest.reset_due)
+        };
+        if io.epoch != epoch {
+            io.window.device_reset();
+            io.epoch = epoch;
         }
+        if io.msix_switches != msix_switches {
+            io.window.msix_switched();
+            io.msix_switches = msix_switches;
+        }
+        if due {
+            self.write_reset(io, patience);
+        }
+    }
+
+    /// Whether vectors of the VF may have to be written.
+    pub fn vectors_due(&self, io: &Io) -> bool {
+        self.intx.is_some()
+            && (io.window.settle_due()
+                || io.driven != io.window.driven()
+                || io.turn != self.guest().turn)
     }
 
     /// The device goes away: nobody is to begin anything.
@@ -182,6 +220,31 @@ impl Link {
         *lock(&self.sender) = socket;
     }
 
+    /// Takes over what a helper says about the notify address, which may be another than before.
+    pub fn choose_address(&self, opened: &OpenReply) {
+        let (address, warning) = Address::choose(opened, &self.bars);
+        if let Some(warning) = warning {
+            self.say(
+                &self.log_rare,
+                report::warn_report,
+                format_args!("{warning}"),
+            );
+        }
+        if self.doorbell.set_address(address) {
+            self.main_loop.signal();
+        }
+    }
+
+    /// A line of the log, as far as `limit` lets it pass.
+    pub fn say(&self, limit: &RateLimit, report: fn(&str), text: fmt::Arguments<'_>) {
+        limit.report(report, format_args!("{}: {text}", self.label));
+    }
+
+    /// A warning that guest or helper can cause.
+    pub fn warn(&self, text: fmt::Arguments<'_>) {
+        self.say(&self.log, report::warn_report, text);
+    }
+
     /// Why the helper is lost; empty while it is not.
     pub fn reason(&self) -> String {
         lock(&self.reason).clone()
@@ -193,12 +256,6 @@ impl Link {
         let news = *reason != text;
         *reason = text;
         news
-    }
-
-    /// Counts an event of the helper.
-    pub fn event(&self, event: Event) {
-        self.counters.events.add();
-        events::trace_virtio_legacy_vf_event(&self.name, event.kind.0.into(), event.detail);
     }
 
     /// Gives up the connection. From here on reads give all-ones and writes are dropped, until
@@ -219,17 +276,13 @@ impl Link {
             self.counters.timeouts.add();
         }
         let reason = messages::brief(error);
-        if let Ok(text) = CString::new(reason.clone()) {
-            events::trace_virtio_legacy_vf_lost(&self.name, &text);
-        }
-        self.log.report(report::warn_report, || {
-            format!(
-                "{}: {reason}; until it is back at {}, legacy registers read all-ones and writes \
-                 to them are dropped; traffic goes on",
-                self.label,
-                self.target.path.display()
-            )
-        });
+        let traced = CString::new(reason.clone()).unwrap_or_default();
+        events::trace_virtio_legacy_vf_lost(&self.name, &traced);
+        self.warn(format_args!(
+            "{reason}; until it is back at {}, legacy registers read all-ones and writes to them \
+             are dropped; traffic goes on",
+            self.target.path.display()
+        ));
         self.set_reason(reason);
     }
 
@@ -238,8 +291,7 @@ impl Link {
         let Some(connection) = io.connection.as_mut() else {
             return false;
         };
-        let on_event = |e| self.event(e);
-        match connection.write_status(0, self.waiting(&on_event), patience) {
+        match connection.write_status(0, patience) {
             Ok(accepted) => {
                 self.guest().reset_due &= !accepted;
                 accepted

@@ -141,7 +141,7 @@ pub fn brief(error: &LinkError) -> String {
         LinkError::Socket(e) => format!("the connection to the helper failed: {e}"),
         LinkError::Protocol(reason) => reason.to_string(),
         LinkError::Send(e) => format!("a request could not be sent: {e}"),
-        LinkError::Refused(why) => format!("the helper refused: {}: {}", why.code, why.text),
+        LinkError::Refused(why) => format!("the helper refused: {why}"),
     }
 }
 

@@ -98,18 +98,14 @@ pub fn prove(
     let at = u64::from(cap.offset) + common::DEVICE_STATUS;
     let member = link.target.member;
     let helper = link.target.path.display();
-    let patience = &mut Patience::of_user(limit);
-    let waiting = link.waiting(&|_| {});
+    let patience = &mut Patience::of_user(&link.stop, limit);
     let mut io = link.lock_io();
     let Some(connection) = io.connection.as_mut() else {
         return Ok(());
     };
     let failed = |e: LinkError| format!("{} ({helper})", messages::brief(&e));
     for status in [ACKNOWLEDGE, 0] {
-        if !connection
-            .write_status(status, waiting, patience)
-            .map_err(failed)?
-        {
+        if !connection.write_status(status, patience).map_err(failed)? {
             // The driver will be told the same.
             return Ok(());
         }
@@ -118,7 +114,7 @@ pub fn prove(
             return Ok(());
         }
         if seen != [status] {
-            let _back = connection.write_status(0, waiting, patience);
+            let _back = connection.write_status(0, patience);
             return Err(format!(
                 "the VF behind {} is not that of vf={member} at the PF that the helper at {helper} \
                  drives: a status written through the helper is not seen there; correct vf=, \

@@ -3,9 +3,12 @@
 //! At most one log line per second for what a guest or a peer can cause.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    fmt,
+    sync::Mutex,
     time::{Duration, Instant},
 };
+
+use crate::lock::lock;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -22,7 +25,7 @@ struct State {
 impl RateLimit {
     /// Whether a line may be written now; if so, how many were left out since the last one.
     pub fn allow(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         if state
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
@@ -34,14 +37,12 @@ impl RateLimit {
         Some(std::mem::take(&mut state.suppressed))
     }
 
-    /// Passes `text()` to `report` if a line may be written now.
-    pub fn report(&self, report: fn(&str), text: impl FnOnce() -> String) {
-        if let Some(suppressed) = self.allow(Instant::now()) {
-            let mut line = text();
-            if suppressed > 0 {
-                line.push_str(&format!(" ({suppressed} more messages were left out)"));
-            }
-            report(&line);
+    /// Passes `text` to `report` if a line may be written now.
+    pub fn report(&self, report: fn(&str), text: fmt::Arguments<'_>) {
+        match self.allow(Instant::now()) {
+            None => {}
+            Some(0) => report(&text.to_string()),
+            Some(more) => report(&format!("{text} ({more} more messages were left out)")),
         }
     }
 }

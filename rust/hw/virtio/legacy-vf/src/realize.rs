@@ -18,12 +18,12 @@ use crate::{
     capabilities::Function,
     capability_list::{self, ByteChange, MAX_HIDDEN},
     connection::{fetch_token, Target},
-    device::{pci, vfio, LegacyVf, Options},
     events, intx,
-    intx::Intx,
-    ioeventfd,
-    link::{lock, Link, LinkConfig, RunningLink},
+    isr::Intx,
+    link::{Link, LinkConfig, RunningLink},
+    lock::lock,
     messages, platform,
+    state::{pci, vfio, LegacyVf, Options},
     vf::{self, Kind, Vf},
 };
 
@@ -34,8 +34,8 @@ const MOST_PATIENCE: Duration = Duration::from_secs(10);
 pub fn realize<D: LegacyVf>(dev: &D) -> util::Result<()> {
     let (vfio, options) = (vfio(dev), dev.options());
     let mut label = format!("{} {}", dev.typename(), pci(dev).label());
-    let error = |label: &str, why: String| Error::msg(format!("{label}: {why}"));
-    let at = vf::find(D::KIND, vfio, options.helper.as_deref(), options.vf)
+    let error = |of: &str, why: String| Error::msg(format!("{of}: {why}"));
+    let at = vf::find(D::KIND, vfio, options.helper.get().as_deref(), options.vf)
         .map_err(|why| error(&label, why))?;
     label = format!("{label}, {}", at.name());
     let fetched = prepare(dev, &options, &at).map_err(|why| error(&label, why))?;
@@ -61,7 +61,7 @@ pub fn realize<D: LegacyVf>(dev: &D) -> util::Result<()> {
 }
 
 /// Everything before the parent's realize. Whether the VF token is that of the helper.
-fn prepare<D: LegacyVf>(dev: &D, options: &Options, at: &Vf) -> Result<bool, String> {
+fn prepare<D: LegacyVf>(dev: &D, options: &Options<'_>, at: &Vf) -> Result<bool, String> {
     let ms = options.deadline_ms;
     if !(10..=600_000).contains(&ms) {
         return Err(format!(
@@ -78,7 +78,7 @@ fn prepare<D: LegacyVf>(dev: &D, options: &Options, at: &Vf) -> Result<bool, Str
 }
 
 /// Longest wait for the helper at realize.
-fn patience(options: &Options) -> Duration {
+fn patience(options: &Options<'_>) -> Duration {
     Duration::from_millis(options.deadline_ms.into()).min(MOST_PATIENCE)
 }
 
@@ -86,34 +86,40 @@ fn patience(options: &Options) -> Duration {
 /// `of` is the device in warnings at this time.
 fn attach<D: LegacyVf>(
     dev: &D,
-    options: &Options,
+    options: &Options<'_>,
     at: &Vf,
     label: String,
     of: &str,
 ) -> Result<(), String> {
     let (pci, vfio, state) = (pci(dev), vfio(dev), dev.state());
-    if let Some(warning) = platform::check_iommu(pci, dev.disable_modern()) {
+    if let Some(warning) = platform::check_iommu(pci, options.disable_modern) {
         report::warn_report(&format!("{of}: {}", warning?));
     }
     let function = identify(vfio)?;
     let proof = vfio
         .device_file()
         .map_err(|e| format!("cannot pass on the VFIO device file: {e}"))?;
+    let name = CString::new(pci.label()).unwrap_or_default();
+    let (counters, shown) = (state.counters.clone(), name.clone());
     let target = Target {
         path: at.helper.clone(),
         member: at.member,
         virtio_id: function.device.virtio_id(),
         serial: function.serial,
-        proof: proof.map(Arc::new),
+        proof,
+        events: Arc::new(move |event| {
+            counters.events.add();
+            events::trace_virtio_legacy_vf_event(&shown, event.kind.0.into(), event.detail);
+        }),
     };
     let intx = show_pin(dev, options.intx, &function, of)?;
     let mut window = Window::new(function.device, function.config_len);
     if intx.is_some() {
         window.emulate_intx();
     }
-    let link = Link::connect(LinkConfig {
+    let connected = Link::connect(LinkConfig {
         label,
-        name: CString::new(pci.label()).unwrap_or_default(),
+        name,
         counters: state.counters.clone(),
         target,
         deadline: Duration::from_millis(options.deadline_ms.into()),
@@ -123,11 +129,12 @@ fn attach<D: LegacyVf>(
         intx,
     })
     .map_err(|e| messages::connect_failed(at, &e, options.deadline_ms))?;
-    compare_deadlines(&link, options, of);
+    compare_deadlines(&connected, options, of);
     if D::KIND == Kind::User && options.check_vf {
-        platform::prove(vfio, &function, &link, patience(options))?;
+        platform::prove(vfio, &function, &connected, patience(options))?;
     }
-    let running = RunningLink::start(link).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let running =
+        RunningLink::start(connected).map_err(|e| format!("cannot start a thread: {e}"))?;
     let link = running.link().clone();
     *lock(&state.running) = Some(running);
     watch(dev, &link);
@@ -135,7 +142,7 @@ fn attach<D: LegacyVf>(
         *lock(&state.memory) = Some(platform::watch_memory(&link));
     }
     show_as_transitional(vfio, &function);
-    if dev.disable_modern() {
+    if options.disable_modern {
         hide_modern(dev, &function)?;
     }
     change(dev, capability_list::put_msix_last);
@@ -150,8 +157,7 @@ fn attach<D: LegacyVf>(
         function.config_len.into(),
         bar0_size,
     );
-    let _first_time = state.function.set(function);
-    let _first_time = state.link.set(link);
+    let (_first, _time) = (state.function.set(function), state.link.set(link));
     // SAFETY: BAR0 is part of the device and not mapped before the last of these; its callbacks
     // lock what they share; the VF has no BAR0 of its own, as identify() has seen.
     unsafe {
@@ -208,14 +214,8 @@ fn show_pin<D: LegacyVf>(
             pci.use_pin_a();
             // Of these the device has nothing: the guest gets QEMU's.
             vfio.emulate_config_bits(header::INTERRUPT_LINE, 0xff);
-            for (at, bits) in [
-                (header::COMMAND, COMMAND_INTX_DISABLE),
-                (header::STATUS, STATUS_INTERRUPT),
-            ] {
-                let [low, high] = bits.to_le_bytes();
-                vfio.emulate_config_bits(at, low);
-                vfio.emulate_config_bits(at + 1, high);
-            }
+            vfio.emulate_config_bits(header::COMMAND + 1, (COMMAND_INTX_DISABLE >> 8) as u8);
+            vfio.emulate_config_bits(header::STATUS, STATUS_INTERRUPT as u8);
             return Ok(Some(Arc::new(intx)));
         }
         _ if own != [0] => "it has an interrupt pin of its own",
@@ -252,14 +252,17 @@ fn watch<D: LegacyVf>(dev: &D, link: &Arc<Link>) {
     let asked = move || {
         for_main_loop.main_loop.take();
         if let Some(device) = held.dynamic_cast::<D>() {
-            ioeventfd::update(device, &for_main_loop);
+            device
+                .state()
+                .doorbells
+                .follow(vfio(device), device.bar0(), &for_main_loop);
             intx::tell(device, &for_main_loop);
         }
     };
     handlers.push(FdHandler::new(link.main_loop.descriptor().clone(), asked));
 }
 
-fn compare_deadlines(link: &Link, options: &Options, of: &str) {
+fn compare_deadlines(link: &Link, options: &Options<'_>, of: &str) {
     let helper = link
         .lock_io()
         .connection

@@ -5,14 +5,12 @@
 
 use std::{ffi::CString, sync::Arc, time::Duration};
 
-use legacy_vf_proto::OpenReply;
 use pci::report;
 use virtio_pci_spec::status::DRIVER_OK;
 
 use crate::{
     connection::{Connection, LinkError},
     counters::LinkState,
-    doorbell::Address,
     events,
     link::Link,
     messages,
@@ -61,7 +59,7 @@ impl Link {
     /// Writes what somebody left to be written. True: something could not be; try again later.
     fn finish(&self) -> bool {
         let mut io = self.lock_io();
-        let patience = &mut Patience::of_thread(self.deadline, &self.waiters);
+        let patience = &mut Patience::of_thread(&self.stop, self.deadline, &self.waiters);
         io.window.retry_settle();
         self.catch_up(&mut io, patience);
         self.write_vectors(&mut io, patience);
@@ -83,29 +81,24 @@ impl Link {
     /// Notes why an attempt failed; a new reason is worth a line.
     fn still_lost(&self, error: &LinkError) {
         let text = messages::brief(error);
-        if let Ok(text) = CString::new(text.clone()) {
-            events::trace_virtio_legacy_vf_retry(&self.name, &text);
-        }
+        let traced = CString::new(text.clone()).unwrap_or_default();
+        events::trace_virtio_legacy_vf_retry(&self.name, &traced);
         let worth = matches!(error, LinkError::Refused(_) | LinkError::Protocol(_));
         if self.set_reason(text.clone()) && worth {
-            self.log.report(report::warn_report, || {
-                format!("{}: no new connection yet: {text}", self.label)
-            });
+            self.warn(format_args!("no new connection yet: {text}"));
         }
     }
 
     fn reconnect(&self) -> Result<(), LinkError> {
-        let on_event = |e| self.event(e);
-        let waiting = self.waiting(&on_event);
-        let patience = &mut Patience::of_user(self.deadline);
-        let mut connection = Connection::open(&self.target, waiting, patience)?;
+        let patience = &mut Patience::of_user(&self.stop, self.deadline);
+        let mut connection = Connection::open(&self.target, patience)?;
         let socket = connection.socket().clone();
         let opened = *connection.opened();
         // Closing the PF, as a helper does when it ends, resets the VFs with it on some devices.
-        let status = connection.read_status(waiting, patience)?;
+        let status = connection.read_status(patience)?;
         // Not while registers are locked, for which somebody may wait.
         let due = self.guest().reset_due;
-        if due && connection.write_status(0, waiting, patience)? {
+        if due && connection.write_status(0, patience)? {
             self.guest().reset_due = false;
         }
         let state_lost = {
@@ -116,7 +109,7 @@ impl Link {
         let mut io = self.lock_io();
         io.connection = Some(connection);
         io.window.restored();
-        let patience = &mut Patience::of_thread(self.deadline, &self.waiters);
+        let patience = &mut Patience::of_thread(&self.stop, self.deadline, &self.waiters);
         self.catch_up(&mut io, patience);
         self.write_vectors(&mut io, patience);
         if io.connection.is_none() {
@@ -131,39 +124,25 @@ impl Link {
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
         if state_lost {
             self.counters.state_lost.set(true);
-            self.log_rare.report(report::warn_report, || {
-                format!(
-                    "{}: the helper is back, but the VF was reset meanwhile, and the guest's \
-                     driver does not know; reset the guest, or unload and load the driver",
-                    self.label
-                )
-            });
+            self.say(
+                &self.log_rare,
+                report::warn_report,
+                format_args!(
+                    "the helper is back, but the VF was reset meanwhile, and the guest's driver \
+                     does not know; reset the guest, or unload and load the driver"
+                ),
+            );
         } else {
-            self.log_back.report(report::info_report, || {
-                format!(
-                    "{}: the helper is back, legacy registers work again",
-                    self.label
-                )
-            });
+            self.say(
+                &self.log_back,
+                report::info_report,
+                format_args!("the helper is back, legacy registers work again"),
+            );
         }
         // Whoever notifies from now on finds the new sender; before, it is in the list.
         if let Err(e) = self.ring_again(&socket) {
-            self.log.report(report::warn_report, || {
-                format!("{}: notifications could not be repeated: {e}", self.label)
-            });
+            self.warn(format_args!("notifications could not be repeated: {e}"));
         }
         Ok(())
-    }
-
-    /// A new helper may say another notify address.
-    fn choose_address(&self, opened: &OpenReply) {
-        let (address, warning) = Address::choose(opened, &self.bars);
-        if let Some(warning) = warning {
-            self.log_rare
-                .report(report::warn_report, || format!("{}: {warning}", self.label));
-        }
-        if self.doorbell.set_address(address) {
-            self.main_loop.signal();
-        }
     }
 }

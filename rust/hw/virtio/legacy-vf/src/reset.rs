@@ -8,10 +8,10 @@ use virtio_pci_spec::pci::{header, msix, power};
 
 use crate::{
     capabilities::{power_control, sleeps, Function},
-    device::{pci, vfio, LegacyVf},
-    events, intx, ioeventfd,
+    events, intx,
     link::Link,
     socket::Patience,
+    state::{pci, vfio, LegacyVf},
 };
 
 /// The machine or the bus is reset. Status 0 reaches the VF before VFIO's reset, so that it stops
@@ -21,7 +21,7 @@ pub fn with_bus<D: LegacyVf>(dev: &D) {
     let Some(link) = dev.state().link() else {
         return dev.parent_reset();
     };
-    let patience = &mut Patience::locked();
+    let patience = &mut Patience::locked(&link.stop);
     // Nobody else tells the VF anything meanwhile, if that can be had soon.
     let mut registers = link.lock_io_soon(patience);
     let required = !vfio(dev).reset_works();
@@ -72,5 +72,5 @@ fn forget<D: LegacyVf>(dev: &D, link: &Link, msix: bool) {
     link.was_reset(msix);
     intx::hand_over(dev, link);
     intx::forget_told(dev, link, true);
-    ioeventfd::update(dev, link);
+    dev.state().doorbells.follow(vfio(dev), dev.bar0(), link);
 }

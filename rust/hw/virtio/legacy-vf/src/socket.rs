@@ -21,12 +21,14 @@ use std::{
     ptr,
     sync::{
         atomic::{AtomicUsize, Ordering},
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
     },
     time::{Duration, Instant},
 };
 
 use pci::is_vcpu_waited_for;
+
+use crate::lock::lock;
 
 /// A connected socket. Messages are sent and received whole.
 #[derive(Debug)]
@@ -102,22 +104,25 @@ pub struct Patience<'a> {
     who: Who<'a>,
     grace: u32,
     looked: Instant,
+    /// Signalled when the device goes away.
+    stop: &'a EventFd,
 }
 
 impl<'a> Patience<'a> {
-    fn new(limit: Duration, who: Who<'a>) -> Self {
+    fn new(stop: &'a EventFd, limit: Duration, who: Who<'a>) -> Self {
         Self {
             deadline: Instant::now() + limit,
             who,
             grace: GRACE,
             looked: Instant::now(),
+            stop,
         }
     }
 
     /// Of an access of the guest. `behind`: an access of before was given up and is not answered
     /// yet, so that there is no grace left.
-    pub fn of_vcpu(limit: Duration, behind: bool) -> Self {
-        let mut patience = Self::new(limit, Who::Vcpu);
+    pub fn of_vcpu(stop: &'a EventFd, limit: Duration, behind: bool) -> Self {
+        let mut patience = Self::new(stop, limit, Who::Vcpu);
         if behind {
             patience.grace = 0;
         }
@@ -125,14 +130,14 @@ impl<'a> Patience<'a> {
     }
 
     /// Of the link's thread; `others` counts those who want what it holds.
-    pub fn of_thread(limit: Duration, others: &'a AtomicUsize) -> Self {
-        Self::new(limit, Who::Thread(others))
+    pub fn of_thread(stop: &'a EventFd, limit: Duration, others: &'a AtomicUsize) -> Self {
+        Self::new(stop, limit, Who::Thread(others))
     }
 
     /// With the big QEMU lock held.
-    pub fn locked() -> Self {
-        let mut patience = Self::new(SLICE * (GRACE + 1), Who::Locked);
-        let ran_out = RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn locked(stop: &'a EventFd) -> Self {
+        let mut patience = Self::new(stop, SLICE * (GRACE + 1), Who::Locked);
+        let ran_out = lock(&RAN_OUT);
         if ran_out.is_some_and(|at| at.elapsed() < PAUSE) {
             patience.grace = 0;
         }
@@ -140,8 +145,8 @@ impl<'a> Patience<'a> {
     }
 
     /// Of the user who adds the device.
-    pub fn of_user(limit: Duration) -> Self {
-        Self::new(limit, Who::User)
+    pub fn of_user(stop: &'a EventFd, limit: Duration) -> Self {
+        Self::new(stop, limit, Who::User)
     }
 
     /// The longest wait until [`look`](Self::look) is to be called; none if the wait is over.
@@ -178,7 +183,7 @@ impl<'a> Patience<'a> {
 
     fn give_up(&self) -> Over {
         if matches!(self.who, Who::Locked) {
-            *RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *lock(&RAN_OUT) = Some(Instant::now());
         }
         Over::GivenUp
     }
@@ -305,20 +310,15 @@ impl Socket {
         let _already_gone = unsafe { libc::shutdown(self.raw(), libc::SHUT_RDWR) };
     }
 
-    /// Waits until the socket is ready, `stop` is signalled, or patience is over.
-    pub fn wait(
-        &self,
-        what: WaitFor,
-        stop: &EventFd,
-        patience: &mut Patience<'_>,
-    ) -> io::Result<Woken> {
+    /// Waits until the socket is ready, the device goes away, or patience is over.
+    pub fn wait(&self, what: WaitFor, patience: &mut Patience<'_>) -> io::Result<Woken> {
         let events = match what {
             WaitFor::Message => libc::POLLIN,
             WaitFor::Room => libc::POLLOUT,
         };
         let mut fds = [
             poll_fd(self.raw(), events),
-            poll_fd(stop.0.as_raw_fd(), libc::POLLIN),
+            poll_fd(patience.stop.0.as_raw_fd(), libc::POLLIN),
         ];
         loop {
             // A message that is there already counts, however little patience is left.
@@ -326,16 +326,11 @@ impl Socket {
                 Ok(time) => (time, None),
                 Err(over) => (Duration::ZERO, Some(over)),
             };
-            let ready = match poll(&mut fds, Some(time)) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                ready => ready?,
-            };
-            let [socket, stopped] = &fds;
-            if ready > 0 && stopped.revents != 0 {
-                return Ok(Woken::Stopped);
-            }
-            if ready > 0 && socket.revents != 0 {
-                return Ok(Woken::Ready);
+            poll(&mut fds, Some(time))?;
+            match &fds {
+                [_, stopped] if stopped.revents != 0 => return Ok(Woken::Stopped),
+                [socket, _] if socket.revents != 0 => return Ok(Woken::Ready),
+                _ => {}
             }
             if let Some(over) = over {
                 return Ok(Woken::Over(over));
@@ -352,16 +347,15 @@ impl Socket {
             poll_fd(wake.0.as_raw_fd(), libc::POLLIN),
         ];
         loop {
-            match poll(&mut fds, None) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                ready => ready?,
-            };
-            let [socket, stopped, _] = &fds;
-            return Ok(match (stopped.revents, socket.revents) {
-                (0, 0) => Ended::Woken,
-                (0, _) => Ended::Hangup,
-                _ => Ended::Stopped,
-            });
+            poll(&mut fds, None)?;
+            let [socket, stopped, woken] = fds.map(|fd| fd.revents != 0);
+            if stopped || socket || woken {
+                return Ok(match (stopped, socket) {
+                    (true, _) => Ended::Stopped,
+                    (_, true) => Ended::Hangup,
+                    _ => Ended::Woken,
+                });
+            }
         }
     }
 }
@@ -407,7 +401,6 @@ impl EventFd {
             match poll(&mut fds, Some(left)) {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return true,
             }
         }
@@ -433,15 +426,17 @@ fn poll_fd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
     }
 }
 
-/// How many of `fds` are ready; 0 at the end of `time`.
-fn poll(fds: &mut [libc::pollfd], time: Option<Duration>) -> io::Result<usize> {
+/// How many of `fds` are ready; 0 at the end of `time`, or before it for no reason.
+fn poll(fds: &mut [libc::pollfd], time: Option<Duration>) -> io::Result<c_int> {
     // Rounded up, so that nobody spins through the last millisecond.
     let timeout = time.map_or(-1, |t| {
         c_int::try_from(t.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
     });
     // SAFETY: the array is valid for its length.
-    let ready = check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) });
-    ready.map(|count| count.unsigned_abs() as usize)
+    match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) }) {
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+        ready => ready,
+    }
 }
 
 /// Runs `f` with every signal blocked in this thread: a thread started meanwhile inherits the

@@ -3,7 +3,6 @@
 //! The VF's side of `INTx`: vectors are written, and its ISR asked, through the helper.
 
 use legacy_window::{Command, CommandKind, Outcome, Source, Space, Step};
-use pci::report;
 use virtio_pci_spec::{
     legacy::{field_of, Register},
     status::{ISR_CONFIG, ISR_QUEUE},
@@ -99,13 +98,10 @@ impl Link {
         };
         events::trace_virtio_legacy_vf_intx_unmapped(&self.name, queue);
         self.counters.intx_unmapped.add_many(count.into());
-        self.log.report(report::warn_report, || {
-            format!(
-                "{}: the VF gives no interrupt vector to {what}, so a guest that waits for its \
-                 INTx may hang; let the guest use MSI-X or poll, or see why the VF refuses \
-                 (`qemu-virtio-admin-helper stats`)",
-                self.label
-            )
-        });
+        self.warn(format_args!(
+            "the VF gives no interrupt vector to {what}, so a guest that waits for its INTx may \
+             hang; let the guest use MSI-X or poll, or see why the VF refuses \
+             (`qemu-virtio-admin-helper stats`)"
+        ));
     }
 }
