@@ -157,7 +157,7 @@ fn attach<D: LegacyVf>(
         function.config_len.into(),
         bar0_size,
     );
-    let (_first, _time) = (state.function.set(function), state.link.set(link));
+    let _first_time = (state.function.set(function), state.link.set(link));
     // SAFETY: BAR0 is part of the device and not mapped before the last of these; its callbacks
     // lock what they share; the VF has no BAR0 of its own, as identify() has seen.
     unsafe {
