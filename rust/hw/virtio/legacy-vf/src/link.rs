@@ -75,60 +75,36 @@ pub struct Link {
     reason: Mutex<String>,
 }
 
-/// What a device needs to have a link.
-pub struct LinkConfig {
-    /// See [`Link::label`].
-    pub label: String,
-    /// See [`Link::name`].
-    pub name: CString,
-    /// Counters, kept by the device.
-    pub counters: Arc<Counters>,
-    /// Which VF to open, and where.
-    pub target: Target,
-    /// See [`Link::deadline`].
-    pub deadline: Duration,
-    /// Longest wait for the first connection.
-    pub patience: Duration,
-    /// The register window.
-    pub window: Window,
-    /// See [`Link::bars`].
-    pub bars: [u64; 6],
-    /// See [`Link::intx`].
-    pub intx: Option<Arc<Intx>>,
-}
-
 impl Link {
-    /// Connects to the helper and opens the VF.
-    pub fn connect(config: LinkConfig) -> Result<Self, LinkError> {
-        let [stop, wake, main_loop] = [EventFd::new(), EventFd::new(), EventFd::new()];
-        let stop = stop.map_err(LinkError::Socket)?;
-        let patience = &mut Patience::of_user(&stop, config.patience);
-        let connection = Connection::open(&config.target, patience)?;
-        config.counters.link.set(LinkState::Connected);
-        let opened = *connection.opened();
-        let name = &config.name;
-        events::trace_virtio_legacy_vf_connected(name, opened.member.into(), opened.session);
-        let link = Self {
-            label: config.label,
-            name: config.name,
+    /// A link that is not connected yet.
+    pub fn new(
+        label: String,
+        name: CString,
+        counters: Arc<Counters>,
+        target: Target,
+        window: Window,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            label,
+            name,
             log: RateLimit::default(),
             log_back: RateLimit::default(),
             log_rare: RateLimit::default(),
-            counters: config.counters,
-            stop,
-            wake: wake.map_err(LinkError::Socket)?,
-            main_loop: main_loop.map_err(LinkError::Socket)?,
+            counters,
+            stop: EventFd::new()?,
+            wake: EventFd::new()?,
+            main_loop: EventFd::new()?,
             gone: AtomicBool::new(false),
-            deadline: config.deadline,
-            bars: config.bars,
+            deadline: Duration::ZERO,
+            bars: [0; 6],
             doorbell: Doorbell::default(),
-            intx: config.intx,
-            target: config.target,
+            intx: None,
+            target,
             waiters: AtomicUsize::new(0),
-            sender: Mutex::new(Some(connection.socket().clone())),
+            sender: Mutex::default(),
             io: Mutex::new(Io {
-                window: config.window,
-                connection: Some(connection),
+                window,
+                connection: None,
                 epoch: 0,
                 msix_switches: 0,
                 turn: 0,
@@ -136,9 +112,20 @@ impl Link {
             }),
             guest: Mutex::default(),
             reason: Mutex::default(),
-        };
-        link.choose_address(&opened);
-        Ok(link)
+        })
+    }
+
+    /// Connects to the helper for the first time, and opens the VF.
+    pub fn connect(&self, limit: Duration) -> Result<(), LinkError> {
+        let patience = &mut Patience::of_user(&self.stop, limit);
+        let connection = Connection::open(&self.target, patience)?;
+        self.counters.link.set(LinkState::Connected);
+        let opened = *connection.opened();
+        events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
+        self.set_sender(Some(connection.socket().clone()));
+        self.lock_io().connection = Some(connection);
+        self.choose_address(&opened);
+        Ok(())
     }
 
     /// Locks window and connection. Held while the helper answers, so not with the big QEMU lock.

@@ -17,10 +17,10 @@ use virtio_pci_spec::{
 use crate::{
     capabilities::Function,
     capability_list::{self, ByteChange, MAX_HIDDEN},
-    connection::{fetch_token, Target},
+    connection::{fetch_token, LinkError, Target},
     events, intx,
     isr::Intx,
-    link::{Link, LinkConfig, RunningLink},
+    link::{Link, RunningLink},
     lock::lock,
     messages, platform,
     state::{pci, vfio, LegacyVf, Options},
@@ -117,18 +117,13 @@ fn attach<D: LegacyVf>(
     if intx.is_some() {
         window.emulate_intx();
     }
-    let connected = Link::connect(LinkConfig {
-        label,
-        name,
-        counters: state.counters.clone(),
-        target,
-        deadline: Duration::from_millis(options.deadline_ms.into()),
-        patience: patience(options),
-        window,
-        bars: std::array::from_fn(|bar| vfio.bar_size(bar as u8)),
-        intx,
-    })
-    .map_err(|e| messages::connect_failed(at, &e, options.deadline_ms))?;
+    let failed = |e: LinkError| messages::connect_failed(at, &e, options.deadline_ms);
+    let mut connected = Link::new(label, name, state.counters.clone(), target, window)
+        .map_err(|e| failed(LinkError::Socket(e)))?;
+    connected.deadline = Duration::from_millis(options.deadline_ms.into());
+    connected.bars = std::array::from_fn(|bar| vfio.bar_size(bar as u8));
+    connected.intx = intx;
+    connected.connect(patience(options)).map_err(failed)?;
     compare_deadlines(&connected, options, of);
     if D::KIND == Kind::User && options.check_vf {
         platform::prove(vfio, &function, &connected, patience(options))?;
