@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use driver_virtqueue::{AddError, Buffer, QueueError, SplitQueue};
 use pci_transport::{DmaRegion, Doorbell, PciFunction, Posted, Width};
-use virtio_pci_spec::admin::{Reply, REPLY_LEN};
+use virtio_modern_spec::admin::{Reply, REPLY_LEN};
 
 use crate::command::{Command, MAX_READABLE, MAX_WRITABLE};
 

@@ -7,9 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use virtio_pci_spec::admin::legacy::decode_notify_info;
-use virtio_pci_spec::admin::list::OpcodeSet;
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::legacy::decode_notify_info;
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::opcode;
 use virtio_pci_spec::DeviceType;
 
 use crate::config::ExistingVfs;

@@ -2,8 +2,9 @@
 //! Finding the virtio structures of a function ("Virtio Structure PCI Capabilities").
 
 use pci_transport::{ConfigImage, PciFunction};
+use virtio_modern_spec::common;
 use virtio_pci_spec::bytes::{get_u32, get_u8};
-use virtio_pci_spec::modern::{cap, cfg_type, common};
+use virtio_pci_spec::modern::{cap, cfg_type};
 use virtio_pci_spec::pci;
 
 use crate::error::PfError;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Admin commands as bytes ("Group administration commands", "Legacy Interfaces").
 
-use virtio_pci_spec::admin::legacy::{
+use virtio_modern_spec::admin::legacy::{
     NOTIFY_RESULT_LEN, OFFSET, READ_REQUEST_LEN, WRITE_HEADER_LEN,
 };
-use virtio_pci_spec::admin::list::OpcodeSet;
-use virtio_pci_spec::admin::{group, opcode, Request, REPLY_LEN, REQUEST_LEN};
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::{group, opcode, Request, REPLY_LEN, REQUEST_LEN};
 use virtio_pci_spec::legacy::{field_of, Register};
 
 use crate::types::{Access, LegacyOp, Space};

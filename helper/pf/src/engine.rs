@@ -306,7 +306,7 @@ impl Pf {
             let command = job.kind.command(member);
             tracing::warn!(
                 function = %self.id, vf = member, %error, left_out,
-                command = virtio_pci_spec::admin::opcode::name(command.opcode()),
+                command = virtio_modern_spec::admin::opcode::name(command.opcode()),
                 retries = job.retries, what = ?job.kind,
                 "command failed"
             );
@@ -437,7 +437,7 @@ fn judge(answer: &Answer) -> Result<&[u8], OpError> {
     };
     match answer.reply {
         None => Err(short),
-        Some(r) if r.status != virtio_pci_spec::admin::status::OK => Err(OpError::Device {
+        Some(r) if r.status != virtio_modern_spec::admin::status::OK => Err(OpError::Device {
             status: r.status,
             qualifier: r.qualifier,
         }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use driver_virtqueue::QueueError;
 use thiserror::Error;
-use virtio_pci_spec::admin::{opcode, qualifier, status};
+use virtio_modern_spec::admin::{opcode, qualifier, status};
 
 /// Why a PF cannot be driven, or cannot be driven any more.
 #[derive(Clone, Debug, Error)]

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use virtio_pci_spec::admin::list::OpcodeSet;
-use virtio_pci_spec::admin::{qualifier, status, Reply};
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::{qualifier, status, Reply};
 
 use crate::command::Command;
 use crate::config::RetryPolicy;

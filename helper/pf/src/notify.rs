@@ -2,7 +2,7 @@
 //! Choosing among the entries of LEGACY_NOTIFY_INFO.
 
 use pci_transport::VfBar;
-use virtio_pci_spec::admin::legacy::{notify_flags, NotifyEntry};
+use virtio_modern_spec::admin::legacy::{notify_flags, NotifyEntry};
 
 use crate::types::{NotifyAddress, NotifyKind};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pci_transport::{ConfigImage, IrqEvent, PciFunction, VfBar};
-use virtio_pci_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_pci_spec::bytes::{get_u16, get_u8};
 use virtio_pci_spec::{ids, pci, DeviceType};
 

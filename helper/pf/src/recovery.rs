@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use virtio_pci_spec::modern::common::DEVICE_STATUS;
+use virtio_modern_spec::common::DEVICE_STATUS;
 use virtio_pci_spec::status;
 
 use crate::bringup::{FIRST_LOOK, LAST_LOOK};

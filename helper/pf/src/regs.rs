@@ -3,7 +3,7 @@
 //! Layout"), each one traced.
 
 use pci_transport::{PciFunction, Posted, Width};
-use virtio_pci_spec::modern::common as c;
+use virtio_modern_spec::common as c;
 
 use crate::error::PfError;
 

@@ -4,10 +4,10 @@
 
 use driver_virtqueue::{Barriers, Layout, QueueConfig, SplitQueue};
 use pci_transport::{DmaAddressing, IrqEvent, PciFunction, Width};
-use virtio_pci_spec::features::{
+use virtio_modern_spec::common as c;
+use virtio_modern_spec::features::{
     bit, ACCESS_PLATFORM, ADMIN_VQ, EVENT_IDX, NOTIF_CONFIG_DATA, ORDER_PLATFORM, SR_IOV, VERSION_1,
 };
-use virtio_pci_spec::modern::common as c;
 use virtio_pci_spec::{pci, status};
 
 use crate::admin::{AdminQueue, Kick, SLOT_LEN};

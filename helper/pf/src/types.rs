@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use virtio_pci_spec::admin::list::OpcodeSet;
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::opcode;
 use virtio_pci_spec::{config, legacy, DeviceType};
 
 use crate::error::{OpError, SubmitError};

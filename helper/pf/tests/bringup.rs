@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::*;
 use pci_transport::testing::{Access, ScriptedFunction};
 use pci_transport::Width;
-use virtio_pci_spec::pci::sriov;
+use virtio_modern_spec::sriov;
 use virtio_pci_spec::DeviceType;
 use virtio_pf::{AccessPlatform, LegacyOp, NotifyKind, Pf, PfConfig, PfState, Space};
 

@@ -8,7 +8,7 @@ mod common;
 use common::*;
 use pci_transport::testing::{Access, ScriptedDevice, ScriptedFunction};
 use pci_transport::Width;
-use virtio_pci_spec::pci::sriov;
+use virtio_modern_spec::sriov;
 use virtio_pf::{ExistingVfs, LegacyOp, Pf, PfConfig, Space};
 
 // Covers: FEA-06, GRP-05

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::opcode;
 use virtio_pci_spec::ids::MODERN_DEVICE_BASE;
 use virtio_pci_spec::DeviceType;
 use virtio_pf::{Access, LegacyOp, Pf, PfEvent, PfState};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use legacy_vf_proto::{ErrorCode, NotifyKind, QueryKind};
 use serde::Serialize;
-use virtio_pci_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
+use virtio_modern_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
 use virtio_pci_spec::DeviceType;
 
 use crate::backend::{AccessBackend, NotifyAddress};

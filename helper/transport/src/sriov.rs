@@ -4,8 +4,9 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use virtio_modern_spec::sriov;
 use virtio_pci_spec::bytes::{get_u16, get_u32};
-use virtio_pci_spec::pci::{self, sriov};
+use virtio_pci_spec::pci;
 
 use crate::capability::ConfigImage;
 use crate::error::{Cause, Error, Place};

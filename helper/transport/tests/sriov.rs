@@ -3,7 +3,8 @@
 
 use pci_transport::testing::{Access, ScriptedDevice, ScriptedFunction};
 use pci_transport::{Cause, DeviceView, IrqEvent, PciFunction, VfBar, Width};
-use virtio_pci_spec::pci::{self, sriov};
+use virtio_modern_spec::sriov;
+use virtio_pci_spec::pci;
 
 const BASE: usize = 0x140;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Where the three parts of a queue lie in its memory.
 
-use virtio_pci_spec::ring;
+use virtio_modern_spec::ring;
 
 use crate::error::QueueError;
 

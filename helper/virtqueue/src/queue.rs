@@ -4,7 +4,7 @@
 use std::sync::atomic::{fence, Ordering};
 
 use pci_transport::{DmaRegion, Order};
-use virtio_pci_spec::ring;
+use virtio_modern_spec::ring;
 
 use crate::error::{AddError, QueueError};
 use crate::layout::{Layout, QueueAddresses};

@@ -3,7 +3,7 @@
 //! Buffer Notification Suppression" towards the driver.
 
 use pci_transport::Order;
-use virtio_pci_spec::ring;
+use virtio_modern_spec::ring;
 
 use crate::error::QueueError;
 use crate::queue::{SplitQueue, FLAGS, RING};

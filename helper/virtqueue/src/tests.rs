@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use pci_transport::{DeviceView, DmaPool, Order};
-use virtio_pci_spec::ring::{DESC_F_NEXT, DESC_F_WRITE};
+use virtio_modern_spec::ring::{DESC_F_NEXT, DESC_F_WRITE};
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::opcode;
 
 use crate::bench::bench;
 use test_kit::project::Project;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use test_kit::patience::Patience;
+use virtio_modern_spec::ring::{legacy_layout, LegacyLayout, DESC_F_NEXT, DESC_F_WRITE};
 use virtio_pci_spec::legacy::header_len;
-use virtio_pci_spec::ring::{legacy_layout, LegacyLayout, DESC_F_NEXT, DESC_F_WRITE};
 
 use crate::memory::GuestMemory;
 use crate::pci::{Msix, PciDevice};

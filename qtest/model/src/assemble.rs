@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Putting functions together (features, queues, BARs, configuration space), and the device from them.
 
-use virtio_pci_spec::features::{self as f, bit};
+use virtio_modern_spec::features::{self as f, bit};
 use virtio_pci_spec::DeviceType;
 
 use crate::bars::{BarLayout, BarNeeds};

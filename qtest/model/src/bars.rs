@@ -98,7 +98,7 @@ impl BarLayout {
             let at = offset.checked_sub(start)?;
             (at.checked_add(len as u64)? <= size).then_some(at)
         };
-        let common = virtio_pci_spec::modern::common::LEN;
+        let common = virtio_modern_spec::common::LEN;
         if let Some(at) = inside(COMMON_OFFSET, common) {
             return Some((Structure::Common, at));
         }

@@ -2,10 +2,11 @@
 //! The configuration space of one function: 4096 bytes, a mask of writable bits, and what the
 //! written bits mean.
 
+use virtio_modern_spec::sriov;
 use virtio_pci_spec::bytes::{get_u16, get_u32, put_u16};
 use virtio_pci_spec::ids;
 use virtio_pci_spec::modern::cap;
-use virtio_pci_spec::pci::{self, express, header, msix, power, sriov};
+use virtio_pci_spec::pci::{self, express, header, msix, power};
 use virtio_pci_spec::DeviceType;
 
 use crate::bars::BarLayout;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use virtio_pci_spec::features::{bit, LEGACY_MASK, VERSION_1};
+use virtio_modern_spec::features::{bit, LEGACY_MASK, VERSION_1};
 use virtio_pci_spec::DeviceType;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 

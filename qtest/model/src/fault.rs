@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::opcode;
 
 /// An opcode by number or by the specification's name (without its prefix).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,8 @@ pub use chain::{Chain, RingFault, Segment};
 
 use std::sync::atomic::{fence, Ordering};
 
-use virtio_pci_spec::{ring, status::NO_VECTOR};
+use virtio_modern_spec::ring;
+use virtio_pci_spec::status::NO_VECTOR;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 

@@ -2,7 +2,7 @@
 //! Telling the driver: used buffers, configuration changes, DEVICE_NEEDS_RESET, and how they become
 //! ISR bits, MSI-X messages or INTx levels.
 
-use virtio_pci_spec::features;
+use virtio_modern_spec::features;
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};
 
 use crate::effect::Effect;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! VF Enable, NumVFs and VF MSE of the PF's SR-IOV capability.
 
-use virtio_pci_spec::pci::sriov::{CONTROL_VF_ENABLE, CONTROL_VF_MSE};
+use virtio_modern_spec::sriov::{CONTROL_VF_ENABLE, CONTROL_VF_MSE};
 
 use crate::config::SrIovCapability;
 use crate::effect::FunctionId;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The virtio state of one function. The legacy and the modern interface are two views of it.
 
-use virtio_pci_spec::features::{self, bit};
+use virtio_modern_spec::features::{self, bit};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK, ISR_CONFIG, ISR_QUEUE, NO_VECTOR};
 
 use crate::queue::{ChainRules, Mode, VirtQueue};

@@ -34,6 +34,9 @@ pub(crate) struct OverlayOptions {
     /// The QEMU source tree; it is changed.
     #[arg(long, value_name = "DIR")]
     qemu_source: PathBuf,
+    /// With the devices and checks that only tests need; configure anew if the tree was without.
+    #[arg(long)]
+    for_tests: bool,
 }
 
 /// `cargo xtask qemu`: prints the program's path.
@@ -70,7 +73,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 /// When the tree is not the right QEMU, or cannot be changed.
 pub(crate) fn overlay(project: &Project, options: &OverlayOptions) -> Result<()> {
     let steps = &mut Steps::new(project, "overlay")?;
-    super::overlay_tree(project, steps, &options.qemu_source)?;
+    super::overlay_tree(project, steps, &options.qemu_source, options.for_tests)?;
     steps.finish("the overlay is in place");
     Ok(())
 }

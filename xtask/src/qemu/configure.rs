@@ -11,8 +11,8 @@ use super::tools::Tools;
 use test_kit::run::Cmd;
 use test_kit::steps::Step;
 
-/// A small QEMU: the x86 system emulator, KVM and TCG, user networking, what VFIO needs, and the
-/// devices that only tests have.
+/// A small QEMU: the x86 system emulator, KVM and TCG, user networking, and what VFIO
+/// needs.
 pub(crate) const OPTIONS: &[&str] = &[
     "--target-list=x86_64-softmmu",
     "--enable-rust",
@@ -27,16 +27,13 @@ pub(crate) const OPTIONS: &[&str] = &[
     "--disable-docs",
     "--disable-werror",
     "--disable-install-blobs",
-    // A file of the overlay, seen from where configure looks for it.
-    "--with-devices-x86_64=../../../rust/hw/virtio/pf-sriov/x86_64",
 ];
 
 /// Devices the overlay's parents come from, and its own.
-const NEEDED: [&str; 4] = [
+const NEEDED: [&str; 3] = [
     "CONFIG_VFIO_PCI",
     "CONFIG_VFIO_USER",
     "CONFIG_VIRTIO_LEGACY_VF",
-    "CONFIG_VIRTIO_PF_SRIOV",
 ];
 /// Written when configure has finished and its result was found good.
 const MARK: &str = ".virtio-legacy-vf-configured";

@@ -68,7 +68,7 @@ struct Build {
 impl Build {
     /// Finds out which build belongs to the checkout as it is; changes nothing.
     fn plan(project: &Project) -> Result<Self> {
-        let overlay = Overlay::collect(project.root())?;
+        let overlay = Overlay::collect_for_tests(project.root())?;
         let series = Series::collect(project.root())?;
         let tools = Tools::plan(project);
         let mut digest = Digest::new();
@@ -214,7 +214,7 @@ pub(crate) fn ensure(project: &Project, steps: &mut Steps) -> Result<PathBuf> {
     let _lock = Lock::acquire(&planned.lock(project)?)?;
     // Waiting for the lock can take minutes, in which people edit files.
     let planned = Build {
-        overlay: Overlay::collect(project.root())?,
+        overlay: Overlay::collect_for_tests(project.root())?,
         series: Series::collect(project.root())?,
         ..planned
     };
@@ -404,11 +404,13 @@ mod tests {
     #[test]
     fn a_build_from_the_very_same_is_borrowed_and_stays_untouched() {
         let dir = tempfile::tempdir().unwrap();
-        let rust = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust");
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let checkout = |name: &str| {
             let root = dir.path().join(name);
             fs::create_dir(&root).unwrap();
-            std::os::unix::fs::symlink(&rust, root.join("rust")).unwrap();
+            for part in ["rust", "qtest", "helper"] {
+                std::os::unix::fs::symlink(project.join(part), root.join(part)).unwrap();
+            }
             Project::at(&root, &dir.path().join("cache"))
         };
         let (one, two) = (checkout("one"), checkout("two"));

@@ -5,6 +5,8 @@
 //! Files that did not change are left alone, so that ninja sees only real changes; files that are
 //! gone here go there as well. A record in the tree says which files are ours; a file that is
 //! neither ours nor equal belongs to QEMU and is never overwritten.
+//!
+//! A QEMU for tests gets more crates, which no other tree should have: see [`FOR_TESTS`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +21,12 @@ pub(crate) const RECORD_DIR: &str = ".virtio-legacy-vf";
 const RECORD: &str = "overlay.json";
 /// Below `rust/`, not part of the overlay.
 const NOT_OVERLAID: [&str; 2] = ["qemu-series", "target"];
+/// Directories of ours and where they are in a tree for tests; their files take the place of the
+/// overlay's of the same name.
+const FOR_TESTS: [(&str, &str); 2] = [
+    ("qtest/qemu", "rust/hw/virtio"),
+    ("helper/modern-spec/src", "rust/virtio-modern-spec/src"),
+];
 
 /// Paths (relative to QEMU's top, with `/`) and SHA-256 of their content.
 pub(crate) type Hashes = BTreeMap<String, String>;
@@ -28,6 +36,8 @@ pub(crate) type Hashes = BTreeMap<String, String>;
 pub(crate) struct Overlay {
     root: PathBuf,
     files: Hashes,
+    /// Whether the directories for tests are in it.
+    for_tests: bool,
 }
 
 /// What laying an overlay did.
@@ -65,7 +75,34 @@ impl Overlay {
         Ok(Self {
             root: project_root.to_owned(),
             files,
+            for_tests: false,
         })
+    }
+
+    /// The same with what only a QEMU for tests has.
+    ///
+    /// # Errors
+    /// As [`Self::collect`].
+    pub(crate) fn collect_for_tests(project_root: &Path) -> Result<Self> {
+        let mut overlay = Self::collect(project_root)?;
+        for (ours, theirs) in FOR_TESTS {
+            collect_dir(&project_root.join(ours), theirs, &mut overlay.files)?;
+        }
+        overlay.for_tests = true;
+        Ok(overlay)
+    }
+
+    /// The file of ours that is to be at this place in QEMU's tree.
+    fn source(&self, path: &str) -> PathBuf {
+        let places = if self.for_tests { &FOR_TESTS[..] } else { &[] };
+        places
+            .iter()
+            .filter_map(|(ours, theirs)| {
+                let inside = path.strip_prefix(theirs)?.strip_prefix('/')?;
+                Some(self.root.join(ours).join(inside))
+            })
+            .find(|file| file.is_file())
+            .unwrap_or_else(|| self.root.join(path))
     }
 
     /// One value for the content of all files.
@@ -123,7 +160,7 @@ impl Overlay {
         both.extend(self.files.clone());
         write_record(&record, &both)?;
         for path in &plan.write {
-            let content = fs::read(self.root.join(path))
+            let content = fs::read(self.source(path))
                 .with_context(|| format!("cannot read {path}, which was there just now"))?;
             // What is built must be what the digest says.
             if self.files.get(path) != Some(&digest::of_bytes(&content)) {
@@ -362,6 +399,26 @@ mod tests {
         assert_eq!(fs::metadata(&lib).unwrap().modified().unwrap(), time);
         assert!(!trees.path("q/rust/spec/Cargo.lock").exists());
         assert!(!trees.path("q/rust/qemu-series").exists());
+    }
+
+    #[test]
+    fn a_tree_for_tests_has_more() {
+        let trees = Trees::new();
+        trees.write("p/rust/hw/virtio/meson.build", "the device");
+        trees.write("p/qtest/qemu/meson.build", "the device and more");
+        trees.write("p/qtest/qemu/sriov/src/lib.rs", "c");
+        trees.write("p/helper/modern-spec/src/lib.rs", "d");
+        let text = |path: &str| fs::read_to_string(trees.path(path)).unwrap();
+        let overlay = Overlay::collect_for_tests(&trees.path("p")).unwrap();
+        overlay.lay(&trees.path("q")).unwrap();
+        assert_eq!(text("q/rust/hw/virtio/meson.build"), "the device and more");
+        assert_eq!(text("q/rust/hw/virtio/sriov/src/lib.rs"), "c");
+        assert_eq!(text("q/rust/virtio-modern-spec/src/lib.rs"), "d");
+        assert_eq!(text("q/rust/hw/virtio/dev/src/lib.rs"), "b");
+        // The same tree for users again.
+        assert_eq!(trees.lay().unwrap().removed, 2);
+        assert_eq!(text("q/rust/hw/virtio/meson.build"), "the device");
+        assert!(!trees.path("q/rust/virtio-modern-spec").exists());
     }
 
     #[test]

@@ -17,16 +17,25 @@ use test_kit::steps::Steps;
 const WAY_OUT: &str = "`ninja qemu-system-x86_64` in that directory shows it alone";
 
 /// Puts the overlay onto a QEMU tree given by a packager: patches, crates, and QEMU's own Rust
-/// crates where the tree lacks them.
+/// crates where the tree lacks them. What only tests need is laid over it if asked for.
 ///
 /// # Errors
 /// When the tree is not QEMU's, has another version of the patches, or cannot be written.
-pub(crate) fn overlay_tree(project: &Project, steps: &mut Steps, tree: &Path) -> Result<()> {
+pub(crate) fn overlay_tree(
+    project: &Project,
+    steps: &mut Steps,
+    tree: &Path,
+    for_tests: bool,
+) -> Result<()> {
     let tree = tree
         .canonicalize()
         .with_context(|| format!("no directory {}", tree.display()))?;
     let _lock = Lock::acquire(&lock_path(project, &tree)?)?;
-    let overlay = Overlay::collect(project.root())?;
+    let overlay = if for_tests {
+        Overlay::collect_for_tests(project.root())?
+    } else {
+        Overlay::collect(project.root())?
+    };
     let series = Series::collect(project.root())?;
     check_version(&tree)?;
     if !tree.join("subprojects/packagefiles/syn-2-rs").exists() {
@@ -52,7 +61,7 @@ pub(crate) fn build_tree(
     tree: &Path,
     directory: &Path,
 ) -> Result<PathBuf> {
-    overlay_tree(project, steps, tree)?;
+    overlay_tree(project, steps, tree, false)?;
     let tree = tree.canonicalize()?;
     let directory = std::path::absolute(directory)?;
     let planned = Build::plan(project)?;
@@ -75,7 +84,7 @@ pub(crate) fn rebuild(project: &Project, steps: &mut Steps, directory: &Path) ->
     let directory = directory
         .canonicalize()
         .with_context(|| format!("no directory {}", directory.display()))?;
-    overlay_tree(project, steps, &source_of(&directory)?)?;
+    overlay_tree(project, steps, &source_of(&directory)?, false)?;
     let planned = Build::plan(project)?;
     let _lock = Lock::acquire(&lock_path(project, &directory)?)?;
     steps.run("build QEMU", |step| {

@@ -180,16 +180,17 @@ fn cargo(project: &Project, steps: &mut Steps, name: &str, args: &[&str]) -> Res
     })
 }
 
-/// The workspace by cargo; the crates under rust/hw are outside of it, so they are listed.
+/// The workspace by cargo; the crates that only QEMU builds are outside of it, so they are listed.
 fn fmt(project: &Project, steps: &mut Steps) -> Result<()> {
-    let hint = "cargo fmt --all; for rust/hw: rustfmt --edition 2021 FILE";
+    let hint = "cargo fmt --all; for rust/hw and qtest/qemu: rustfmt --edition 2021 FILE";
     steps.run("formatting", |step| {
         Cmd::cargo()
             .args(["fmt", "--all", "--check"])
             .dir(project.root())
             .hint(hint)
             .run(step)?;
-        let files = rust_files(&project.root().join("rust/hw"))?;
+        let mut files = rust_files(&project.root().join("rust/hw"))?;
+        files.extend(rust_files(&project.root().join("qtest/qemu"))?);
         if files.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,8 @@
 //! itself, notes every breach by the driver, and breaks the rules where a test tells it to.
 
 use pci_transport::{DeviceView, IrqEvent, Width};
-use virtio_pci_spec::pci::{self, sriov};
+use virtio_modern_spec::sriov;
+use virtio_pci_spec::pci;
 
 use super::queue::{Chain, DeviceQueue};
 

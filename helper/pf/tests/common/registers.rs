@@ -3,7 +3,7 @@
 
 use pci_transport::testing::ScriptedDevice;
 use pci_transport::{DeviceView, IrqEvent, Width};
-use virtio_pci_spec::pci::sriov;
+use virtio_modern_spec::sriov;
 
 use super::device::*;
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use legacy_vf_proto::{ErrorCode, Open, OpenReply, Proof, Reply, Space};
-use virtio_pci_spec::admin::{list::OpcodeSet, qualifier, status};
+use virtio_modern_spec::admin::{list::OpcodeSet, qualifier, status};
 use virtio_pci_spec::legacy;
 
 use super::{Hub, Stage};

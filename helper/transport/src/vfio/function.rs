@@ -245,7 +245,7 @@ impl PciFunction for VfioFunction {
                 let at = image
                     .extended(pci::EXT_CAP_ID_SRIOV)
                     .ok_or_else(|| self.fail(&Place::Sriov, Cause::NoCapability("SR-IOV")))?;
-                get_u16(image.tail(at), pci::sriov::VF_DEVICE_ID).unwrap_or(0)
+                get_u16(image.tail(at), virtio_modern_spec::sriov::VF_DEVICE_ID).unwrap_or(0)
             }
         };
         Ok(SriovStatus {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
-use virtio_pci_spec::admin::opcode;
+use virtio_modern_spec::admin::opcode;
 use virtio_pci_spec::legacy::{Register, HEADER};
 
 /// The legacy commands: (opcode, what its name is in messages).

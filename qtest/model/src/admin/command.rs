@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Carrying out one admin command: checks in the order of the specification, then the command.
 
-use virtio_pci_spec::admin::legacy::{NOTIFY_RESULT_LEN, OFFSET, WRITE_HEADER_LEN};
-use virtio_pci_spec::admin::{group, opcode, qualifier, status, Reply, Request, REPLY_LEN};
+use virtio_modern_spec::admin::legacy::{NOTIFY_RESULT_LEN, OFFSET, WRITE_HEADER_LEN};
+use virtio_modern_spec::admin::{group, opcode, qualifier, status, Reply, Request, REPLY_LEN};
 use virtio_pci_spec::bytes::{get_u8, le_value};
 
 use super::list::{self, Lists};
@@ -135,7 +135,7 @@ impl Group<'_> {
                 Outcome::of(Reply::OK)
             }
             opcode::LIST_USE => {
-                let data = cmd.data(virtio_pci_spec::admin::REQUEST_LEN);
+                let data = cmd.data(virtio_modern_spec::admin::REQUEST_LEN);
                 let (reply, surplus) =
                     self.lists
                         .use_list(self.config, cmd.header.group_type, data);

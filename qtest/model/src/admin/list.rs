@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which commands each group type offers and which of them are in use (LIST_QUERY, LIST_USE).
 
-use virtio_pci_spec::admin::list::OpcodeSet;
-use virtio_pci_spec::admin::{group, opcode, qualifier, Reply};
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_modern_spec::admin::{group, opcode, qualifier, Reply};
 use virtio_pci_spec::bytes::get_u64;
 
 use crate::config::{Knobs, ModelConfig, NotifyLayout};

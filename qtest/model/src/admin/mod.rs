@@ -6,7 +6,7 @@ mod command;
 mod list;
 mod notify_info;
 
-use virtio_pci_spec::admin::{opcode, Reply, Request};
+use virtio_modern_spec::admin::{opcode, Reply, Request};
 
 use crate::config::ModelConfig;
 use crate::effect::FunctionId;

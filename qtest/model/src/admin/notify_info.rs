@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! LEGACY_NOTIFY_INFO: the addresses at which a VF's queues can be notified.
 
-use virtio_pci_spec::admin::legacy::{notify_flags, NotifyEntry, NOTIFY_ENTRIES};
+use virtio_modern_spec::admin::legacy::{notify_flags, NotifyEntry, NOTIFY_ENTRIES};
 
 use crate::bars::{
     LEGACY_NOTIFY_BAR, MEMBER_NOTIFY_OFFSET, OWNER_NOTIFY_OFFSET, OWNER_NOTIFY_STRIDE,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Settings, features and device configuration of a memory balloon.
 
-use virtio_pci_spec::features::{balloon, bit};
+use virtio_modern_spec::features::{balloon, bit};
 
 /// Bytes of the device configuration, with the fields of features that are not offered.
 pub const CONFIG_LEN: usize = 16;

@@ -10,7 +10,7 @@ pub mod request;
 #[cfg(test)]
 mod tests;
 
-use virtio_pci_spec::features::blk;
+use virtio_modern_spec::features::blk;
 use virtio_pci_spec::{status, DeviceType};
 
 use self::config::{

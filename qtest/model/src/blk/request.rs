@@ -2,8 +2,8 @@
 //! Request headers of the block device ("Device Operation" and its legacy part): bytes in,
 //! operation out.
 
+use virtio_modern_spec::features::{bit, blk};
 use virtio_pci_spec::bytes::{get_u32, get_u64};
-use virtio_pci_spec::features::{bit, blk};
 
 use crate::disk::SECTOR;
 

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 
-use virtio_pci_spec::features::{console, ANY_LAYOUT};
+use virtio_modern_spec::features::{console, ANY_LAYOUT};
 use virtio_pci_spec::DeviceType;
 
 use self::backend::Backend;

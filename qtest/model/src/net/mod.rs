@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use virtio_pci_spec::features::{bit, net};
+use virtio_modern_spec::features::{bit, net};
 use virtio_pci_spec::DeviceType;
 
 use self::config::{NetSettings, CONFIG_LEN, MAC_LEN, STATUS_ANNOUNCE, STATUS_LINK_UP};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use virtio_pci_spec::features::bit;
+use virtio_modern_spec::features::bit;
 
 use super::*;
 use crate::testing::{DriverRing, LegacyVf};

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use virtio_pci_spec::admin::legacy::{READ_REQUEST_LEN, WRITE_HEADER_LEN};
-use virtio_pci_spec::admin::{group, opcode, Reply, Request};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::admin::legacy::{READ_REQUEST_LEN, WRITE_HEADER_LEN};
+use virtio_modern_spec::admin::{group, opcode, Reply, Request};
+use virtio_modern_spec::common as reg;
 
 use super::driver::{Driver, MODERN_FEATURES};
 use super::memory::TestMemory;

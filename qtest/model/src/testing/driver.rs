@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use virtio_pci_spec::features::{self, bit};
-use virtio_pci_spec::modern::common as reg;
-use virtio_pci_spec::pci::{self, header, sriov};
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features::{self, bit};
+use virtio_modern_spec::sriov;
+use virtio_pci_spec::pci::{self, header};
 use virtio_pci_spec::status;
 
 use super::memory::TestMemory;

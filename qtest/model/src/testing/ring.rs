@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use virtio_pci_spec::ring::{self, legacy_layout};
+use virtio_modern_spec::ring::{self, legacy_layout};
 
 use super::memory::TestMemory;
 

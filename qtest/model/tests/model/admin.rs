@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Groups, lists, order of checks (GRP, ADM); commands that are not offered (CAP, OBJ, PRT).
 
-use virtio_pci_spec::admin::{group, opcode, qualifier, status};
+use virtio_modern_spec::admin::{group, opcode, qualifier, status};
 use virtio_pci_spec::legacy::HEADER_LEN;
 use virtio_pf_model::testing::{echo_model, AdminClient};
 use virtio_pf_model::{Action, FaultRule, Leniency, Violation};

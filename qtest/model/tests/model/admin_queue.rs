@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Admin queues and their buffers (AVQ).
 
-use virtio_pci_spec::admin::{group, opcode, qualifier, status};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::admin::{group, opcode, qualifier, status};
+use virtio_modern_spec::common as reg;
 use virtio_pci_spec::DeviceType;
 use virtio_pf_model::testing::{
     echo_model, AdminClient, Buffer, Driver, EchoDevice, MODERN_FEATURES,

@@ -2,7 +2,7 @@
 //! A device that takes buffers only when it needs them must still hear of new ones (IRQ-11, seen
 //! from the device side).
 
-use virtio_pci_spec::features::{bit, EVENT_IDX};
+use virtio_modern_spec::features::{bit, EVENT_IDX};
 use virtio_pci_spec::DeviceType;
 use virtio_pf_model::testing::{AdminClient, Buffer, Driver, MODERN_FEATURES};
 use virtio_pf_model::{

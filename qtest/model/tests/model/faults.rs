@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Every action of a fault rule, seen from the driver.
 
-use virtio_pci_spec::admin::{group, opcode};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::admin::{group, opcode};
+use virtio_modern_spec::common as reg;
 use virtio_pf_model::testing::{AdminClient, Buffer};
 use virtio_pf_model::{Action, FaultRule, FunctionId, Model};
 

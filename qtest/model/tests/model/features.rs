@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Feature bits of both interfaces (FEA, INI-08, INI-09).
 
-use virtio_pci_spec::features::{self, bit};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features::{self, bit};
 use virtio_pf_model::testing::{echo_model, Buffer, Driver, DriverRing};
 use virtio_pf_model::FunctionId;
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Status and feature negotiation through the modern interface (INI).
 
-use virtio_pci_spec::features::{self, bit};
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features::{self, bit};
 use virtio_pci_spec::legacy::Register;
-use virtio_pci_spec::modern::{cap, cfg_type, common as reg};
+use virtio_pci_spec::modern::{cap, cfg_type};
 use virtio_pci_spec::pci;
 use virtio_pf_model::testing::{echo_model, Buffer, Driver, DriverRing, LegacyVf, MODERN_FEATURES};
 use virtio_pf_model::{FunctionId, Model, Violation, MODERN_BAR};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! ISR, MSI-X and INTx (IRQ).
 
-use virtio_pci_spec::features::{self, bit};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features::{self, bit};
 use virtio_pci_spec::{pci, status};
 use virtio_pf_model::testing::{
     echo_model, AdminClient, Buffer, Driver, DriverRing, MODERN_FEATURES,

@@ -2,8 +2,8 @@
 //! The legacy registers of a VF through admin commands (LEG, and LIO and INI where the device side
 //! answers for them).
 
-use virtio_pci_spec::admin::{group, opcode, qualifier, status};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::admin::{group, opcode, qualifier, status};
+use virtio_modern_spec::common as reg;
 use virtio_pci_spec::{config as layout, DeviceType};
 use virtio_pf_model::testing::{AdminClient, Buffer, Driver, DriverRing, TestMemory};
 use virtio_pf_model::{DeviceControl, FunctionId, ModelConfig, Violation};

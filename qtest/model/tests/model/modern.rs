@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The modern structures (MOD). Resets through them are in `reset.rs`.
 
-use virtio_pci_spec::features::{self, bit};
-use virtio_pci_spec::modern::{cap, cfg_type, common as reg};
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features::{self, bit};
+use virtio_pci_spec::modern::{cap, cfg_type};
 use virtio_pci_spec::{pci, DeviceType};
 use virtio_pf_model::testing::{echo_model, Buffer, Driver, MODERN_FEATURES};
 use virtio_pf_model::{

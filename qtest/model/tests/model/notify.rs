@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Legacy notification addresses (NTF).
 
-use virtio_pci_spec::admin::legacy::{decode_notify_info, notify_flags, NotifyEntry};
-use virtio_pci_spec::admin::{group, qualifier, status};
-use virtio_pci_spec::pci::{header, sriov};
+use virtio_modern_spec::admin::legacy::{decode_notify_info, notify_flags, NotifyEntry};
+use virtio_modern_spec::admin::{group, qualifier, status};
+use virtio_modern_spec::sriov;
+use virtio_pci_spec::pci::header;
 use virtio_pf_model::testing::{AdminClient, Buffer, Driver, DriverRing};
 use virtio_pf_model::{ConfigError, FunctionId, Model, NotifyLayout, Violation};
 

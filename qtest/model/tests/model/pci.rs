@@ -125,7 +125,10 @@ fn shapes_for_the_devices_refusals() {
     assert_eq!(m.bar_size(FunctionId::Pf, 0), 0);
     assert_eq!(d.config(&mut m, 2, 2), 0x1059);
     assert_eq!(c.pf.config(&mut m, 2, 2), 0x1042);
-    assert_eq!(c.pf.sriov(&mut m, pci::sriov::VF_DEVICE_ID), 0x1059);
+    assert_eq!(
+        c.pf.sriov(&mut m, virtio_modern_spec::sriov::VF_DEVICE_ID),
+        0x1059
+    );
     assert!(c.common_read(&mut m, 1, 18, 1).ok());
 }
 

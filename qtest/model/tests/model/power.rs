@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Power management of VFs: D3hot, and what is left after it.
 
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::common as reg;
 use virtio_pci_spec::pci::{self, power};
 use virtio_pf_model::testing::{Buffer, Driver, DriverRing, MODERN_FEATURES};
 use virtio_pf_model::{

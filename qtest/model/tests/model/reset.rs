@@ -2,7 +2,7 @@
 //! Resets of every kind: of a device and of one queue through the registers (MOD-08, MOD-12), while
 //! buffers are held (INI-07, O-28), and clients that go away.
 
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::common as reg;
 use virtio_pci_spec::pci;
 use virtio_pf_model::testing::{
     echo_model, AdminClient, Buffer, Driver, DriverRing, MODERN_FEATURES,

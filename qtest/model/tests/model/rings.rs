@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Descriptor chains, good and broken (VRG), and what DMA may touch.
 
-use virtio_pci_spec::modern::common as reg;
-use virtio_pci_spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
-use virtio_pci_spec::{features, pci};
+use virtio_modern_spec::common as reg;
+use virtio_modern_spec::features;
+use virtio_modern_spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
+use virtio_pci_spec::pci;
 use virtio_pf_model::testing::{Buffer, Driver, DriverRing, TestMemory, MODERN_FEATURES};
 use virtio_pf_model::{Access, Event, Model, RingFault, Violation};
 

@@ -2,8 +2,8 @@
 //! Whatever a driver writes: no panic, no endless loop, no access outside its memory.
 
 use proptest::prelude::*;
-use virtio_pci_spec::admin::{group, Reply};
-use virtio_pci_spec::modern::common as reg;
+use virtio_modern_spec::admin::{group, Reply};
+use virtio_modern_spec::common as reg;
 use virtio_pf_model::testing::{echo_model, Buffer, Driver, TestMemory, MODERN_FEATURES};
 use virtio_pf_model::{
     Access, Action, DeviceControl, FaultRule, FunctionId, Leniency, Model, NotifyLayout,
@@ -292,7 +292,7 @@ proptest! {
     ) {
         // Opcode 1 with a wild list would only block what follows.
         let (mut m, mut c) = ready(config(2), 2);
-        let mut h = virtio_pci_spec::admin::Request { opcode, group_type, member }
+        let mut h = virtio_modern_spec::admin::Request { opcode, group_type, member }
             .encode()
             .to_vec();
         h.push(at % 40);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The SR-IOV capability and the life of VFs (SRV, GRP-03, FEA-06).
 
-use virtio_pci_spec::pci::sriov as cap;
+use virtio_modern_spec::sriov as cap;
 use virtio_pci_spec::{pci, DeviceType};
 use virtio_pf_model::testing::{echo_model, AdminClient, Driver, MODERN_FEATURES};
 use virtio_pf_model::{

@@ -23,7 +23,7 @@ pub const ALL: &[Kind<Run>] = &[
     Kind {
         name: "host",
         touches: &[
-            "rust/hw/virtio/pf-sriov/",
+            "qtest/qemu/pf-sriov/",
             "qtest/vfio-probe/",
             "qtest/model/src/sriov.rs",
         ],

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::workspace::{metadata, root};
 
 const SPEC: &str = "virtio_pci_spec";
+const MODERN: &str = "virtio_modern_spec";
 const PROTO: &str = "legacy_vf_proto";
 const WINDOW: &str = "legacy_window";
 const MAN_PAGE: &str = "man_page";
@@ -24,18 +25,19 @@ const P9: &str = "p9_server";
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         SPEC | MAN_PAGE | WIRE | P9 => &[],
-        PROTO | WINDOW | MODEL => &[SPEC],
-        TRANSPORT => &[WIRE, SPEC, PROTO],
-        QUEUE => &[TRANSPORT, SPEC, PROTO],
-        PF => &[QUEUE, TRANSPORT, SPEC, PROTO],
-        SERVER => &[PF, QUEUE, TRANSPORT, SPEC, PROTO],
-        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, SPEC, PROTO, MAN_PAGE],
-        "virtio_pf_sim" => &[MODEL, P9, WIRE, SPEC, MAN_PAGE],
+        PROTO | WINDOW | MODERN => &[SPEC],
+        MODEL => &[MODERN, SPEC],
+        TRANSPORT => &[WIRE, MODERN, SPEC, PROTO],
+        QUEUE => &[TRANSPORT, MODERN, SPEC, PROTO],
+        PF => &[QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
+        SERVER => &[PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
+        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, MAN_PAGE],
+        "virtio_pf_sim" => &[MODEL, P9, WIRE, MODERN, SPEC, MAN_PAGE],
         "guest_kexec" => &[],
         "vfio_probe" => &[PROTO, SPEC],
         "test_kit" => &[],
         "test_machine" => &["test_kit", SPEC],
-        "guest_tests" => &["test_machine", "test_kit", SPEC],
+        "guest_tests" => &["test_machine", "test_kit", MODERN, SPEC],
         "nested_tests" => &["guest_tests", "test_machine", "test_kit", SPEC],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {
@@ -43,6 +45,13 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         }
     })
 }
+
+/// What QEMU's build links into the program; the others are libraries behind a variable.
+const DEVICES: [&str; 3] = [
+    "virtio_legacy_vf",
+    "virtio_pf_sriov",
+    "virtio_header_asserts",
+];
 
 /// The same for the crates built inside QEMU, by meson variable.
 fn allowed_in_qemu(name: &str) -> &'static [&'static str] {
@@ -59,6 +68,8 @@ fn allowed_in_qemu(name: &str) -> &'static [&'static str] {
             "vfio_rs",
         ],
         "virtio_pf_sriov" => &["virtio_pci_spec_rs", "pci_rs", "vfio_rs"],
+        "virtio_modern_spec_rs" => &["virtio_pci_spec_rs"],
+        "virtio_header_asserts" => &["virtio_modern_spec_rs", "virtio_pci_spec_rs"],
         other => panic!("{other} has no place in the layout"),
     }
 }
@@ -128,13 +139,15 @@ fn cargo_dependencies_follow_the_layout() {
 #[test]
 fn pure_crates_have_no_other_dependencies() {
     let (_, others) = cargo_arrows();
-    for name in [SPEC, PROTO, WINDOW] {
+    for (name, dir) in [
+        (SPEC, "rust/virtio-pci-spec"),
+        (PROTO, "rust/legacy-vf-proto"),
+        (WINDOW, "rust/legacy-window"),
+        (MODERN, "helper/modern-spec"),
+    ] {
         let deps = others.get(name).expect(name);
         assert!(deps.is_empty(), "{name} depends on {deps:?}");
-        let lib = root()
-            .join("rust")
-            .join(name.replace('_', "-"))
-            .join("src/lib.rs");
+        let lib = root().join(dir).join("src/lib.rs");
         let text = std::fs::read_to_string(&lib).unwrap();
         for line in ["#![no_std]", "#![forbid(unsafe_code)]"] {
             assert!(text.contains(line), "{} lacks {line}", lib.display());
@@ -202,6 +215,7 @@ fn meson_files(dir: &Path, out: &mut Vec<PathBuf>) {
 fn meson_dependencies_follow_the_layout() {
     let ours = [
         "virtio_pci_spec_rs",
+        "virtio_modern_spec_rs",
         "legacy_vf_proto_rs",
         "legacy_window_rs",
         "pci_rs",
@@ -209,13 +223,14 @@ fn meson_dependencies_follow_the_layout() {
     ];
     let mut files = Vec::new();
     meson_files(&root().join("rust"), &mut files);
+    meson_files(&root().join("qtest/qemu"), &mut files);
     let mut seen = BTreeSet::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         let (names, deps) = meson_arrows(&text);
         for name in names {
             let variable = match name.as_str() {
-                "virtio_legacy_vf" | "virtio_pf_sriov" => name.clone(),
+                name if DEVICES.contains(&name) => name.to_owned(),
                 _ => format!("{name}_rs"),
             };
             let allowed = allowed_in_qemu(&variable);
@@ -239,7 +254,7 @@ fn meson_dependencies_follow_the_layout() {
             seen.insert(variable);
         }
     }
-    for name in ours.iter().chain(&["virtio_legacy_vf", "virtio_pf_sriov"]) {
+    for name in ours.iter().chain(&DEVICES) {
         assert!(seen.contains(*name), "no meson.build makes {name}");
     }
 }

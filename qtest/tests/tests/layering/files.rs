@@ -22,16 +22,17 @@ fn crate_roots() -> Vec<PathBuf> {
         }
     }
     in_qemu(&root().join("rust/hw"), &mut roots);
+    in_qemu(&root().join("qtest/qemu"), &mut roots);
     roots
 }
 
 fn in_qemu(dir: &Path, roots: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.ends_with("src/lib.rs") {
+            roots.push(path);
+        } else if path.is_dir() {
             in_qemu(&path, roots);
-        } else if path.ends_with("Cargo.toml") {
-            roots.push(dir.join("src/lib.rs"));
         }
     }
 }

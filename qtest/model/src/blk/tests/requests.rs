@@ -206,7 +206,7 @@ fn discard_and_write_zeroes() {
 
 #[test]
 fn a_long_transfer_through_an_indirect_table() {
-    let mut disk = Disk::new(features(&[virtio_pci_spec::features::INDIRECT_DESC]));
+    let mut disk = Disk::new(features(&[virtio_modern_spec::features::INDIRECT_DESC]));
     let grow = DeviceControl::Resize { sectors: 4096 };
     disk.vf.model.control(FunctionId::Vf(1), &grow).unwrap();
     let data = pattern(1 << 20, 3);

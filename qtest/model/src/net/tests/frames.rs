@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Frames and their headers: layouts, merged buffers, lengths, checksums, what is malformed.
 
-use virtio_pci_spec::features::ANY_LAYOUT;
+use virtio_modern_spec::features::ANY_LAYOUT;
 
 use super::super::config::MIN_MTU;
 use super::*;

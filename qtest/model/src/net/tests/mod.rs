@@ -2,7 +2,7 @@
 //! The network device behind the model: a legacy driver on VF 1, sometimes a second one.
 
 use proptest::prelude::*;
-use virtio_pci_spec::features::{bit, net};
+use virtio_modern_spec::features::{bit, net};
 use virtio_pci_spec::DeviceType;
 
 use super::*;

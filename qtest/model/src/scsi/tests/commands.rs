@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! SCSI commands and their requests.
 
-use virtio_pci_spec::features::{bit, INDIRECT_DESC};
+use virtio_modern_spec::features::{bit, INDIRECT_DESC};
 
 use super::*;
 

@@ -41,7 +41,6 @@ mod device;
 mod doorbell;
 mod events;
 mod guest;
-mod header_asserts;
 mod intx;
 mod ioeventfd;
 mod isr;

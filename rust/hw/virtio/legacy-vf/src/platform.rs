@@ -11,7 +11,7 @@ use pci::{
 };
 use vfio::VfioPciBase;
 use virtio_pci_spec::{
-    modern::{cfg_type, common},
+    modern::{cfg_type, COMMON_DEVICE_STATUS},
     status::ACKNOWLEDGE,
 };
 
@@ -95,7 +95,7 @@ pub fn prove(
     let Some(cap) = caps.find(|c| c.cfg_type == cfg_type::COMMON) else {
         return Ok(());
     };
-    let at = u64::from(cap.offset) + common::DEVICE_STATUS;
+    let at = u64::from(cap.offset) + COMMON_DEVICE_STATUS;
     let member = link.target.member;
     let helper = link.target.path.display();
     let patience = &mut Patience::of_user(&link.stop, limit);

@@ -2,7 +2,7 @@
 //! Split virtqueue layout arithmetic ("Split Virtqueues", "Legacy Interfaces: A Note on Virtqueue
 //! Layout").
 
-use crate::legacy::QUEUE_ALIGN;
+use virtio_pci_spec::legacy::QUEUE_ALIGN;
 
 /// Largest queue size of a split ring.
 pub const MAX_QUEUE_SIZE: u16 = 32768;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A simulated SR-IOV PF and its VFs on a `PCIe` bus. For tests only: `CONFIG_VIRTIO_PF_SRIOV` is off
-//! unless asked for.
+//! A simulated SR-IOV PF and its VFs on a `PCIe` bus. Only in a QEMU for
+//! tests.
 //!
 //! Each function is a vfio-user device of its own. Here they become what a guest's kernel sees of
 //! an SR-IOV card: `x-vfio-user-sriov-pf` adds the SR-IOV capability for the

@@ -4,7 +4,7 @@
 //! The access width is the length of the data itself: a write has 32 + n readable bytes, a read 25
 //! readable and 8 + n writable bytes.
 
-use crate::bytes::get_u64;
+use virtio_pci_spec::bytes::get_u64;
 
 /// Readable bytes of a write before its data.
 pub const WRITE_HEADER_LEN: usize = 32;
@@ -46,7 +46,7 @@ impl NotifyEntry {
         let mut out = [0; NOTIFY_ENTRY_LEN];
         out[0] = self.flags;
         out[1] = self.bar;
-        let _fits = crate::bytes::put_u64(&mut out, 8, self.offset);
+        let _fits = virtio_pci_spec::bytes::put_u64(&mut out, 8, self.offset);
         out
     }
 

@@ -4,7 +4,7 @@
 pub mod legacy;
 pub mod list;
 
-use crate::bytes::{get_u16, put_u16, put_u64};
+use virtio_pci_spec::bytes::{get_u16, put_u16, put_u64};
 
 /// Bytes of the device-readable header of every command.
 pub const REQUEST_LEN: usize = 24;
@@ -158,7 +158,7 @@ impl Request {
         Request {
             opcode: u16::from_le_bytes([buf[0], buf[1]]),
             group_type: u16::from_le_bytes([buf[2], buf[3]]),
-            member: crate::bytes::get_u64(&buf, 16).unwrap_or(0),
+            member: virtio_pci_spec::bytes::get_u64(&buf, 16).unwrap_or(0),
         }
     }
 }
