@@ -4,8 +4,6 @@
 
 use std::ffi::c_void;
 
-use qom::prelude::*;
-
 use crate::{bindings, PciDevice};
 
 /// Whether the guest's memory is hidden from the host (a confidential guest). Needs the big QEMU

@@ -3,7 +3,7 @@
 //! QOM properties: read-only ones that ask the object, and strings set by the user.
 
 use std::{
-    ffi::{c_char, c_void, CStr, CString},
+    ffi::{c_char, c_void, CStr},
     ptr::{self, addr_of},
 };
 
@@ -16,6 +16,7 @@ use qom::{
 
 use crate::{
     bindings::{self, Visitor},
+    report::c_string,
     ChainedPciClass,
 };
 
@@ -68,54 +69,56 @@ impl OnOffAutoProperty {
     }
 }
 
-/// Read-only properties, to be added inside `class_init`. `get` must be a function or a closure that
-/// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
-/// the class.
-impl ChainedPciClass {
+/// A method of the class that adds a property of one type, and what QOM calls for it. The last two
+/// are what the value becomes for QEMU's visitor and where the visitor finds it.
+macro_rules! readonly {
+    ($(#[$doc:meta])* $add:ident, $typename:literal, $type:ty, $visit:ident, $value:ident => $own:expr, $seen:expr) => {
+        impl ChainedPciClass {
+            $(#[$doc])*
+            pub fn $add<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
+            where
+                T: ObjectType<Class = Self>,
+                F: for<'a> FnCall<(&'a T,), $type>,
+            {
+                /// # Safety
+                ///
+                /// Called by QOM for an instance of `T`, with a valid output visitor.
+                unsafe extern "C" fn get<T: ObjectType, F: for<'a> FnCall<(&'a T,), $type>>(
+                    obj: *mut Object,
+                    visitor: *mut Visitor,
+                    name: *const c_char,
+                    _opaque: *mut c_void,
+                    errp: *mut *mut util::bindings::Error,
+                ) {
+                    // SAFETY: see above.
+                    let $value = F::call((unsafe { &*obj.cast::<T>() },));
+                    let $value = $own;
+                    let mut seen = $seen;
+                    // SAFETY: see above; an output visitor only reads the value.
+                    unsafe {
+                        bindings::$visit(visitor, name, &mut seen, errp);
+                    }
+                }
+                add(self.as_object_class(), name, $typename, description, get::<T, F>);
+            }
+        }
+    };
+}
+
+// Read-only properties, to be added inside `class_init`. `get` must be a function or a closure that
+// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
+// the class.
+readonly! {
     /// A number.
-    pub fn add_u64<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
-    where
-        T: ObjectType<Class = Self>,
-        F: for<'a> FnCall<(&'a T,), u64>,
-    {
-        add(
-            self.as_object_class(),
-            name,
-            c"uint64",
-            description,
-            get_u64::<T, F>,
-        );
-    }
-
+    add_u64, c"uint64", u64, visit_type_uint64, value => value, value
+}
+readonly! {
     /// A truth value.
-    pub fn add_bool<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
-    where
-        T: ObjectType<Class = Self>,
-        F: for<'a> FnCall<(&'a T,), bool>,
-    {
-        add(
-            self.as_object_class(),
-            name,
-            c"bool",
-            description,
-            get_bool::<T, F>,
-        );
-    }
-
+    add_bool, c"bool", bool, visit_type_bool, value => value, value
+}
+readonly! {
     /// A text.
-    pub fn add_str<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
-    where
-        T: ObjectType<Class = Self>,
-        F: for<'a> FnCall<(&'a T,), String>,
-    {
-        add(
-            self.as_object_class(),
-            name,
-            c"string",
-            description,
-            get_str::<T, F>,
-        );
-    }
+    add_str, c"string", String, visit_type_str, text => c_string(&text), text.as_ptr().cast_mut()
 }
 
 type Getter = unsafe extern "C" fn(
@@ -146,61 +149,5 @@ fn add(
             ptr::null_mut(),
         );
         bindings::object_class_property_set_description(klass, name.as_ptr(), description.as_ptr());
-    }
-}
-
-/// # Safety
-///
-/// Called by QOM for an instance of `T`, with a valid output visitor.
-unsafe extern "C" fn get_u64<T: ObjectType, F: for<'a> FnCall<(&'a T,), u64>>(
-    obj: *mut Object,
-    visitor: *mut Visitor,
-    name: *const c_char,
-    _opaque: *mut c_void,
-    errp: *mut *mut util::bindings::Error,
-) {
-    // SAFETY: see above.
-    let mut value = F::call((unsafe { &*obj.cast::<T>() },));
-    // SAFETY: see above; the visitor only reads `value`.
-    unsafe {
-        bindings::visit_type_uint64(visitor, name, &mut value, errp);
-    }
-}
-
-/// # Safety
-///
-/// As for `get_u64`.
-unsafe extern "C" fn get_bool<T: ObjectType, F: for<'a> FnCall<(&'a T,), bool>>(
-    obj: *mut Object,
-    visitor: *mut Visitor,
-    name: *const c_char,
-    _opaque: *mut c_void,
-    errp: *mut *mut util::bindings::Error,
-) {
-    // SAFETY: see above.
-    let mut value = F::call((unsafe { &*obj.cast::<T>() },));
-    // SAFETY: see above.
-    unsafe {
-        bindings::visit_type_bool(visitor, name, &mut value, errp);
-    }
-}
-
-/// # Safety
-///
-/// As for `get_u64`.
-unsafe extern "C" fn get_str<T: ObjectType, F: for<'a> FnCall<(&'a T,), String>>(
-    obj: *mut Object,
-    visitor: *mut Visitor,
-    name: *const c_char,
-    _opaque: *mut c_void,
-    errp: *mut *mut util::bindings::Error,
-) {
-    // SAFETY: see above.
-    let text = F::call((unsafe { &*obj.cast::<T>() },));
-    let text = CString::new(text).unwrap_or_default();
-    let mut value = text.as_ptr().cast_mut();
-    // SAFETY: see above; an output visitor copies the string and leaves it alone.
-    unsafe {
-        bindings::visit_type_str(visitor, name, &mut value, errp);
     }
 }

@@ -7,28 +7,27 @@ use std::ffi::CString;
 use crate::bindings;
 
 /// A C string of `text`; NUL bytes, which would cut it, are left out.
-fn c_string(text: &str) -> CString {
+pub(crate) fn c_string(text: &str) -> CString {
     let bytes: Vec<u8> = text.bytes().filter(|b| *b != 0).collect();
     CString::new(bytes).unwrap_or_default()
 }
 
-/// Reports an error; any thread may call it.
-pub fn error_report(text: &str) {
-    let text = c_string(text);
-    // SAFETY: the format takes exactly one string, and both are NUL-terminated.
-    unsafe { bindings::error_report(c"%s".as_ptr(), text.as_ptr()) }
+macro_rules! reports {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        pub fn $name(text: &str) {
+            let text = c_string(text);
+            // SAFETY: the format takes exactly one string, and both are NUL-terminated.
+            unsafe { bindings::$name(c"%s".as_ptr(), text.as_ptr()) }
+        }
+    )*};
 }
 
-/// Reports a warning; any thread may call it.
-pub fn warn_report(text: &str) {
-    let text = c_string(text);
-    // SAFETY: as in error_report().
-    unsafe { bindings::warn_report(c"%s".as_ptr(), text.as_ptr()) }
-}
-
-/// Reports something good to know; any thread may call it.
-pub fn info_report(text: &str) {
-    let text = c_string(text);
-    // SAFETY: as in error_report().
-    unsafe { bindings::info_report(c"%s".as_ptr(), text.as_ptr()) }
+reports! {
+    /// Reports an error; any thread may call it.
+    error_report
+    /// Reports a warning; any thread may call it.
+    warn_report
+    /// Reports something good to know; any thread may call it.
+    info_report
 }

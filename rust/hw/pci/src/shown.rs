@@ -4,13 +4,16 @@
 //! and that nobody can set.
 
 use std::{
-    ffi::{c_char, c_void, CString},
+    ffi::{c_char, c_void},
     ptr,
 };
 
 use hwcore::bindings::{Object, Property, PropertyInfo};
 
-use crate::bindings::{self, Visitor};
+use crate::{
+    bindings::{self, Visitor},
+    report::c_string,
+};
 
 /// A field that has a text.
 pub trait Shown: Sync {
@@ -51,8 +54,7 @@ unsafe extern "C" fn get<T: Shown>(
         let offset = (*opaque.cast::<Property>()).offset;
         &*obj.cast::<u8>().offset(offset).cast::<T>()
     };
-    let text: Vec<u8> = field.text().bytes().filter(|b| *b != 0).collect();
-    let text = CString::new(text).unwrap_or_default();
+    let text = c_string(&field.text());
     let mut value = text.as_ptr().cast_mut();
     // SAFETY: see above; an output visitor copies the string and leaves it alone.
     unsafe {

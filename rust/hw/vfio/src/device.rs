@@ -3,7 +3,7 @@
 //! `VFIOPCIDevice` and its two concrete types.
 
 use std::{
-    ffi::CStr,
+    ffi::{c_char, CStr},
     io,
     os::fd::{BorrowedFd, OwnedFd},
 };
@@ -64,14 +64,8 @@ impl VfioPciBase {
         assert!(bql::is_locked());
         let vdev = self.0.as_mut_ptr();
         // SAFETY: the device is alive and the lock is held; the name is NULL or NUL-terminated.
-        unsafe {
-            let name = (*vdev).vbasedev.name;
-            if name.is_null() {
-                "unnamed".to_owned()
-            } else {
-                CStr::from_ptr(name).to_string_lossy().into_owned()
-            }
-        }
+        let name = unsafe { text((*vdev).vbasedev.name) };
+        name.unwrap_or_else(|| "unnamed".to_owned())
     }
 
     /// Reads exactly `buf.len()` bytes (at most a page) of a region. Any thread, with or without
@@ -79,16 +73,10 @@ impl VfioPciBase {
     /// bounds by `x-msg-timeout` for the latter.
     pub fn region_read(&self, region: u8, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let (len, offset) = request(buf.len(), offset)?;
-        let vdev = self.0.as_mut_ptr();
-        // SAFETY: io_ops is set before the parent's realize succeeds and never changes; both
-        // implementations lock what they share, and write at most `len` bytes to `buf`.
-        let got = unsafe {
-            let vbasedev = &raw mut (*vdev).vbasedev;
-            let ops = (*vbasedev).io_ops;
-            let read = (!ops.is_null()).then(|| (*ops).region_read).flatten();
-            let read = read.ok_or(io::ErrorKind::Unsupported)?;
-            read(vbasedev, region, offset, len, buf.as_mut_ptr().cast())
-        };
+        let (device, read) = self.operation(|ops| ops.region_read)?;
+        // SAFETY: both implementations lock what they share, and write at most `len` bytes to
+        // `buf`.
+        let got = unsafe { read(device, region, offset, len, buf.as_mut_ptr().cast()) };
         result(got, len)
     }
 
@@ -104,17 +92,27 @@ impl VfioPciBase {
         posted: bool,
     ) -> io::Result<()> {
         let (len, offset) = request(data.len(), offset)?;
-        let vdev = self.0.as_mut_ptr();
+        let (device, write) = self.operation(|ops| ops.region_write)?;
+        let data = data.as_ptr().cast_mut().cast();
         // SAFETY: as in region_read(); the data is only read, whatever the C prototype says.
-        let done = unsafe {
-            let vbasedev = &raw mut (*vdev).vbasedev;
-            let ops = (*vbasedev).io_ops;
-            let write = (!ops.is_null()).then(|| (*ops).region_write).flatten();
-            let write = write.ok_or(io::ErrorKind::Unsupported)?;
-            let data = data.as_ptr().cast_mut().cast();
-            write(vbasedev, region, offset, len, data, posted)
-        };
+        let done = unsafe { write(device, region, offset, len, data, posted) };
         result(done, len)
+    }
+
+    /// One of the operations that the two kinds of devices carry out each in its own way, and what
+    /// to call it with.
+    pub(crate) fn operation<F>(
+        &self,
+        which: impl FnOnce(&bindings::VFIODeviceIOOps) -> Option<F>,
+    ) -> io::Result<(*mut bindings::VFIODevice, F)> {
+        let vdev = self.0.as_mut_ptr();
+        // SAFETY: io_ops is set before the parent's realize succeeds and never changes.
+        let (device, ops) = unsafe {
+            let device = &raw mut (*vdev).vbasedev;
+            (device, (*device).io_ops.as_ref())
+        };
+        let operation = ops.and_then(which).ok_or(io::ErrorKind::Unsupported)?;
+        Ok((device, operation))
     }
 
     /// Bytes of the device's configuration space that VFIO gives access to.
@@ -203,10 +201,7 @@ impl VfioPciBase {
         assert!(bql::is_locked());
         let vdev = self.0.as_mut_ptr();
         // SAFETY: the device is alive and the lock is held; the path is NULL or NUL-terminated.
-        unsafe {
-            let path = (*vdev).vbasedev.sysfsdev;
-            (!path.is_null()).then(|| CStr::from_ptr(path).to_string_lossy().into_owned())
-        }
+        unsafe { text((*vdev).vbasedev.sysfsdev) }
     }
 
     /// A copy of the device file: what the user gave with `fd=`, or what the parent's realize
@@ -292,25 +287,27 @@ impl VfioPciBase {
     }
 }
 
+/// # Safety
+///
+/// `text` is NULL or NUL-terminated.
+unsafe fn text(text: *const c_char) -> Option<String> {
+    // SAFETY: see above.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() })
+}
+
 /// Checks what the C side takes as 32-bit length and signed offset.
 fn request(len: usize, offset: u64) -> io::Result<(u32, bindings::off_t)> {
     let too_big = || io::Error::from(io::ErrorKind::InvalidInput);
-    if len > 4096 {
-        return Err(too_big());
-    }
-    let len = u32::try_from(len).map_err(|_| too_big())?;
+    let page = u32::try_from(len).ok().filter(|len| *len <= 4096);
     let offset = offset.try_into().map_err(|_| too_big())?;
-    Ok((len, offset))
+    Ok((page.ok_or_else(too_big)?, offset))
 }
 
 /// Turns "bytes done or -errno" into a result; fewer bytes than asked for are an error.
 fn result(done: i32, len: u32) -> io::Result<()> {
-    if done < 0 {
-        return Err(io::Error::from_raw_os_error(done.saturating_neg()));
-    }
-    if done.unsigned_abs() == len {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
+    match u32::try_from(done) {
+        Err(_) => Err(io::Error::from_raw_os_error(done.saturating_neg())),
+        Ok(done) if done == len => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

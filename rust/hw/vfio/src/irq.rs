@@ -22,31 +22,21 @@ pub const MSIX_INDEX: u8 = bindings::VFIO_PCI_MSIX_IRQ_INDEX as u8;
 pub fn signal(device: &VfioPciBase, index: u8, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
     assert!(bql::is_locked());
     let header = size_of::<bindings::vfio_irq_set>();
-    let count = u32::try_from(eventfds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut request = vec![0u32; header / 4 + eventfds.len()];
-    let bytes = header + 4 * eventfds.len();
+    let number = |n: usize| u32::try_from(n).map_err(|_| io::ErrorKind::InvalidInput);
     let head = [
-        u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+        number(header + 4 * eventfds.len())?,
         bindings::VFIO_IRQ_SET_DATA_EVENTFD | bindings::VFIO_IRQ_SET_ACTION_TRIGGER,
         u32::from(index),
         0,
-        count,
+        number(eventfds.len())?,
     ];
     let fds = eventfds.iter().map(|fd| fd.as_raw_fd() as u32);
-    for (slot, word) in request.iter_mut().zip(head.into_iter().chain(fds)) {
-        *slot = word;
-    }
-    let vdev = device.as_mut_ptr();
-    // SAFETY: the device is alive, the lock is held and io_ops does not change after the parent's
-    // realize. The request is a vfio_irq_set (five words, checked below) with `count` descriptors
-    // behind it, aligned for both; VFIO takes its own references before this returns.
-    let result = unsafe {
-        let vbasedev = &raw mut (*vdev).vbasedev;
-        let ops = (*vbasedev).io_ops;
-        let set = (!ops.is_null()).then(|| (*ops).set_irqs).flatten();
-        let set = set.ok_or(io::ErrorKind::Unsupported)?;
-        set(vbasedev, request.as_mut_ptr().cast())
-    };
+    let mut request: Vec<u32> = head.into_iter().chain(fds).collect();
+    let (vbasedev, set) = device.operation(|ops| ops.set_irqs)?;
+    // SAFETY: the device is alive and the lock is held. The request is a vfio_irq_set (five words,
+    // checked below) with `count` descriptors behind it, aligned for both; VFIO takes its own
+    // references before this returns.
+    let result = unsafe { set(vbasedev, request.as_mut_ptr().cast()) };
     if result < 0 {
         return Err(io::Error::from_raw_os_error(result.saturating_neg()));
     }
