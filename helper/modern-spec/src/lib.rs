@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bytes;
+pub mod class;
 pub mod common;
 pub mod features;
 pub mod ring;

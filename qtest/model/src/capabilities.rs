@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The capability lists in configuration space, written once when a function is made.
 
+use virtio_modern_spec::bytes::{put_u16, put_u32};
 use virtio_modern_spec::common;
 use virtio_modern_spec::sriov;
-use virtio_pci_spec::bytes::{put_u16, put_u32};
 use virtio_pci_spec::modern::{cap, cfg_type};
 use virtio_pci_spec::pci::{self, express, header, msix, power};
 

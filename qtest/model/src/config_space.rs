@@ -2,8 +2,9 @@
 //! The configuration space of one function: 4096 bytes, a mask of writable bits, and what the
 //! written bits mean.
 
+use virtio_modern_spec::bytes::put_u16;
 use virtio_modern_spec::sriov;
-use virtio_pci_spec::bytes::{get_u16, get_u32, put_u16};
+use virtio_pci_spec::bytes::{get_u16, get_u32};
 use virtio_pci_spec::ids;
 use virtio_pci_spec::modern::cap;
 use virtio_pci_spec::pci::{self, express, header, msix, power};
@@ -82,7 +83,10 @@ impl ConfigSpace {
         i.set16(header::VENDOR_ID, ids::VENDOR);
         i.set16(header::DEVICE_ID, id.device_id);
         i.set8(header::REVISION_ID, REVISION);
-        i.set16(header::CLASS_DEVICE, id.device_type.pci_class());
+        i.set16(
+            header::CLASS_DEVICE,
+            virtio_modern_spec::class::pci_class(id.device_type),
+        );
         i.set16(header::SUBSYSTEM_VENDOR_ID, ids::VENDOR);
         i.set16(header::SUBSYSTEM_ID, id.device_type.modern_pci_id());
         i.set8(header::INTERRUPT_PIN, u8::from(id.interrupt_pin));

@@ -5,7 +5,8 @@
 //! vectors have a trigger, which counts as enabled and unmasked. Without that the table and the
 //! control word in configuration space decide, as in hardware.
 
-use virtio_pci_spec::bytes::{get_u32, put_u32};
+use virtio_modern_spec::bytes::put_u32;
+use virtio_pci_spec::bytes::get_u32;
 use virtio_pci_spec::pci::msix::ENTRY_LEN;
 
 const ENTRY_CONTROL: usize = 12;

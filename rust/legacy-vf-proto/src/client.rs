@@ -17,9 +17,9 @@
 
 use core::fmt;
 
-use crate::codec::MessageType;
 use crate::codec::{decode_incoming, DecodeError, Incoming};
 use crate::error::ErrorCode;
+use crate::kind::MessageType;
 use crate::limits::{MAX_MESSAGE, MAX_QUEUED, MIN_MESSAGE, VERSION};
 use crate::message::{masked, Event, Hello, Open, OpenReply, Reply, Request};
 use crate::text::Name;

@@ -19,6 +19,7 @@ extern crate std;
 pub mod client;
 mod codec;
 pub mod error;
+mod kind;
 mod layout;
 pub mod limits;
 pub mod message;
@@ -27,9 +28,9 @@ pub mod text;
 
 pub use codec::{
     decode_incoming, decode_reply, decode_request, flags, DecodeError, Header, Incoming,
-    MessageType,
 };
 pub use error::{ErrorCode, Reason};
+pub use kind::MessageType;
 pub use limits::{HEADER_LEN, MAX_MESSAGE, VERSION};
 pub use message::{
     ErrorReply, Event, EventKind, Hello, HelloReply, NotifyKind, Open, OpenReply, Proof, QueryKind,

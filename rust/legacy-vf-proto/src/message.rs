@@ -3,8 +3,8 @@
 
 use virtio_pci_spec::bytes::le_bytes;
 
-use crate::codec::MessageType;
 use crate::error::{ErrorCode, Reason};
+use crate::kind::MessageType;
 use crate::layout::{exact, field, layout, Field};
 use crate::limits::NAME_LEN;
 use crate::numbers::numbers;

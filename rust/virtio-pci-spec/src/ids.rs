@@ -42,17 +42,8 @@ impl DeviceType {
     ];
 
     /// The type with this virtio device ID, if it has a transitional form.
-    pub const fn from_virtio_id(id: u16) -> Option<Self> {
-        Some(match id {
-            1 => Self::Net,
-            2 => Self::Block,
-            3 => Self::Console,
-            4 => Self::Entropy,
-            5 => Self::Balloon,
-            8 => Self::Scsi,
-            9 => Self::P9,
-            _ => return None,
-        })
+    pub fn from_virtio_id(id: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.virtio_id() == id)
     }
 
     /// The type behind a PCI device ID, modern (0x1040 + ID) or transitional.
@@ -93,18 +84,6 @@ impl DeviceType {
             Self::Scsi => 0x1004,
             Self::Entropy => 0x1005,
             Self::P9 => 0x1009,
-        }
-    }
-
-    /// PCI class and subclass that QEMU's transitional devices of this type show (the
-    /// specification sets none).
-    pub const fn pci_class(self) -> u16 {
-        match self {
-            Self::Net => 0x0200,
-            Self::Block | Self::Scsi => 0x0100,
-            Self::Console => 0x0780,
-            Self::Entropy | Self::Balloon => 0x00ff,
-            Self::P9 => 0x0002,
         }
     }
 

@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! The legacy register map of I/O BAR0 ("Legacy Interfaces: A Note on PCI Device Layout").
 
-/// How the driver may use a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessKind {
-    /// Read-only for the driver; writes are ignored.
-    ReadOnly,
-    /// Readable and writable.
-    ReadWrite,
-}
-
 /// A field of the legacy header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Register {
@@ -35,7 +26,7 @@ pub enum Register {
     QueueVector,
 }
 
-/// A field of the header: where it lies, how wide it is and who may write it.
+/// A field of the header: where it lies and how wide it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Which register.
@@ -44,31 +35,28 @@ pub struct Field {
     pub offset: u8,
     /// Width in bytes.
     pub size: u8,
-    /// Driver access.
-    pub access: AccessKind,
 }
 
-const fn field(register: Register, offset: u8, size: u8, access: AccessKind) -> Field {
+const fn field(register: Register, offset: u8, size: u8) -> Field {
     Field {
         register,
         offset,
         size,
-        access,
     }
 }
 
 /// Every field of the header in ascending order; the last two exist only with MSI-X enabled.
 pub const HEADER: [Field; 10] = [
-    field(Register::DeviceFeatures, 0, 4, AccessKind::ReadOnly),
-    field(Register::DriverFeatures, 4, 4, AccessKind::ReadWrite),
-    field(Register::QueueAddress, 8, 4, AccessKind::ReadWrite),
-    field(Register::QueueSize, 12, 2, AccessKind::ReadOnly),
-    field(Register::QueueSelect, 14, 2, AccessKind::ReadWrite),
-    field(Register::QueueNotify, 16, 2, AccessKind::ReadWrite),
-    field(Register::DeviceStatus, 18, 1, AccessKind::ReadWrite),
-    field(Register::IsrStatus, 19, 1, AccessKind::ReadOnly),
-    field(Register::ConfigVector, 20, 2, AccessKind::ReadWrite),
-    field(Register::QueueVector, 22, 2, AccessKind::ReadWrite),
+    field(Register::DeviceFeatures, 0, 4),
+    field(Register::DriverFeatures, 4, 4),
+    field(Register::QueueAddress, 8, 4),
+    field(Register::QueueSize, 12, 2),
+    field(Register::QueueSelect, 14, 2),
+    field(Register::QueueNotify, 16, 2),
+    field(Register::DeviceStatus, 18, 1),
+    field(Register::IsrStatus, 19, 1),
+    field(Register::ConfigVector, 20, 2),
+    field(Register::QueueVector, 22, 2),
 ];
 
 /// Length of the header while MSI-X is disabled.
@@ -88,27 +76,18 @@ pub const fn header_len(msix: bool) -> u8 {
     }
 }
 
-/// The fields that exist in the given MSI-X state.
-pub fn header(msix: bool) -> &'static [Field] {
-    if msix {
-        &HEADER
-    } else {
-        HEADER.split_at(8).0
-    }
-}
-
 /// The field that contains byte `offset`, if it belongs to the header in this MSI-X state.
 pub fn field_at(offset: u8, msix: bool) -> Option<Field> {
-    header(msix)
-        .iter()
-        .copied()
+    HEADER
+        .into_iter()
         .find(|f| offset >= f.offset && offset < f.offset + f.size)
+        .filter(|f| f.offset < header_len(msix))
 }
 
 /// The field a register occupies.
-pub fn field_of(register: Register) -> Field {
+pub const fn field_of(register: Register) -> Field {
     let mut i = 0;
-    while i + 1 < HEADER.len() && HEADER[i].register != register {
+    while i + 1 < HEADER.len() && HEADER[i].register as u8 != register as u8 {
         i += 1;
     }
     HEADER[i]

@@ -46,7 +46,7 @@ impl NotifyEntry {
         let mut out = [0; NOTIFY_ENTRY_LEN];
         out[0] = self.flags;
         out[1] = self.bar;
-        let _fits = virtio_pci_spec::bytes::put_u64(&mut out, 8, self.offset);
+        let _fits = crate::bytes::put_u64(&mut out, 8, self.offset);
         out
     }
 

@@ -4,7 +4,8 @@
 pub mod legacy;
 pub mod list;
 
-use virtio_pci_spec::bytes::{get_u16, put_u16, put_u64};
+use crate::bytes::{put_u16, put_u64};
+use virtio_pci_spec::bytes::get_u16;
 
 /// Bytes of the device-readable header of every command.
 pub const REQUEST_LEN: usize = 24;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Settings, features and device configuration of a block function.
 
+use virtio_modern_spec::bytes::{put_u16, put_u32, put_u64};
 use virtio_modern_spec::features::{bit, blk};
-use virtio_pci_spec::bytes::{put_u16, put_u32, put_u64};
 
 use crate::disk::SECTOR;
 use crate::settings::{check_block_size, check_queue_count, check_queue_size};

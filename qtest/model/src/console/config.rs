@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Settings, features and device configuration of a console function.
 
+use virtio_modern_spec::bytes::{put_u16, put_u32};
 use virtio_modern_spec::features::{bit, console};
-use virtio_pci_spec::bytes::{put_u16, put_u32};
 
 /// Bytes of the device configuration.
 pub const CONFIG_LEN: usize = 12;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Settings, features and device configuration of a network function.
 
+use virtio_modern_spec::bytes::put_u16;
 use virtio_modern_spec::features::{bit, net};
-use virtio_pci_spec::bytes::put_u16;
 
 use super::filter::Mac;
 use crate::effect::FunctionId;

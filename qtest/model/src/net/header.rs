@@ -2,7 +2,8 @@
 //! `struct virtio_net_hdr` and the checksum a driver may leave to the device ("Device Operation",
 //! "Packet Transmission").
 
-use virtio_pci_spec::bytes::{get_u16, put_u16};
+use virtio_modern_spec::bytes::put_u16;
+use virtio_pci_spec::bytes::get_u16;
 
 /// Header length of a legacy driver without MRG_RXBUF.
 pub const SHORT_LEN: usize = 10;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Settings, features and device configuration of a SCSI host.
 
-use virtio_pci_spec::bytes::{get_u32, put_u16, put_u32};
+use virtio_modern_spec::bytes::{put_u16, put_u32};
+use virtio_pci_spec::bytes::get_u32;
 
 use crate::effect::FunctionId;
 use crate::settings::{check_block_size, check_queue_count, check_queue_size};

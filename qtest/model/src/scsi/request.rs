@@ -2,7 +2,8 @@
 //! Requests, responses, control requests and events of the SCSI host ("Device Operation"): bytes
 //! in, values out and back.
 
-use virtio_pci_spec::bytes::{get_u32, get_u64, put_u16, put_u32};
+use virtio_modern_spec::bytes::{put_u16, put_u32};
+use virtio_pci_spec::bytes::{get_u32, get_u64};
 
 /// Number of the control queue.
 pub const CONTROL_QUEUE: u16 = 0;

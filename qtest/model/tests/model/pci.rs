@@ -20,7 +20,7 @@ fn identity_of_every_type() {
             assert!(d.config(&mut m, header::REVISION_ID as u16, 1) >= 1);
             assert!(d.config(&mut m, header::SUBSYSTEM_ID as u16, 2) >= 0x40);
             let class = d.config(&mut m, header::CLASS_DEVICE as u16, 2);
-            assert_eq!(class, u64::from(t.pci_class()));
+            assert_eq!(class, u64::from(virtio_modern_spec::class::pci_class(t)));
             assert_eq!(d.config(&mut m, header::HEADER_TYPE as u16, 1) & 0x7f, 0);
             assert_eq!(d.config(&mut m, header::BAR0 as u16, 4), 0, "no BAR0");
             assert_eq!(d.config(&mut m, header::ROM_ADDRESS as u16, 4), 0);

@@ -30,14 +30,7 @@ mod c {
 }
 
 const fn at(register: Register) -> u32 {
-    let mut i = 0;
-    while i < legacy::HEADER.len() {
-        if legacy::HEADER[i].register as u8 == register as u8 {
-            return legacy::HEADER[i].offset as u32;
-        }
-        i += 1;
-    }
-    u32::MAX
+    legacy::field_of(register).offset as u32
 }
 
 const fn same(a: &[u8], b: &[u8]) -> bool {
