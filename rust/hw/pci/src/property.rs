@@ -72,7 +72,7 @@ impl OnOffAutoProperty {
 /// A method of the class that adds a property of one type, and what QOM calls for it. The last two
 /// are what the value becomes for QEMU's visitor and where the visitor finds it.
 macro_rules! readonly {
-    ($(#[$doc:meta])* $add:ident, $typename:literal, $type:ty, $visit:ident, $value:ident => $own:expr, $seen:expr) => {
+    ($(#[$doc:meta])* $add:ident, $typename:literal, $type:ty, $visit:ident, $value:ident => $held:ident: $own:expr, $seen:expr) => {
         impl ChainedPciClass {
             $(#[$doc])*
             pub fn $add<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
@@ -92,7 +92,7 @@ macro_rules! readonly {
                 ) {
                     // SAFETY: see above.
                     let $value = F::call((unsafe { &*obj.cast::<T>() },));
-                    let $value = $own;
+                    let $held = $own;
                     let mut seen = $seen;
                     // SAFETY: see above; an output visitor only reads the value.
                     unsafe {
@@ -110,15 +110,15 @@ macro_rules! readonly {
 // the class.
 readonly! {
     /// A number.
-    add_u64, c"uint64", u64, visit_type_uint64, value => value, value
+    add_u64, c"uint64", u64, visit_type_uint64, value => held: value, held
 }
 readonly! {
     /// A truth value.
-    add_bool, c"bool", bool, visit_type_bool, value => value, value
+    add_bool, c"bool", bool, visit_type_bool, value => held: value, held
 }
 readonly! {
     /// A text.
-    add_str, c"string", String, visit_type_str, text => c_string(&text), text.as_ptr().cast_mut()
+    add_str, c"string", String, visit_type_str, text => held: c_string(&text), held.as_ptr().cast_mut()
 }
 
 type Getter = unsafe extern "C" fn(
