@@ -58,7 +58,7 @@ pub const ALL: &[Kind<Run>] = &[
         touches: &[
             "helper/daemon/",
             "helper/transport/",
-            "rust/hw/virtio/legacy-vf/src/host.rs",
+            "rust/hw/virtio/legacy-vf/src/sysfs.rs",
         ],
         scenarios: &[wrong::WRONG_INPUT, wrong::NO_IOMMU],
     },

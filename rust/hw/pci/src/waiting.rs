@@ -36,7 +36,7 @@ unsafe fn any_wanted(mut cpu: *const c_void) -> bool {
     // write the flags at any time.
     unsafe {
         let flag =
-            |cpu: *const c_void, at: u32| cpu.cast::<u8>().add(at as usize).read_volatile() != 0;
+            |of: *const c_void, at: u32| of.cast::<u8>().add(at as usize).read_volatile() != 0;
         while !cpu.is_null() {
             // Under TCG the vCPUs give each other work all the time, and none waits for it here.
             let work = bindings::kvm_allowed && {

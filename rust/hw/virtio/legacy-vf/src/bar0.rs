@@ -101,6 +101,7 @@ fn register<D: LegacyVf>(dev: &D, link: &Link, access: Access) -> u64 {
         let patience = &mut link.patience(&io);
         link.catch_up(&mut io, patience);
         link.write_vectors(&mut io, patience);
+        drop(io);
     }
     done.value
 }

@@ -123,5 +123,6 @@ pub fn prove(
             ));
         }
     }
+    drop(io);
     Ok(())
 }

@@ -109,9 +109,9 @@ impl Link {
         let mut io = self.lock_io();
         io.connection = Some(connection);
         io.window.restored();
-        let patience = &mut Patience::of_thread(&self.stop, self.deadline, &self.waiters);
-        self.catch_up(&mut io, patience);
-        self.write_vectors(&mut io, patience);
+        let for_others = &mut Patience::of_thread(&self.stop, self.deadline, &self.waiters);
+        self.catch_up(&mut io, for_others);
+        self.write_vectors(&mut io, for_others);
         if io.connection.is_none() {
             // Lost again on the way; without this nobody would look for another one.
             return Err(LinkError::Closed);

@@ -42,6 +42,7 @@ pub fn with_bus<D: LegacyVf>(dev: &D) {
     forget(dev, link, false);
     dev.parent_reset();
     after_reset(dev, link);
+    drop(registers);
 }
 
 /// The guest is about to reset the function. That ends bus mastering, decoding, MSI-X and its

@@ -137,7 +137,7 @@ impl<'a> Patience<'a> {
     /// With the big QEMU lock held.
     pub fn locked(stop: &'a EventFd) -> Self {
         let mut patience = Self::new(stop, SLICE * (GRACE + 1), Who::Locked);
-        let ran_out = lock(&RAN_OUT);
+        let ran_out = *lock(&RAN_OUT);
         if ran_out.is_some_and(|at| at.elapsed() < PAUSE) {
             patience.grace = 0;
         }

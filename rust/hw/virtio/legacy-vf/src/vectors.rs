@@ -34,16 +34,16 @@ impl Link {
             step = io.window.resume(outcome);
         }
         let settled = io.window.take_settled();
-        {
-            let guest = self.guest();
-            if guest.turn != turn || guest.epoch != io.epoch {
-                // They changed hands meanwhile; what the VF refused says nothing.
-                self.wake.signal();
-                return;
-            }
-            if own.is_some() {
-                intx.set_causes(|vector| io.window.causes(vector));
-            }
+        let guest = self.guest();
+        let counts = guest.turn == turn && guest.epoch == io.epoch;
+        if counts && own.is_some() {
+            intx.set_causes(|vector| io.window.causes(vector));
+        }
+        drop(guest);
+        if !counts {
+            // They changed hands meanwhile; what the VF refused says nothing.
+            self.wake.signal();
+            return;
         }
         if let Some(source) = settled.last_unmapped {
             self.unmapped(source, settled.unmapped);
