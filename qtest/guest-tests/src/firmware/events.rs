@@ -45,6 +45,10 @@ pub(crate) struct Seen {
     pub(crate) needs_reset: Vec<String>,
 }
 
+/// Writes of the status with which the device proves at its start that number and socket are of the
+/// same VF.
+const OWN_WRITES: u64 = 2;
+
 impl Seen {
     /// Reads an event log as far as it is written; `vf` counts from 1.
     ///
@@ -207,8 +211,12 @@ impl Seen {
     /// # Errors
     /// What was seen instead.
     pub(crate) fn check_modern_driver(&self, forgiven: &[&str]) -> Result<()> {
+        // Those of the device itself, which finds out at its start whether it has the right VF.
+        let own = self
+            .count(opcode::LEGACY_COMMON_CFG_WRITE, Register::DeviceStatus)
+            .min(OWN_WRITES);
         ensure!(
-            self.legacy_commands() == 0 && self.doorbells_legacy + self.doorbells_command == 0,
+            self.legacy_commands() == own && self.doorbells_legacy + self.doorbells_command == 0,
             "a driver of the modern interface used legacy registers; {self}"
         );
         ensure!(self.doorbells_modern > 0, "no doorbell rang; {self}");
