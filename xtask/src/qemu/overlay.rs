@@ -92,6 +92,16 @@ impl Overlay {
         Ok(overlay)
     }
 
+    /// Whether a tree has what only a QEMU for tests has.
+    ///
+    /// # Errors
+    /// When its record is damaged.
+    pub(crate) fn is_for_tests(tree: &Path) -> Result<bool> {
+        let record = read_record(&tree.join(RECORD_DIR).join(RECORD))?;
+        let [_, (_, only_there)] = FOR_TESTS;
+        Ok(record.keys().any(|path| path.starts_with(only_there)))
+    }
+
     /// The file of ours that is to be at this place in QEMU's tree.
     fn source(&self, path: &str) -> PathBuf {
         let places = if self.for_tests { &FOR_TESTS[..] } else { &[] };
@@ -410,13 +420,16 @@ mod tests {
         trees.write("p/helper/modern-spec/src/lib.rs", "d");
         let text = |path: &str| fs::read_to_string(trees.path(path)).unwrap();
         let overlay = Overlay::collect_for_tests(&trees.path("p")).unwrap();
+        assert!(!Overlay::is_for_tests(&trees.path("q")).unwrap());
         overlay.lay(&trees.path("q")).unwrap();
+        assert!(Overlay::is_for_tests(&trees.path("q")).unwrap());
         assert_eq!(text("q/rust/hw/virtio/meson.build"), "the device and more");
         assert_eq!(text("q/rust/hw/virtio/sriov/src/lib.rs"), "c");
         assert_eq!(text("q/rust/virtio-modern-spec/src/lib.rs"), "d");
         assert_eq!(text("q/rust/hw/virtio/dev/src/lib.rs"), "b");
         // The same tree for users again.
         assert_eq!(trees.lay().unwrap().removed, 2);
+        assert!(!Overlay::is_for_tests(&trees.path("q")).unwrap());
         assert_eq!(text("q/rust/hw/virtio/meson.build"), "the device");
         assert!(!trees.path("q/rust/virtio-modern-spec").exists());
     }

@@ -84,7 +84,10 @@ pub(crate) fn rebuild(project: &Project, steps: &mut Steps, directory: &Path) ->
     let directory = directory
         .canonicalize()
         .with_context(|| format!("no directory {}", directory.display()))?;
-    overlay_tree(project, steps, &source_of(&directory)?, false)?;
+    let source = source_of(&directory)?;
+    // A tree that was made for tests stays one.
+    let for_tests = Overlay::is_for_tests(&source)?;
+    overlay_tree(project, steps, &source, for_tests)?;
     let planned = Build::plan(project)?;
     let _lock = Lock::acquire(&lock_path(project, &directory)?)?;
     steps.run("build QEMU", |step| {
