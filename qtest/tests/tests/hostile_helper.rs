@@ -15,10 +15,7 @@ use qtest_harness::fake_helper::{encode, good, Answer, FakeHelper};
 use qtest_harness::qemu::QemuBuilder;
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};
-use qtest_harness::{
-    DeviceKind, LegacyDriver, Machine, PciDevice, Qemu, Simulator, Stack, Step, PATIENCE,
-};
-use qtest_tests::running::{promptly, Running};
+use qtest_harness::{DeviceKind, LegacyDriver, Machine, PciDevice, Qemu, Simulator, PATIENCE};
 use qtest_tests::{counter, wait_for, wait_link};
 use serde_json::{json, Value};
 use tempfile::TempDir;
@@ -245,37 +242,6 @@ fn floods_of_events_and_error_replies_are_logged_with_measure() -> Result<()> {
     assert!(log.lines().count() <= 8 + 6 * (seconds + 1), "{log}");
     assert!(counter(&mut qemu.qmp, "helper-events")? >= 100);
     assert!(qemu.process.is_running()?);
-    Ok(())
-}
-
-#[test]
-fn nobody_waits_for_a_helper_that_talks_without_end() -> Result<()> {
-    let stack = Stack::start(DeviceKind::Block, 1)?;
-    let dir = tempfile::tempdir()?;
-    let talks = Arc::new(AtomicBool::new(false));
-    let endless = talks.clone();
-    let helper = FakeHelper::start(&dir.path().join("fake.sock"), move |h, r| match r {
-        Request::Read { .. } if endless.load(Ordering::Relaxed) => {
-            let mut buffer: MessageBuf = [0; MAX_MESSAGE];
-            let event = Event {
-                kind: EventKind(100),
-                detail: 0,
-            };
-            let len = event.encode(&mut buffer);
-            Answer::Endless(buffer.get(..len).unwrap_or_default().to_vec())
-        }
-        _ => good(h, r),
-    })?;
-    let mut config = stack.device(1);
-    config["helper"] = json!(helper.socket());
-    config["helper-deadline-ms"] = json!(60_000);
-    config["x-check-vf"] = json!(false);
-    let mut g = Running::start(&stack, &config)?;
-    g.run(&[Step::expect(g.port(18)?, 1, 0)])?;
-    talks.store(true, Ordering::Relaxed);
-    g.vcpu.is_inside(&g.qemu.qtest)?;
-    promptly("stop", || g.qemu.qmp.command("stop", json!({})))?;
-    assert!(counter(&mut g.qemu.qmp, "given-up")? > 0);
     Ok(())
 }
 

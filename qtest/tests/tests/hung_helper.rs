@@ -3,7 +3,12 @@
 //! Nobody else waits: each of these ends although the helper never goes on. And when it does go on,
 //! the registers are right, whatever reply comes late.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
 use anyhow::{bail, ensure, Context, Result};
+use legacy_vf_proto::{Event, EventKind, MessageBuf, Request, MAX_MESSAGE};
+use qtest_harness::fake_helper::{good, Answer, FakeHelper};
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};
 use qtest_harness::{DeviceKind, LegacyDriver, Machine, Stack, Step, PATIENCE};
@@ -373,4 +378,36 @@ fn msix_can_be_switched_beside_an_access_that_hangs() -> Result<()> {
     g.works()?;
     assert_eq!(counter(&mut g.qemu.qmp, "intx-unmapped")?, 0);
     g.drive()
+}
+
+/// One that does not hang, but never comes to the point, either.
+#[test]
+fn nobody_waits_for_a_helper_that_talks_without_end() -> Result<()> {
+    let stack = Stack::start(DeviceKind::Block, 1)?;
+    let dir = tempfile::tempdir()?;
+    let talks = Arc::new(AtomicBool::new(false));
+    let endless = talks.clone();
+    let helper = FakeHelper::start(&dir.path().join("fake.sock"), move |h, r| match r {
+        Request::Read { .. } if endless.load(Ordering::Relaxed) => {
+            let mut buffer: MessageBuf = [0; MAX_MESSAGE];
+            let event = Event {
+                kind: EventKind(100),
+                detail: 0,
+            };
+            let len = event.encode(&mut buffer);
+            Answer::Endless(buffer.get(..len).unwrap_or_default().to_vec())
+        }
+        _ => good(h, r),
+    })?;
+    let mut config = stack.device(1);
+    config["helper"] = json!(helper.socket());
+    config["helper-deadline-ms"] = json!(DEADLINE_MS);
+    config["x-check-vf"] = json!(false);
+    let mut g = Running::start(&stack, &config)?;
+    g.run(&[Step::expect(g.port(18)?, 1, 0)])?;
+    talks.store(true, Ordering::Relaxed);
+    g.vcpu.is_inside(&g.qemu.qtest)?;
+    promptly("stop", || g.qemu.qmp.command("stop", json!({})))?;
+    assert!(counter(&mut g.qemu.qmp, "given-up")? > 0);
+    Ok(())
 }
