@@ -78,7 +78,9 @@
 //! | queue address | 0 | of 0 resets the device, any other is dropped |
 //! | vectors | `NO_VECTOR` | is dropped |
 //!
-//! and a driver that sets up queues finds none and gives up. All else goes on as usual. A queue
+//! and a driver that sets up queues finds none and gives up. The driver of blk may not look again
+//! after its only queue; the configuration shows it a `capacity` of 0 and a `blk_size` of 1, which
+//! is less than a sector. All else goes on as usual. A queue
 //! address of 0 resets the device but does not end this: drivers write it while they clean up after
 //! an attempt that failed.
 //!
@@ -97,8 +99,8 @@
 //! are not so yet. It is asked after each access of the guest, since a queue needs its vector when
 //! it gets its address. The window knows which queues are in use and what the guest mapped while it
 //! had MSI-X on, and gives that back. A vector that the VF refuses here leaves its source without
-//! INTx and does not make the device broken; a queue that turns out not to exist is no longer in
-//! use.
+//! INTx; where that is a queue and the driver is not ready yet, the caller makes the device broken
+//! ([`Window::gives_up`]). A queue that turns out not to exist is no longer in use.
 
 #![no_std]
 #![forbid(unsafe_code)]

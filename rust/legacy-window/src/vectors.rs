@@ -50,6 +50,9 @@ pub struct Settled {
     pub unmapped: u32,
     /// See `unmapped`.
     pub last_unmapped: Option<Source>,
+    /// One of them is a queue, and the driver is still setting up: it would wait for its first
+    /// interrupt for ever. See [`Window::gives_up`](crate::Window::gives_up).
+    pub unheard: bool,
 }
 
 /// A vector to be written.
@@ -240,6 +243,7 @@ impl Vectors {
         };
         let Some(vector) = mapped else {
             self.settled.unmapped = self.settled.unmapped.saturating_add(1);
+            self.settled.unheard |= is_queue && !self.ready;
             self.settled.last_unmapped = Some(if is_queue {
                 Source::Queue(job.source)
             } else {

@@ -5,8 +5,9 @@
 
 mod common;
 
-use common::{net_machine, Machine};
-use legacy_window::{Command, CommandKind, Completion, FailKind};
+use common::{net_machine, Device, Machine};
+use legacy_window::{Command, CommandKind, Completion, FailKind, OwnVectors};
+use virtio_pci_spec::DeviceType;
 
 const KINDS: [FailKind; 5] = [
     FailKind::Refused,
@@ -269,4 +270,78 @@ fn linux_finds_no_queue_and_gives_up() {
     assert_eq!(m.read(22, 2), 0xffff);
     m.write(8, 4, 0);
     assert_eq!(setup_vq(&mut m, 0), Err("ENOENT"));
+}
+
+/// A disk's driver with INTx, whose only queue is set up; the rest of it reads the configuration.
+fn disk() -> Machine {
+    let device = Device::new(&[128], (1..=96).collect());
+    let mut m = Machine::new(DeviceType::Block, device);
+    m.window.emulate_intx();
+    m.write(18, 1, 0);
+    m.write(18, 1, 3);
+    m.write(14, 2, 0);
+    m
+}
+
+/// Bytes of the device configuration, as Linux reads them: one by one.
+fn bytes(m: &mut Machine, range: std::ops::Range<u32>) -> Vec<u64> {
+    range.map(|at| m.read(20 + at, 1)).collect()
+}
+
+// Covers: LIO-06, LIO-08
+#[test]
+fn a_disk_without_its_queue_has_no_sectors_and_no_block_size() {
+    let mut m = disk();
+    assert_eq!(bytes(&mut m, 0..3), [1, 2, 3]);
+    fail_at(&mut m, (8, 4, 0x10), 8, FailKind::Refused);
+    m.commands();
+    assert_eq!(bytes(&mut m, 0..8), [0; 8]);
+    assert_eq!((m.read(20, 4), m.read(24, 4), m.read(40, 4)), (0, 0, 1));
+    assert_eq!(bytes(&mut m, 20..24), [1, 0, 0, 0]);
+    assert_eq!(m.commands(), [], "the device hears nothing of it");
+    // Across the border, and everything else, as it is.
+    assert_eq!(m.read(26, 4), 0x0a09_0000);
+    assert_eq!(m.read(42, 4), 0x1a19_0000);
+    assert_eq!(bytes(&mut m, 8..20), (9..=20).collect::<Vec<_>>());
+    assert_eq!(bytes(&mut m, 24..34), (25..=34).collect::<Vec<_>>());
+    m.write(52, 1, 0x77);
+    assert_eq!(m.device.config[32], 0x77);
+    m.write(18, 1, 0);
+    assert_eq!(bytes(&mut m, 0..3), [1, 2, 3]);
+    // What the others have there means something else.
+    let mut m = net_machine();
+    m.write(18, 1, 0);
+    fail_at(&mut m, (4, 4, 1), 4, FailKind::Refused);
+    assert_eq!(m.read(24, 4), 0x0a07_0401);
+}
+
+/// The vectors behind INTx are the caller's; if a queue gets none, its driver must not wait for it.
+// Covers: LIO-06, IRQ-06
+#[test]
+fn a_queue_that_no_interrupt_of_is_heard() {
+    let own = OwnVectors {
+        config: 0,
+        queues: 1,
+    };
+    for (at, ready, heard) in [(22, false, false), (22, true, false), (20, false, true)] {
+        let what = format!("vector at {at}, ready {ready}");
+        let mut m = disk();
+        m.write(8, 4, 0x10);
+        if ready {
+            m.write(18, 1, 7);
+        }
+        m.window.serve_vectors(Some(own), 1);
+        let settled = m.settle(&mut |c| (c.offset == at).then_some(FailKind::Refused));
+        assert_eq!(settled.unmapped, 1, "{what}");
+        assert_eq!(settled.unheard, !heard && !ready, "{what}");
+        if !settled.unheard {
+            continue;
+        }
+        assert!(m.window.gives_up() && !m.window.gives_up(), "{what}");
+        m.commands();
+        assert_eq!((m.read(12, 2), m.read(20, 4)), (0, 0), "{what}");
+        assert_eq!(m.commands(), [], "{what}");
+        m.write(18, 1, 0);
+        assert_eq!(m.read(12, 2), 128, "{what}");
+    }
 }

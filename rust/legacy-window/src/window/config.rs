@@ -2,11 +2,23 @@
 //! Accesses to the device configuration.
 
 use virtio_pci_spec::bytes::le_value;
+use virtio_pci_spec::DeviceType;
 
 use super::{Access, Target, Window};
 use crate::ahead::Ahead;
 use crate::plan::{piece, stretch, PieceKind};
 use crate::step::{FailKind, Rejected, Space, Step};
+
+/// What a byte of the configuration shows of a broken device, for a driver that looks at nothing else
+/// any more. That of blk has a single queue; it finds neither sectors nor a block that it could use.
+const fn of_broken(device: DeviceType, offset: u8) -> Option<u8> {
+    match (device, offset) {
+        // `blk_size`: 0 would be divided by.
+        (DeviceType::Block, 20) => Some(1),
+        (DeviceType::Block, 0..=7 | 21..=23) => Some(0),
+        _ => None,
+    }
+}
 
 impl Window {
     /// Goes on with an access at `pos` after `done` bytes of it.
@@ -23,6 +35,12 @@ impl Window {
                     Some(_),
                 ) => Rejected::ReadOnly,
                 (PieceKind::Element { offset, .. }, write) => {
+                    let shown = of_broken(self.device, offset).filter(|_| self.broken);
+                    if let (Some(shown), None) = (shown, write) {
+                        access.put(done, &[shown; 8], 1);
+                        done = done.saturating_add(1);
+                        continue;
+                    }
                     let asked = if write.is_some() || self.exact {
                         next.len
                     } else {

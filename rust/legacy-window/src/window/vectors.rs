@@ -59,6 +59,12 @@ impl Window {
         self.vectors.take_settled()
     }
 
+    /// Makes the device broken, since the VF gives a queue no vector that its driver needs. True if
+    /// it was not yet.
+    pub fn gives_up(&mut self) -> bool {
+        !core::mem::replace(&mut self.broken, true)
+    }
+
     /// What a message of one of the caller's vectors may mean.
     pub fn causes(&self, vector: u16) -> Causes {
         self.vectors.causes(vector)

@@ -46,7 +46,10 @@ impl Link {
             return;
         }
         if let Some(source) = settled.last_unmapped {
-            self.unmapped(source, settled.unmapped);
+            if settled.unheard && io.window.gives_up() {
+                self.counters.setup_failures.add();
+            }
+            self.unmapped(source, settled.unmapped, settled.unheard);
         }
         if settled.late && own.is_some() {
             // What happened before, nobody heard.
@@ -91,17 +94,21 @@ impl Link {
         isr.is_none_or(|isr| isr & ISR_CONFIG != 0)
     }
 
-    fn unmapped(&self, source: Source, count: u32) {
+    fn unmapped(&self, source: Source, count: u32, broke: bool) {
         let (what, queue) = match source {
             Source::Config => ("configuration changes".to_owned(), u32::MAX),
             Source::Queue(queue) => (format!("queue {queue}"), queue.into()),
         };
         events::trace_virtio_legacy_vf_intx_unmapped(&self.name, queue);
         self.counters.intx_unmapped.add_many(count.into());
+        let consequence = if broke {
+            "the device shows no queues until the driver resets it"
+        } else {
+            "a guest that waits for its INTx may hang"
+        };
         self.warn(format_args!(
-            "the VF gives no interrupt vector to {what}, so a guest that waits for its INTx may \
-             hang; let the guest use MSI-X or poll, or see why the VF refuses \
-             (`qemu-virtio-admin-helper stats`)"
+            "the VF gives no interrupt vector to {what}, so {consequence}; let the guest use MSI-X, \
+             or see why the VF refuses (`qemu-virtio-admin-helper stats`)"
         ));
     }
 }
