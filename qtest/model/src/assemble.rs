@@ -139,6 +139,14 @@ fn vector_count(k: &Knobs, queues: &[Option<VirtQueue>]) -> u16 {
     })
 }
 
+impl Function {
+    /// Takes from `other` what is the same in both and what nobody changed.
+    fn share(&mut self, other: &Self) {
+        self.core.config.share(&other.core.config);
+        self.core.virtio.queues.share(&other.core.virtio.queues);
+    }
+}
+
 /// Makes the function `id` around `device`; the PF also needs the BARs of a VF.
 fn function(
     config: &ModelConfig,
@@ -217,10 +225,15 @@ impl Model {
         switch: Box<dyn FrameSwitch>,
     ) -> Result<Model, ConfigError> {
         config.validate()?;
-        let mut vfs = Vec::with_capacity(config.total_vfs.into());
+        let mut vfs: Vec<Function> = Vec::with_capacity(config.total_vfs.into());
         for n in 1..=config.total_vfs {
             let id = FunctionId::Vf(n);
-            vfs.push(function(&config, id, make(id)?, None)?);
+            let mut vf = function(&config, id, make(id)?, None)?;
+            // Thousands of VFs of which few are used take little memory.
+            if let Some(first) = vfs.first() {
+                vf.share(first);
+            }
+            vfs.push(vf);
         }
         let vf_bars = vfs.first().map(|f| f.core.bars);
         let pf_device = make(FunctionId::Pf)?;

@@ -10,6 +10,7 @@ use virtio_pci_spec::pci::{self, express, header, msix, power};
 use crate::bars::{
     BarLayout, COMMON_OFFSET, ISR_LEN, ISR_OFFSET, MODERN_BAR, MSIX_BAR, NOTIFY_OFFSET,
 };
+use crate::config::VFS_ON_OWN_BUS;
 
 /// Configuration space of a PCI Express function.
 pub const CONFIG_SPACE_LEN: usize = 4096;
@@ -218,7 +219,9 @@ impl Image {
         self.set16(at + sriov::INITIAL_VFS, total);
         self.set16(at + sriov::TOTAL_VFS, total);
         self.writable16(at + sriov::NUM_VFS, u16::MAX);
-        self.set16(at + sriov::VF_OFFSET, 1);
+        // Without ARI a bus of its own has eight functions; those behind it have 256 each.
+        let first = if total > VFS_ON_OWN_BUS { 256 } else { 1 };
+        self.set16(at + sriov::VF_OFFSET, first);
         self.set16(at + sriov::VF_STRIDE, 1);
         self.set16(at + sriov::VF_DEVICE_ID, vf_device);
         self.set32(at + sriov::SUPPORTED_PAGE_SIZE, PAGE_SIZES);

@@ -9,8 +9,10 @@ use virtio_pci_spec::DeviceType;
 
 use crate::event::EventMask;
 
-/// Most VFs a device can have: bus numbers allow no more behind one PF on its own bus.
-pub const MAX_VFS: u16 = 255;
+/// Most VFs a device can have: they take eight bus numbers behind that of the PF.
+pub const MAX_VFS: u16 = 2048;
+/// VFs that a PF can have on its own bus without ARI, which has eight functions there.
+pub(crate) const VFS_ON_OWN_BUS: u16 = 7;
 /// Where a front end that passes on configuration writes has its SR-IOV capability.
 pub const FRONT_END_SRIOV: u16 = 0x800;
 /// Most MSI-X vectors ("MSI-X Vector Configuration").

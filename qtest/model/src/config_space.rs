@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The configuration space of one function: 4096 bytes, a mask of writable bits, and what the
-//! written bits mean.
+//! written bits mean. Functions of one kind share what nobody has written to.
+
+use std::sync::Arc;
 
 use virtio_modern_spec::bytes::put_u16;
 use virtio_modern_spec::sriov;
@@ -69,12 +71,19 @@ pub(crate) enum SriovNeeds<'a> {
     FrontEnd,
 }
 
+/// What a configuration space is after a reset, and what of it can be written.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    initial: Vec<u8>,
+    mask: Vec<u8>,
+    caps: CapOffsets,
+}
+
 #[derive(Debug)]
 pub(crate) struct ConfigSpace {
-    bytes: Vec<u8>,
-    mask: Vec<u8>,
-    initial: Vec<u8>,
-    caps: CapOffsets,
+    layout: Arc<Layout>,
+    /// Its own bytes from the first write after a reset on.
+    written: Option<Box<[u8]>>,
 }
 
 impl ConfigSpace {
@@ -112,38 +121,65 @@ impl ConfigSpace {
             SriovNeeds::FrontEnd => i.add_unlisted_sriov(FRONT_END_SRIOV.into()),
         });
         ConfigSpace {
-            initial: i.bytes.clone(),
-            bytes: i.bytes,
-            mask: i.mask,
-            caps,
+            layout: Arc::new(Layout {
+                initial: i.bytes,
+                mask: i.mask,
+                caps,
+            }),
+            written: None,
         }
+    }
+
+    /// Takes the initial bytes of `other`, if they are the same.
+    pub(crate) fn share(&mut self, other: &Self) {
+        if self.layout == other.layout {
+            self.layout = Arc::clone(&other.layout);
+        }
+    }
+
+    fn caps(&self) -> &CapOffsets {
+        &self.layout.caps
+    }
+
+    /// Bytes that are this function's alone.
+    pub(crate) fn private_bytes(&self) -> usize {
+        self.written.as_deref().map_or(0, <[u8]>::len)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.written.as_deref().unwrap_or(&self.layout.initial)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.written
+            .get_or_insert_with(|| self.layout.initial.as_slice().into())
     }
 
     /// Function level reset: every writable bit back to its initial value.
     pub(crate) fn reset(&mut self) {
-        self.bytes.copy_from_slice(&self.initial);
+        self.written = None;
     }
 
     /// As [`reset`](Self::reset), but the SR-IOV capability keeps its state.
     pub(crate) fn reset_keeping_vfs(&mut self) {
         let kept = self
-            .caps
+            .caps()
             .sriov
-            .and_then(|at| self.bytes.get(at..at + sriov::LEN).map(<[u8]>::to_vec));
+            .and_then(|at| self.bytes().get(at..at + sriov::LEN).map(<[u8]>::to_vec));
         self.reset();
-        if let (Some(at), Some(kept)) = (self.caps.sriov, kept) {
-            if let Some(dst) = self.bytes.get_mut(at..at + sriov::LEN) {
+        if let (Some(at), Some(kept)) = (self.caps().sriov, kept) {
+            if let Some(dst) = self.bytes_mut().get_mut(at..at + sriov::LEN) {
                 dst.copy_from_slice(&kept);
             }
         }
     }
 
     fn word(&self, at: usize) -> u16 {
-        get_u16(&self.bytes, at).unwrap_or(0)
+        get_u16(self.bytes(), at).unwrap_or(0)
     }
 
     fn dword(&self, at: usize) -> u32 {
-        get_u32(&self.bytes, at).unwrap_or(0)
+        get_u32(self.bytes(), at).unwrap_or(0)
     }
 
     fn command(&self) -> u16 {
@@ -160,14 +196,14 @@ impl ConfigSpace {
     }
 
     fn power_state(&self) -> u16 {
-        self.caps.power.map_or(0, |at| {
+        self.caps().power.map_or(0, |at| {
             self.word(at + power::CONTROL) & power::CONTROL_STATE_MASK
         })
     }
 
     /// Leaving D3hot resets the function.
     pub(crate) fn soft_reset(&self) -> bool {
-        self.caps
+        self.caps()
             .power
             .is_some_and(|at| self.word(at + power::CONTROL) & power::CONTROL_NO_SOFT_RESET == 0)
     }
@@ -182,14 +218,17 @@ impl ConfigSpace {
 
     /// Interrupt Status of the PCI Status register.
     pub(crate) fn set_interrupt_status(&mut self, pending: bool) {
-        let s = self.word(header::STATUS) & !pci::STATUS_INTERRUPT;
+        let before = self.word(header::STATUS);
         let bit = if pending { pci::STATUS_INTERRUPT } else { 0 };
-        let _fits = put_u16(&mut self.bytes, header::STATUS, s | bit);
+        let now = before & !pci::STATUS_INTERRUPT | bit;
+        if now != before {
+            let _fits = put_u16(self.bytes_mut(), header::STATUS, now);
+        }
     }
 
     /// MSI-X Enable and Function Mask.
     pub(crate) fn msix_control(&self) -> (bool, bool) {
-        let c = self.word(self.caps.msix + msix::CONTROL);
+        let c = self.word(self.caps().msix + msix::CONTROL);
         (
             c & msix::CONTROL_ENABLE != 0,
             c & msix::CONTROL_MASK_ALL != 0,
@@ -197,9 +236,9 @@ impl ConfigSpace {
     }
 
     pub(crate) fn window(&self) -> Window {
-        let at = self.caps.pci_cfg;
+        let at = self.caps().pci_cfg;
         Window {
-            bar: self.bytes.get(at + cap::BAR).copied().unwrap_or(0xff),
+            bar: self.bytes().get(at + cap::BAR).copied().unwrap_or(0xff),
             offset: self.dword(at + cap::OFFSET),
             length: self.dword(at + cap::LENGTH),
         }
@@ -207,7 +246,7 @@ impl ConfigSpace {
 
     /// Configuration offset of pci_cfg_data.
     pub(crate) fn window_data_offset(&self) -> usize {
-        self.caps.pci_cfg + cap::PCI_CFG_DATA
+        self.caps().pci_cfg + cap::PCI_CFG_DATA
     }
 
     /// Whether a read of `len` bytes at `offset` reads pci_cfg_data.
@@ -218,7 +257,7 @@ impl ConfigSpace {
 
     /// (SR-IOV control, NumVFs), if there is such a capability.
     pub(crate) fn sriov(&self) -> Option<(u16, u16)> {
-        let at = self.caps.sriov?;
+        let at = self.caps().sriov?;
         Some((
             self.word(at + sriov::CONTROL),
             self.word(at + sriov::NUM_VFS),
@@ -226,15 +265,16 @@ impl ConfigSpace {
     }
 
     pub(crate) fn set_sriov(&mut self, control: u16, num_vfs: u16) {
-        if let Some(at) = self.caps.sriov {
-            let _fits = put_u16(&mut self.bytes, at + sriov::CONTROL, control)
-                && put_u16(&mut self.bytes, at + sriov::NUM_VFS, num_vfs);
+        if let Some(at) = self.caps().sriov {
+            let bytes = self.bytes_mut();
+            let _fits = put_u16(bytes, at + sriov::CONTROL, control)
+                && put_u16(bytes, at + sriov::NUM_VFS, num_vfs);
         }
     }
 
     /// Copies from `offset`; bytes behind the end read as ones.
     pub(crate) fn read(&self, offset: usize, buf: &mut [u8]) {
-        let from = self.bytes.get(offset..).unwrap_or(&[]);
+        let from = self.bytes().get(offset..).unwrap_or(&[]);
         let n = buf.len().min(from.len());
         let (head, tail) = buf.split_at_mut(n);
         head.copy_from_slice(from.split_at(n).0);
@@ -244,26 +284,28 @@ impl ConfigSpace {
     /// Stores the writable bits of `data`; what lies behind the end is ignored.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) -> Touched {
         let slept = self.power_state();
+        let layout = Arc::clone(&self.layout);
+        let bytes = self.bytes_mut();
         for (i, d) in data.iter().enumerate() {
             let at = offset.saturating_add(i);
-            if let (Some(b), Some(m)) = (self.bytes.get_mut(at), self.mask.get(at)) {
+            if let (Some(b), Some(m)) = (bytes.get_mut(at), layout.mask.get(at)) {
                 *b = (*b & !m) | (d & m);
             }
         }
-        if let (Some(at), 1 | 2) = (self.caps.power, self.power_state()) {
+        if let (Some(at), 1 | 2) = (self.caps().power, self.power_state()) {
             // There is no D1 and no D2: the write has no effect.
             let control = self.word(at + power::CONTROL) & !power::CONTROL_STATE_MASK;
-            let _fits = put_u16(&mut self.bytes, at + power::CONTROL, control | slept);
+            let _fits = put_u16(self.bytes_mut(), at + power::CONTROL, control | slept);
         }
         let end = offset.saturating_add(data.len()).min(CONFIG_SPACE_LEN);
         let hit = |at: usize, len: usize| offset < at + len && at < end;
-        let reset_byte = self.caps.express + express::DEVCTL + 1;
+        let reset_byte = self.caps().express + express::DEVCTL + 1;
         let flr = (express::DEVCTL_FLR >> 8) as u8;
-        let window = self.caps.pci_cfg;
-        let (vstart, vend) = self.caps.virtio;
+        let window = self.caps().pci_cfg;
+        let (vstart, vend) = self.caps().virtio;
         Touched {
             command: hit(header::COMMAND, 2),
-            msix: hit(self.caps.msix + msix::CONTROL, 2),
+            msix: hit(self.caps().msix + msix::CONTROL, 2),
             function_reset: hit(reset_byte, 1)
                 && data
                     .get(reset_byte - offset.min(reset_byte))
@@ -271,7 +313,7 @@ impl ConfigSpace {
             window_data: hit(self.window_data_offset(), 4),
             woken: slept != 0 && self.power_state() == 0,
             sriov: self
-                .caps
+                .caps()
                 .sriov
                 .is_some_and(|at| hit(at + sriov::CONTROL, 2) || hit(at + sriov::NUM_VFS, 2)),
             virtio_capability: (hit(vstart, vend - vstart)

@@ -131,10 +131,8 @@ impl Function {
 
     /// Queues that were notified while they could not be served.
     pub(crate) fn waiting_queues(&self) -> Vec<u16> {
-        let all = self.core.virtio.queues.iter().enumerate();
-        all.filter(|(_, q)| q.as_ref().is_some_and(|q| q.kicked))
-            .map(|(i, _)| i as u16)
-            .collect()
+        let used = self.core.virtio.queues.used();
+        used.filter(|(_, q)| q.kicked).map(|(n, _)| n).collect()
     }
 
     /// The virtio device reset. The device has stopped when this returns; with a delay configured,
@@ -167,7 +165,7 @@ impl Function {
         };
         let v = &mut self.core.virtio;
         over(&mut v.resetting_until);
-        for q in v.queues.iter_mut().flatten() {
+        for q in v.queues.used_mut() {
             over(&mut q.resetting_until);
         }
     }

@@ -119,7 +119,7 @@ impl Core {
         }
         let rules = self.virtio.chain_rules();
         let view = self.memory.view();
-        let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(queue)) else {
+        let Some(q) = self.virtio.queues.get_mut(queue) else {
             return Ok(None);
         };
         if !q.has_next(&view, self.wants_kicks)? {
@@ -201,7 +201,7 @@ impl Core {
             return Ok(());
         }
         let view = self.memory.view();
-        let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(chain.queue)) else {
+        let Some(q) = self.virtio.queues.get_mut(chain.queue) else {
             return Ok(());
         };
         if !q.used_pending {
@@ -230,7 +230,7 @@ impl Core {
             self.recycle(chain.segments);
         }
         let view = self.memory.view();
-        let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(queue)) else {
+        let Some(q) = self.virtio.queues.get_mut(queue) else {
             return Ok(());
         };
         if !used.is_empty() && !q.used_pending {

@@ -459,6 +459,16 @@ impl Model {
         self.pf.core.virtio.numbers.device
     }
 
+    /// Bytes of registers and queues that a function has to itself, because somebody changed them since
+    /// it was made or reset.
+    pub fn private_bytes(&self, f: FunctionId) -> usize {
+        self.function(f).map_or(0, |x| {
+            x.core.config.private_bytes()
+                + x.core.msix.private_bytes()
+                + x.core.virtio.queues.private_bytes()
+        })
+    }
+
     /// Counts of one function.
     pub fn function_counters(&self, f: FunctionId) -> Option<&FunctionCounters> {
         self.function(f).map(|x| &x.core.counters)

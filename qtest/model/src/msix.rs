@@ -23,6 +23,8 @@ pub(crate) enum Raised {
 
 #[derive(Debug)]
 pub(crate) struct Msix {
+    vectors: u16,
+    /// Empty until it is written to: all entries are masked and hold zeroes.
     table: Vec<u8>,
     pending: Vec<u64>,
     any_pending: bool,
@@ -33,25 +35,20 @@ pub(crate) struct Msix {
 
 impl Msix {
     pub(crate) fn new(vectors: u16) -> Self {
-        let n = usize::from(vectors);
-        let mut m = Msix {
-            table: vec![0; n * ENTRY_LEN],
-            pending: vec![0; n.div_ceil(64)],
+        Msix {
+            vectors,
+            table: Vec::new(),
+            pending: Vec::new(),
             any_pending: false,
             triggers: None,
             control_enable: false,
             function_mask: false,
-        };
-        m.reset();
-        m
+        }
     }
 
     /// Function level reset: everything masked, nothing pending. Triggers are the front end's.
     pub(crate) fn reset(&mut self) {
-        self.table.fill(0);
-        for entry in self.table.chunks_exact_mut(ENTRY_LEN) {
-            let _fits = put_u32(entry, ENTRY_CONTROL, ENTRY_MASKED);
-        }
+        self.table = Vec::new();
         self.clear_pending();
         self.control_enable = false;
         self.function_mask = false;
@@ -64,7 +61,27 @@ impl Msix {
     }
 
     pub(crate) fn vectors(&self) -> u16 {
-        (self.table.len() / ENTRY_LEN) as u16
+        self.vectors
+    }
+
+    /// Bytes that somebody wrote to.
+    pub(crate) fn private_bytes(&self) -> usize {
+        self.table.len()
+    }
+
+    fn table_len(&self) -> usize {
+        usize::from(self.vectors) * ENTRY_LEN
+    }
+
+    /// The table, to be written to.
+    fn table_mut(&mut self) -> &mut [u8] {
+        if self.table.is_empty() {
+            self.table = vec![0; self.table_len()];
+            for entry in self.table.chunks_exact_mut(ENTRY_LEN) {
+                let _fits = put_u32(entry, ENTRY_CONTROL, ENTRY_MASKED);
+            }
+        }
+        &mut self.table
     }
 
     /// MSI-X is in use.
@@ -114,6 +131,9 @@ impl Msix {
         if may_write && self.open(vector) {
             return Raised::Send;
         }
+        if self.pending.is_empty() {
+            self.pending = vec![0; usize::from(self.vectors).div_ceil(64)];
+        }
         if let Some(word) = self.pending.get_mut(usize::from(vector) / 64) {
             *word |= 1 << (vector % 64);
             self.any_pending = true;
@@ -146,7 +166,8 @@ impl Msix {
 
     #[cfg(test)]
     pub(crate) fn is_pending(&self, vector: u16) -> bool {
-        self.pending[usize::from(vector) / 64] & (1 << (vector % 64)) != 0
+        let word = self.pending.get(usize::from(vector) / 64);
+        word.is_some_and(|w| w & (1 << (vector % 64)) != 0)
     }
 
     /// Offset of the pending bit array behind the table.
@@ -164,7 +185,13 @@ impl Msix {
         let pba = self.pba_offset();
         if at < pba {
             let i = usize::try_from(at).unwrap_or(usize::MAX);
-            return self.table.get(i).copied().unwrap_or(0);
+            return match self.table.get(i) {
+                Some(b) => *b,
+                None if i < self.table_len() && i % ENTRY_LEN == ENTRY_CONTROL => {
+                    ENTRY_MASKED as u8
+                }
+                None => 0,
+            };
         }
         let i = usize::try_from(at - pba).unwrap_or(usize::MAX);
         let word = self.pending.get(i / 8).copied().unwrap_or(0);
@@ -184,7 +211,10 @@ impl Msix {
                 13..=15 => 0,
                 _ => *b,
             };
-            if let Some(slot) = self.table.get_mut(i) {
+            if i >= self.table_len() {
+                return;
+            }
+            if let Some(slot) = self.table_mut().get_mut(i) {
                 *slot = value;
             }
         }
@@ -239,6 +269,24 @@ mod tests {
         assert_eq!(m.take_pending(), Some(2));
         m.clear_triggers();
         assert!(!m.enabled());
+    }
+
+    #[test]
+    fn the_table_is_made_when_it_is_written_to() {
+        let mut m = Msix::new(3);
+        let mut fresh = [0; 64];
+        m.read(0, &mut fresh);
+        assert!(m.table.is_empty());
+        // The pending bits are no part of it.
+        m.write(m.pba_offset(), &[1]);
+        assert!(m.table.is_empty());
+        m.write(0, &[0]);
+        assert_eq!(m.table.len(), 48);
+        let mut made = [0; 64];
+        m.read(0, &mut made);
+        assert_eq!(made, fresh);
+        m.reset();
+        assert!(m.table.is_empty());
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! Index arithmetic and ring accesses are `virtio-queue`'s.
 
 mod chain;
+mod set;
 
 pub(crate) use chain::{cover, ChainRules};
 pub use chain::{Chain, RingFault, Segment};
+pub(crate) use set::QueueSet;
 
 use std::sync::atomic::{fence, Ordering};
 
@@ -95,6 +97,11 @@ impl VirtQueue {
         self.stop();
         self.vector = NO_VECTOR;
         self.resetting_until = None;
+    }
+
+    /// Most entries it can have.
+    pub(crate) fn max_size(&self) -> u16 {
+        self.ring.max_size()
     }
 
     pub(crate) fn size(&self) -> u16 {

@@ -22,7 +22,7 @@ impl Core {
             }
             let on_empty = self.virtio.has(features::NOTIFY_ON_EMPTY);
             let view = self.memory.view();
-            let Some(Some(q)) = self.virtio.queues.get_mut(usize::from(queue)) else {
+            let Some(q) = self.virtio.queues.get_mut(queue) else {
                 continue;
             };
             match q.wants_signal(&view, on_empty) {

@@ -4,7 +4,7 @@
 use virtio_modern_spec::features::{self, bit};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK, ISR_CONFIG, ISR_QUEUE, NO_VECTOR};
 
-use crate::queue::{ChainRules, Mode, VirtQueue};
+use crate::queue::{ChainRules, Mode, QueueSet, VirtQueue};
 
 /// Descriptors of a chain that `lenient-chain` still takes.
 const LENIENT_CHAIN: u32 = 1024;
@@ -53,7 +53,7 @@ pub(crate) struct VirtioState {
     /// A reset is under way until this time.
     pub(crate) resetting_until: Option<u64>,
     pub(crate) numbers: QueueNumbers,
-    pub(crate) queues: Vec<Option<VirtQueue>>,
+    pub(crate) queues: QueueSet,
     lenient_chain: bool,
     /// queue_notif_config_data of the first admin queue, where offered.
     config_data_base: u16,
@@ -85,7 +85,7 @@ impl VirtioState {
             generation_read: false,
             resetting_until: None,
             numbers,
-            queues,
+            queues: QueueSet::new(queues),
             lenient_chain,
             config_data_base: 0,
         }
@@ -120,17 +120,17 @@ impl VirtioState {
         self.legacy_select = 0;
         self.legacy_notify = 0;
         self.resetting_until = None;
-        for q in self.queues.iter_mut().flatten() {
+        for q in self.queues.used_mut() {
             q.reset();
         }
     }
 
     pub(crate) fn queue(&self, index: u16) -> Option<&VirtQueue> {
-        self.queues.get(usize::from(index))?.as_ref()
+        self.queues.get(index)
     }
 
     pub(crate) fn queue_mut(&mut self, index: u16) -> Option<&mut VirtQueue> {
-        self.queues.get_mut(usize::from(index))?.as_mut()
+        self.queues.get_mut(index)
     }
 
     /// The driver has not accepted VERSION_1.
@@ -211,7 +211,7 @@ impl VirtioState {
     /// do that.
     pub(crate) fn refresh_rings(&mut self) {
         let event_idx = self.has(features::EVENT_IDX);
-        for q in self.queues.iter_mut().flatten() {
+        for q in self.queues.used_mut() {
             if q.mode == Mode::Legacy {
                 q.set_event_idx(event_idx);
             }

@@ -165,7 +165,7 @@ fn wrong_use_is_explained() {
             &["--dir", path, "--type", "tape"],
             "possible values: net, blk",
         ),
-        (&["--dir", path, "--type", "net", "--vfs", "0"], "1 to 255"),
+        (&["--dir", path, "--type", "net", "--vfs", "0"], "1 to 2048"),
         (
             &["--dir", path, "--type", "net", "--read-only"],
             "no sense with --type net",

@@ -12,6 +12,7 @@ mod features;
 mod init;
 mod interrupts;
 mod legacy;
+mod many_vfs;
 mod modern;
 mod notify;
 mod pci;

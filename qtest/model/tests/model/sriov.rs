@@ -6,7 +6,7 @@ use virtio_pci_spec::{pci, DeviceType};
 use virtio_pf_model::testing::{echo_model, AdminClient, Driver, MODERN_FEATURES};
 use virtio_pf_model::{
     Action, ConfigError, Effect, FaultRule, FunctionId, Model, ModelConfig, SrIovCapability,
-    Violation, FRONT_END_SRIOV, MODERN_BAR,
+    Violation, FRONT_END_SRIOV, MAX_VFS, MODERN_BAR,
 };
 
 use crate::{config, memory, ready, vf, violations};
@@ -44,6 +44,38 @@ fn the_capability_is_well_formed() {
     pf.enable_vfs(&mut m, 7);
     let d = Driver::new(&mut m, vf(7), &memory());
     assert_eq!(d.config(&mut m, 0x100, 4), 0x0001_0003);
+}
+
+/// Routing ID of a PF on bus 1, device 0.
+const PF: u32 = 0x100;
+
+// Covers: SRV-01
+#[test]
+fn vfs_have_routing_ids_on_as_many_buses_as_it_takes() {
+    // Number of VFs, and bus and function number of the last.
+    for (n, bus, function) in [
+        (1, 1, 1),
+        (7, 1, 7),
+        (8, 2, 7),
+        (256, 2, 255),
+        (257, 3, 0),
+        (MAX_VFS, 9, 255),
+    ] {
+        let mut m = echo_model(config(n)).unwrap();
+        let pf = Driver::new(&mut m, FunctionId::Pf, &memory());
+        assert_eq!(pf.sriov(&mut m, cap::TOTAL_VFS), n);
+        assert_eq!(pf.sriov(&mut m, cap::INITIAL_VFS), n);
+        let first = PF + u32::from(pf.sriov(&mut m, cap::VF_OFFSET));
+        let stride = u32::from(pf.sriov(&mut m, cap::VF_STRIDE));
+        assert!(first > PF && (stride > 0 || n == 1));
+        let last = first + u32::from(n - 1) * stride;
+        assert_eq!((last >> 8, last & 0xff), (bus, function), "{n} VFs");
+        // Without ARI the PF's bus has functions 0 to 7 and no more.
+        let own = (0..u32::from(n))
+            .map(|k| first + k * stride)
+            .filter(|id| id >> 8 == 1);
+        assert!(own.map(|id| id & 0xff).all(|f| f < 8), "{n} VFs");
+    }
 }
 
 // Covers: SRV-01, SRV-03, GRP-02
@@ -219,7 +251,7 @@ fn vfs_may_live_from_the_start() {
     assert!(d.negotiate(&mut m, MODERN_FEATURES));
     cfg.vfs_at_start = 4;
     assert_eq!(cfg.validate(), Err(ConfigError::VfsAtStart(4, 3)));
-    for n in [0, 256] {
+    for n in [0, MAX_VFS + 1, u16::MAX] {
         let bad = ModelConfig::new(DeviceType::Net, n);
         assert_eq!(bad.validate(), Err(ConfigError::Vfs(n)));
     }
