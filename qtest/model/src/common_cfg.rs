@@ -340,6 +340,10 @@ impl Function {
                 shared.timer(due, self.core.id);
             }
         }
-        self.device.queue_reset(queue);
+        if self.core.virtio.numbers.is_admin(queue) {
+            shared.admin_reset.push(queue);
+        } else {
+            self.device.queue_reset(queue);
+        }
     }
 }

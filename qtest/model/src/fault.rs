@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Faults of the admin queue as data: which commands, which of them, and what happens instead.
+//! Faults of the admin queues as data: which commands, which of them, and what happens instead.
 //!
 //! A rule is a JSON object, for instance
 //! `{"opcode": "LEGACY_COMMON_CFG_READ", "member": 1, "offset": 18, "first": 2,
-//! "do": {"status": {"status": 11, "qualifier": 7}}}`.
+//! "do": {"status": {"status": 11, "qualifier": 7}}}`, or `{"admin_queue": 1, "do": "stuck"}`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -49,7 +49,7 @@ pub enum Action {
         /// Bytes.
         len: u32,
     },
-    /// The queue stops before it, until the rule is gone or the PF is reset.
+    /// Its queue stops before it, until the rule is gone or queue or PF are reset.
     Stuck,
     /// The PF goes to DEVICE_NEEDS_RESET; the command never completes.
     NeedsReset,
@@ -59,6 +59,9 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
+    /// Only commands on this admin queue, counted from 0: the queue at admin_queue_index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_queue: Option<u16>,
     /// Only this opcode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opcode: Option<OpcodeName>,
@@ -92,6 +95,7 @@ impl FaultRule {
     /// A rule for every command.
     pub fn always(action: Action) -> Self {
         FaultRule {
+            admin_queue: None,
             opcode: None,
             group_type: None,
             member: None,
@@ -121,6 +125,9 @@ pub enum FaultError {
         "unknown opcode {0:?}: use the specification's name without VIRTIO_ADMIN_CMD_, or a number"
     )]
     UnknownOpcode(String),
+    /// No such admin queue.
+    #[error("there is no admin queue {0}: the device has {1}, counted from 0")]
+    NoSuchQueue(u16, u16),
     /// Counting every 0th match.
     #[error("\"every\" must be at least 1")]
     EveryZero,
@@ -132,6 +139,8 @@ pub enum FaultError {
 /// What a rule looks at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject {
+    /// Counted from 0.
+    pub(crate) admin_queue: u16,
     pub(crate) opcode: u16,
     pub(crate) group_type: u16,
     pub(crate) member: u64,
@@ -165,12 +174,21 @@ const MAX_RULES: usize = 256;
 /// The rules in force. The first one that applies decides.
 #[derive(Clone, Debug, Default)]
 pub struct FaultSet {
+    admin_queues: u16,
     entries: Vec<Entry>,
     next_id: u32,
     changed: bool,
 }
 
 impl FaultSet {
+    /// No rules, for a device with so many admin queues.
+    pub fn new(admin_queues: u16) -> Self {
+        FaultSet {
+            admin_queues,
+            ..FaultSet::default()
+        }
+    }
+
     /// Adds a rule behind the others; gives its number.
     ///
     /// # Errors
@@ -178,6 +196,9 @@ impl FaultSet {
     pub fn add(&mut self, rule: FaultRule) -> Result<u32, FaultError> {
         if rule.every == Some(0) {
             return Err(FaultError::EveryZero);
+        }
+        if let Some(queue) = rule.admin_queue.filter(|q| *q >= self.admin_queues) {
+            return Err(FaultError::NoSuchQueue(queue, self.admin_queues));
         }
         if self.entries.len() >= MAX_RULES {
             return Err(FaultError::TooMany(MAX_RULES));
@@ -244,7 +265,8 @@ impl FaultSet {
     pub(crate) fn decide(&mut self, s: Subject) -> Option<(u32, Action)> {
         for e in &mut self.entries {
             let r = &e.rule;
-            let applies = e.opcode.is_none_or(|o| o == s.opcode)
+            let applies = r.admin_queue.is_none_or(|q| q == s.admin_queue)
+                && e.opcode.is_none_or(|o| o == s.opcode)
                 && r.group_type.is_none_or(|g| g == s.group_type)
                 && r.member.is_none_or(|m| m == s.member)
                 && r.offset.is_none_or(|o| Some(o) == s.offset);
@@ -272,6 +294,7 @@ mod tests {
 
     fn subject(opcode: u16, member: u64, offset: Option<u8>) -> Subject {
         Subject {
+            admin_queue: 0,
             opcode,
             group_type: 1,
             member,
@@ -296,6 +319,19 @@ mod tests {
         assert_eq!(hits, [false, true, true, false]);
         let l = set.list();
         assert_eq!((l[0].matches, l[0].hits), (4, 2));
+    }
+
+    #[test]
+    fn a_rule_may_name_its_queue() {
+        let rule = serde_json::from_str(r#"{"admin_queue":1,"do":"stuck"}"#).unwrap();
+        let mut set = FaultSet::new(2);
+        set.add(rule).unwrap();
+        let on = |admin_queue| Subject {
+            admin_queue,
+            ..subject(3, 1, None)
+        };
+        assert_eq!(set.decide(on(0)), None);
+        assert_eq!(set.decide(on(1)), Some((0, Action::Stuck)));
     }
 
     #[test]
@@ -328,6 +364,11 @@ mod tests {
         assert!(matches!(set.add(r), Err(FaultError::UnknownOpcode(_))));
         assert!(serde_json::from_str::<FaultRule>(r#"{"opcod":1,"do":"drop"}"#).is_err());
         assert!(serde_json::from_str::<FaultRule>(r#"{"do":"explode"}"#).is_err());
+        let mut r = FaultRule::always(Action::Drop);
+        r.admin_queue = Some(2);
+        let refused = FaultSet::new(2).add(r.clone());
+        assert_eq!(refused, Err(FaultError::NoSuchQueue(2, 2)));
+        assert_eq!(FaultSet::new(3).add(r), Ok(0));
         let plain: FaultRule = serde_json::from_str(r#"{"do":"drop"}"#).unwrap();
         assert_eq!(plain, FaultRule::always(Action::Drop));
     }

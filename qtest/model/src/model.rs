@@ -54,13 +54,13 @@ impl Model {
         Model {
             shared: Shared::new(config.knobs.clone(), config.leniency, config.events),
             config,
+            admin: Admin::new(&pf.core.virtio.numbers),
+            faults: FaultSet::new(pf.core.virtio.numbers.admin_num),
             pf,
             vfs,
             live: 0,
             vf_memory: false,
             sriov_negotiated: false,
-            admin: Admin::new(),
-            faults: FaultSet::default(),
             switch,
             ports: Vec::new(),
         }
@@ -294,6 +294,9 @@ impl Model {
                 }
                 self.switch.port_reset(Port::Function(f));
             }
+            while let Some(queue) = self.shared.admin_reset.pop() {
+                self.admin.queue_reset(queue);
+            }
             let Some((from, frame)) = self.shared.frames.pop_front() else {
                 return;
             };
@@ -459,8 +462,7 @@ impl Model {
         self.pf.core.virtio.numbers.device
     }
 
-    /// Bytes of registers and queues that a function has to itself, because somebody changed them since
-    /// it was made or reset.
+    /// Bytes of registers and queues that a function has to itself, because somebody changed them.
     pub fn private_bytes(&self, f: FunctionId) -> usize {
         self.function(f).map_or(0, |x| {
             x.core.config.private_bytes()

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     spare_frames: Vec<Vec<u8>>,
     /// Functions that were reset since the model last looked.
     pub(crate) reset: Vec<FunctionId>,
+    /// Admin queues that were reset by themselves since then.
+    pub(crate) admin_reset: Vec<u16>,
     /// When something becomes due, and at which function.
     timers: BinaryHeap<Reverse<(u64, FunctionId)>>,
     /// Queues that are to be served further in the next tick.
@@ -43,6 +45,7 @@ impl Shared {
             frames: VecDeque::new(),
             spare_frames: Vec::new(),
             reset: Vec::new(),
+            admin_reset: Vec::new(),
             timers: BinaryHeap::new(),
             later: VecDeque::new(),
         }

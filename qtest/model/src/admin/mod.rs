@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The admin queues of the PF ("Administration Virtqueues"): taking commands in order, fault rules,
-//! replies.
+//! replies. The lists of commands in use are the owner's and so the same for all queues; everything
+//! else is each queue's own.
 
 mod command;
 mod list;
 mod notify_info;
+mod under_way;
 
 use virtio_modern_spec::admin::{opcode, Reply, Request};
 
@@ -16,27 +18,18 @@ use crate::function::Function;
 use crate::queue::{Chain, RingFault};
 use crate::shared::Shared;
 use crate::violation::Violation;
+use crate::virtio::QueueNumbers;
 use command::{Command, Group, Outcome};
 use list::Lists;
+use under_way::{Delayed, Queues, UnderWay};
 
 /// Readable bytes of a command that are looked at; no command is longer.
 const MAX_REQUEST: usize = 4096;
 
-/// A reply that waits for its time.
-struct Delayed {
-    due: u64,
-    chain: Chain,
-    reply: Vec<u8>,
-    used: u32,
-}
-
 /// State of the owner side of both groups.
 pub(crate) struct Admin {
     lists: Lists,
-    delayed: Vec<Delayed>,
-    /// Commands that will never complete.
-    lost: usize,
-    stuck: bool,
+    queues: Queues,
     request: Vec<u8>,
     reply: Vec<u8>,
 }
@@ -58,12 +51,10 @@ enum Step {
 }
 
 impl Admin {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(numbers: &QueueNumbers) -> Self {
         Admin {
             lists: Lists::new(),
-            delayed: Vec::new(),
-            lost: 0,
-            stuck: false,
+            queues: Queues::new(numbers),
             request: vec![0; MAX_REQUEST],
             reply: Vec::new(),
         }
@@ -72,27 +63,38 @@ impl Admin {
     /// The PF was reset: lists are unset, and no command of before completes.
     pub(crate) fn reset(&mut self) {
         self.lists = Lists::new();
-        self.delayed.clear();
-        self.lost = 0;
-        self.stuck = false;
+        for queue in self.queues.all_mut() {
+            *queue = UnderWay::default();
+        }
+    }
+
+    /// One queue was reset: its buffers are the driver's again, and the others go on.
+    pub(crate) fn queue_reset(&mut self, queue: u16) {
+        if let Some(q) = self.queues.get_mut(queue) {
+            *q = UnderWay::default();
+        }
     }
 
     /// Commands taken from a queue that did not complete yet.
     pub(crate) fn outstanding(&self) -> usize {
-        self.delayed.len() + self.lost
+        self.queues.outstanding()
     }
 
+    /// A queue has stopped before a command.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.stuck
+        self.queues.any_stuck()
     }
 
     pub(crate) fn unstick(&mut self) {
-        self.stuck = false;
+        for queue in self.queues.all_mut() {
+            queue.stuck = false;
+        }
     }
 
     /// Serves admin queue `queue`.
     pub(crate) fn run(&mut self, queue: u16, a: &mut Around<'_>) {
-        if self.stuck || !a.pf.core.queue_ready(queue) {
+        let stuck = self.queues.get(queue).is_none_or(|q| q.stuck);
+        if stuck || !a.pf.core.queue_ready(queue) {
             return;
         }
         if let Some(q) = a.pf.core.virtio.queue_mut(queue) {
@@ -132,6 +134,7 @@ impl Admin {
         };
         let access = cmd.access();
         let subject = Subject {
+            admin_queue: self.queues.ordinal(queue),
             opcode: cmd.header.opcode,
             group_type: cmd.header.group_type,
             member: cmd.header.member,
@@ -139,7 +142,9 @@ impl Admin {
         };
         let fault = a.faults.decide(subject);
         if let Some((_, Action::Stuck)) = fault {
-            self.stuck = true;
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.stuck = true;
+            }
             a.pf.core.unpop(chain);
             if let Some(q) = a.pf.core.virtio.queue_mut(queue) {
                 q.kicked = true;
@@ -206,15 +211,18 @@ impl Admin {
     ) -> Result<Step, RingFault> {
         let room = usize::try_from(chain.writable_len()).unwrap_or(usize::MAX);
         self.reply.truncate(room);
+        let Some(under_way) = self.queues.get_mut(chain.queue()) else {
+            return Ok(Step::Stop);
+        };
         let mut used = self.reply.len() as u32;
         let mut due = not_before;
         match fault {
             Some(Action::Drop) => {
-                self.lost += 1;
+                under_way.lost += 1;
                 return Ok(Step::Next);
             }
             Some(Action::NeedsReset) => {
-                self.lost += 1;
+                under_way.lost += 1;
                 a.pf.core.break_down(None, "fault rule", a.shared);
                 return Ok(Step::Stop);
             }
@@ -230,7 +238,7 @@ impl Admin {
             Some(Action::Status { .. } | Action::Stuck) | None => {}
         }
         if let Some(due) = due {
-            self.delayed.push(Delayed {
+            under_way.delayed.push(Delayed {
                 due,
                 chain,
                 reply: self.reply.clone(),
@@ -247,8 +255,7 @@ impl Admin {
     /// Sends the replies whose time has come.
     pub(crate) fn tick(&mut self, a: &mut Around<'_>) {
         let now = a.shared.now_ns;
-        while let Some(at) = self.delayed.iter().position(|d| d.due <= now) {
-            let d = self.delayed.remove(at);
+        while let Some(d) = self.queues.take_due(now) {
             if !a.pf.core.is_current(&d.chain) {
                 continue;
             }

@@ -46,7 +46,7 @@ impl Done {
     }
 }
 
-/// The driver of the PF with its first admin queue.
+/// The driver of the PF with one of its admin queues.
 #[derive(Debug)]
 pub struct AdminClient {
     /// Register accesses.
@@ -74,6 +74,20 @@ impl AdminClient {
         let scratch = memory.alloc(SCRATCH, 16);
         AdminClient {
             pf,
+            ring,
+            queue,
+            scratch,
+        }
+    }
+
+    /// Another admin queue of the same PF, the `n`th counted from 0, on the vector behind that of the
+    /// one before.
+    pub fn beside(&self, model: &mut Model, n: u16) -> Self {
+        let queue = (self.pf.get(model, reg::ADMIN_QUEUE_INDEX) as u16).saturating_add(n);
+        let ring = self.pf.queue(model, queue, n.saturating_add(1));
+        let scratch = self.ring.memory.alloc(SCRATCH, 16);
+        AdminClient {
+            pf: self.pf.clone(),
             ring,
             queue,
             scratch,

@@ -243,29 +243,6 @@ fn no_command_before_driver_ok() {
     assert_eq!(m.next_deadline(), None);
 }
 
-// What drivers are held to: AVQ-03
-#[test]
-fn several_admin_queues_work_side_by_side() {
-    let mut cfg = config(2);
-    cfg.knobs.admin_queues = 3;
-    let (mut m, mut c) = ready(cfg, 2);
-    let mut second = c.pf.queue(&mut m, c.queue + 2, 2);
-    let mem = second.memory.clone();
-    let (a, b) = (mem.alloc(32, 8), mem.alloc(16, 8));
-    let mut h = AdminClient::header(opcode::LEGACY_COMMON_CFG_READ, group::SRIOV, 2);
-    h.push(18);
-    mem.put(a, &h);
-    c.set(&mut m, 2, 18, 1, 0x55);
-    second.add(&[Buffer::readable(a, 25), Buffer::writable(b, 9)]);
-    c.pf.kick(&mut m, c.queue + 2);
-    assert_eq!(second.poll(), Some((0, 9)));
-    assert_eq!(
-        mem.get(b + 8, 1),
-        [0x15],
-        "DEVICE_NEEDS_RESET is the device's"
-    );
-}
-
 // Covers: FEA-07
 #[test]
 fn admin_queues_without_a_queue() {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod admin_queue;
+mod admin_queues;
 mod backlog;
 mod faults;
 mod features;
