@@ -61,12 +61,16 @@ pub struct RunArgs {
     /// Type of the VFs, and of the PF itself.
     #[arg(long = "type", value_enum)]
     pub kind: Kind,
-    /// Number of VFs (TotalVFs).
+    /// Number of VFs (TotalVFs), up to 2048.
     #[arg(long, default_value_t = 1)]
     pub vfs: u16,
     /// VFs that live from the start. Without it VFs appear when the PF's driver enables them.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub vfs_at_start: u16,
+    /// Number of admin queues of the PF, 1 to 4. The knob of that name has other numbers.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=4))]
+    pub admin_queues: u16,
     /// Leave the SR-IOV capability to whoever presents the functions on a bus: it is at 0x800 of
     /// the PF, and configuration writes there still enable VFs.
     #[arg(long)]
@@ -175,6 +179,7 @@ impl RunArgs {
                 format!("--lenient {name}: {e}\n{}", known.join("\n"))
             })?;
         }
+        model.knobs.admin_queues = self.admin_queues;
         model.knobs.msix_vectors = self.vectors;
         for text in &self.knob {
             set_knob(&mut model.knobs, text).map_err(|e| format!("--knob {text}: {e}"))?;
@@ -255,10 +260,24 @@ mod tests {
         ));
         assert!(front.peer && front.pcap.is_some());
         assert_eq!(front.busy_poll, Duration::from_micros(50));
+        assert_eq!(device.model.knobs.admin_queues, 1);
         let (_, front) = parse("--dir /d --type blk").unwrap();
         assert!(!front.peer);
         let (_, front) = parse("--dir /d --type net --tap t0").unwrap();
         assert!(!front.peer);
+    }
+
+    #[test]
+    fn the_knob_of_admin_queues_has_what_the_option_has_not() {
+        for (text, want) in [
+            ("--admin-queues 4", 4),
+            ("--admin-queues 2 --knob admin-queue-size=8", 2),
+            ("--knob admin-queues=0", 0),
+            ("--admin-queues 2 --knob admin-queues=16", 16),
+        ] {
+            let (device, _) = parse(&format!("--dir /d --type net {text}")).unwrap();
+            assert_eq!(device.model.knobs.admin_queues, want, "{text}");
+        }
     }
 
     #[test]
@@ -275,6 +294,8 @@ mod tests {
             ("--dir /d --type net --lenient nonsense", "lenient-list"),
             ("--dir /d --type net --knob nonsense", "known:"),
             ("--dir /d --type net --fault {}", "--fault"),
+            ("--dir /d --type net --admin-queues 0", "--admin-queues"),
+            ("--dir /d --type net --admin-queues 5", "--admin-queues"),
             ("--dir /d --type net --serial xyz", "hex"),
             ("--dir /d --type net --busy-poll 1000001", "--busy-poll"),
             ("--dir /d --type net --mac 1:2", "MAC"),

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod console_sockets;
 pub mod control;
+pub mod descriptors;
 pub mod device;
 pub mod dma;
 pub mod event_log;

@@ -19,9 +19,13 @@ use virtio_pf_sim::device::Device;
 use virtio_pf_sim::event_loop::Options;
 
 fn start(vfs: u16, live: u16) -> Running {
+    let mut model = ModelConfig::new(DeviceType::Net, vfs);
+    model.vfs_at_start = live;
+    start_model(model)
+}
+
+fn start_model(model: ModelConfig) -> Running {
     let hardware = move || -> Box<dyn virtio_pf_sim::hardware::Hardware> {
-        let mut model = ModelConfig::new(DeviceType::Net, vfs);
-        model.vfs_at_start = live;
         let device = TypeOptions::Net {
             settings: NetSettings::default(),
             capture: false,
@@ -223,6 +227,34 @@ fn doorbells_are_offered_where_the_capability_says() {
     }
     let counters = sim.ctl(r#"{"cmd":"counters"}"#);
     assert_eq!(counters["hardware"]["device"]["violations"], json!({}));
+}
+
+// Covers: AVQ-01, MOD-11
+#[test]
+fn each_admin_queue_has_its_doorbell_its_vector_and_its_faults() {
+    let mut model = ModelConfig::new(DeviceType::Net, 1);
+    model.knobs.admin_queues = 3;
+    let sim = start_model(model);
+    let mut c = sim.client("pf.sock");
+    let index = u32::from(MODERN_BAR);
+    let answer = c.ask(&Request::GetRegionIoFds { argsz: 4096, index });
+    let Reply::IoFds(fds) = c.decode(&answer) else {
+        panic!()
+    };
+    let mut queues: Vec<_> = fds.entries.iter().map(|e| e.datamatch).collect();
+    queues.sort_unstable();
+    assert_eq!(queues, [0, 1, 2, 3, 4, 5], "three of the card, three more");
+    let index = IRQ_MSIX;
+    let answer = c.ask(&Request::GetIrqInfo { argsz: 16, index });
+    let Reply::IrqInfo(info) = c.decode(&answer) else {
+        panic!()
+    };
+    assert_eq!(info.count, 6 + 1);
+    for (queue, ok) in [(0, true), (2, true), (3, false)] {
+        let rule = json!({ "admin_queue": queue, "do": "stuck" });
+        let added = sim.ctl(&json!({ "cmd": "fault-add", "rule": rule }).to_string());
+        assert_eq!(added["ok"], ok, "{added}");
+    }
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn a_small_descriptor_limit_is_raised_or_explained() {
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success());
     assert!(
-        text.contains("162 file descriptors are needed for 64 VFs, the limit is 64"),
+        text.contains("194 file descriptors are needed for 64 VFs, the limit is 64"),
         "{text}"
     );
     let script = script.replace("ulimit -n 64", "ulimit -Sn 64");

@@ -3,7 +3,7 @@
 //!
 //! | Command | Members | Does |
 //! |---|---|---|
-//! | `counters` | | counts of the device and of each function |
+//! | `counters` | `vf` (optional) | counts of the device and of each function, or of one |
 //! | `fault-add` | `rule` | adds a fault rule, answers its `id` |
 //! | `fault-list` | | rules with how often they matched |
 //! | `fault-clear` | `id` (optional) | removes one rule or all |
@@ -27,7 +27,13 @@ use virtio_pf_model::{FaultRule, FunctionId, Model, COMMON_OFFSET, MODERN_BAR};
 /// Carries out a command.
 pub(super) fn carry_out(model: &mut Model, command: &str, args: &Value) -> Result<Value, String> {
     match command {
-        "counters" => counters(model),
+        "counters" => {
+            let one = ["vf", "function"]
+                .iter()
+                .any(|name| args.get(name).is_some());
+            let one = one.then(|| function(model, args)).transpose()?;
+            counters(model, one)
+        }
         "fault-add" => {
             let rule = args.get("rule").ok_or("no member \"rule\"")?;
             // From a shell the rule may come as a string that holds JSON.
@@ -108,13 +114,12 @@ fn function(model: &Model, args: &Value) -> Result<FunctionId, String> {
     }
 }
 
-fn counters(model: &Model) -> Result<Value, String> {
+/// Counts of the device and of `one` function, or of all.
+fn counters(model: &Model, one: Option<FunctionId>) -> Result<Value, String> {
     let mut functions = Map::new();
-    for n in 0..=model.config().total_vfs {
-        let f = match n {
-            0 => FunctionId::Pf,
-            n => FunctionId::Vf(n),
-        };
+    let vfs = (1..=model.config().total_vfs).map(FunctionId::Vf);
+    let all = std::iter::once(FunctionId::Pf).chain(vfs);
+    for f in all.filter(|f| one.is_none_or(|one| one == *f)) {
         if let Some(counters) = model.function_counters(f) {
             let name = crate::hardware::Function::from(f).to_string();
             let mut counters = json!(counters);

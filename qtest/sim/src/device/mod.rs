@@ -7,6 +7,7 @@ pub mod types;
 
 use crate::dma::DmaSpace;
 use crate::hardware::{Doorbell, Effect, Function, Hardware};
+use crate::server::doorbell::MAX_PER_CONNECTION;
 use config::DeviceOptions;
 use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -111,15 +112,13 @@ impl Device {
     }
 
     fn legacy_doorbells(&self, function: Function) -> Vec<Doorbell> {
-        let slots: Vec<u64> = match function {
-            Function::Pf => (0..u64::from(self.model.config().total_vfs))
-                .map(|n| n * OWNER_NOTIFY_STRIDE + OWNER_NOTIFY_OFFSET)
-                .collect(),
-            Function::Vf(_) => vec![MEMBER_NOTIFY_OFFSET],
+        let (first, slots) = match function {
+            Function::Pf => (OWNER_NOTIFY_OFFSET, self.model.config().total_vfs),
+            Function::Vf(_) => (MEMBER_NOTIFY_OFFSET, 1),
         };
         let queues = 0..self.device_queues;
-        slots
-            .into_iter()
+        (0..u64::from(slots))
+            .map(|n| first + n * OWNER_NOTIFY_STRIDE)
             .flat_map(|offset| {
                 queues.clone().map(move |queue| Doorbell {
                     offset,
@@ -127,6 +126,8 @@ impl Device {
                     value: queue.into(),
                 })
             })
+            // No connection gets more; a PF with many VFs has many times as many.
+            .take(MAX_PER_CONNECTION)
             .collect()
     }
 }

@@ -94,7 +94,8 @@ impl Simulator {
             return;
         }
         if let Some(place) = self.clients.get_mut(f) {
-            *place = Some(connection);
+            *place = Some(Box::new(connection));
+            self.ungreeted.push(f);
         }
         self.counters.connections += 1;
         tracing::info!(%function, pid, "client connected");
@@ -129,6 +130,7 @@ impl Simulator {
         let Some(connection) = self.clients.get_mut(f).and_then(Option::take) else {
             return;
         };
+        self.ungreeted.retain(|other| *other != f);
         let (function, pid) = (connection.function(), connection.pid);
         // The client may hold the eventfds too, so closing them does not end the waiting.
         for doorbell in connection.session.doorbells.all() {

@@ -96,8 +96,16 @@ impl Simulator {
         if let Some(at) = self.flush_at {
             at_most(at.saturating_duration_since(now));
         }
-        let clients = self.clients.iter().chain(&self.refused).flatten();
-        for client in clients.filter(|c| !c.session.is_ready()) {
+        let clients = &self.clients;
+        self.ungreeted.retain(|f| {
+            let client = clients.get(*f).and_then(Option::as_ref);
+            let waits = client.filter(|c| !c.session.is_ready());
+            if let Some(client) = waits {
+                at_most(client.greet_by.saturating_duration_since(now));
+            }
+            waits.is_some()
+        });
+        for client in self.refused.iter().flatten() {
             at_most(client.greet_by.saturating_duration_since(now));
         }
         wait.and_then(|d| Timespec::try_from(d).ok())
@@ -133,17 +141,16 @@ impl Simulator {
                 pcap.flush();
             }
         }
-        let late = |c: &Option<Connection>| {
-            c.as_ref()
-                .is_some_and(|c| !c.session.is_ready() && c.greet_by <= now)
-        };
-        for f in 0..self.clients.len() {
-            if self.clients.get(f).is_some_and(late) {
-                self.drop_client(f, "it did not agree on a version in time");
-            }
+        let late = |c: &Connection| !c.session.is_ready() && c.greet_by <= now;
+        let clients = self.ungreeted.iter().copied().filter(|f| {
+            let client = self.clients.get(*f).and_then(Option::as_deref);
+            client.is_some_and(late)
+        });
+        for f in clients.collect::<Vec<_>>() {
+            self.drop_client(f, "it did not agree on a version in time");
         }
         for slot in &mut self.refused {
-            if late(slot) {
+            if slot.as_ref().is_some_and(late) {
                 *slot = None;
             }
         }

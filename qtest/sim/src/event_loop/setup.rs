@@ -3,10 +3,12 @@
 
 use super::clients::spare;
 use super::simulator::{FrontCounters, Simulator, Token, MAX_EXTRA};
+use crate::descriptors::{self, TooFew};
 use crate::dma::files::FileCache;
 use crate::event_log::EventLog;
 use crate::hardware::{Function, Hardware};
 use crate::listener::{listen, make_directory, ListenError};
+use crate::server::doorbell::MAX_PER_CONNECTION;
 use crate::server::session::SessionOptions;
 use crate::uplink::pcap::Pcap;
 use crate::uplink::peer::boot::BootDir;
@@ -14,12 +16,12 @@ use crate::uplink::peer::Peer;
 use crate::uplink::tap::Tap;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use vfio_user_wire::REGION_ROM;
 
 /// How the front end behaves.
 #[derive(Clone, Debug, Default)]
@@ -63,8 +65,8 @@ pub enum SetupError {
     #[error("cannot set up waiting: {0}")]
     Epoll(#[from] Errno),
     /// The process may not open enough descriptors.
-    #[error("{0} file descriptors are needed for {1} VFs, the limit is {2}; raise it (ulimit -n)")]
-    Descriptors(u64, u16, u64),
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
 }
 
 impl Simulator {
@@ -79,7 +81,7 @@ impl Simulator {
         signal: UnixStream,
     ) -> Result<Self, SetupError> {
         let vfs = hardware.total_vfs();
-        raise_descriptor_limit(vfs)?;
+        make_room(&*hardware)?;
         let dir = &options.dir;
         make_directory(dir)?;
         let file = |path: &PathBuf| {
@@ -118,6 +120,7 @@ impl Simulator {
             session: options.session,
             clients: listeners.iter().map(|_| None).collect(),
             listeners,
+            ungreeted: Vec::new(),
             refused: (0..MAX_EXTRA).map(|_| None).collect(),
             control_listener,
             controls: (0..MAX_EXTRA).map(|_| None).collect(),
@@ -194,24 +197,24 @@ impl Drop for MadeSockets {
     }
 }
 
-/// Descriptors per function: listener, connection, eventfds of its vectors and doorbells.
-const PER_FUNCTION: u64 = 2 + 16;
+/// Eventfds that a client of a VF may attach to interrupts or ask for, of whatever kind.
+fn eventfds(hardware: &dyn Hardware) -> u64 {
+    let vf = Function::Vf(1);
+    let bells: usize = (0..REGION_ROM)
+        .filter_map(|bar| u8::try_from(bar).ok())
+        .map(|bar| hardware.doorbells(vf, bar).len())
+        .sum();
+    // One more is for the error interrupt.
+    u64::from(hardware.vectors(vf)) + 1 + bells.min(MAX_PER_CONNECTION) as u64
+}
 
-fn raise_descriptor_limit(vfs: u16) -> Result<(), SetupError> {
-    let limit = getrlimit(Resource::Nofile);
-    let have = limit.maximum.unwrap_or(u64::MAX);
-    let need = 32 + (u64::from(vfs) + 1) * 2;
-    if have < need {
-        return Err(SetupError::Descriptors(need, vfs, have));
-    }
-    let wish = (256 + (u64::from(vfs) + 1) * PER_FUNCTION).min(have);
-    if limit.current.is_some_and(|now| now < wish) {
-        let raised = Rlimit {
-            current: Some(wish),
-            maximum: limit.maximum,
-        };
-        // The soft limit may be raised up to the hard one; if not, clients are turned away later.
-        let _ = setrlimit(Resource::Nofile, raised);
+/// Every function may have a client, or the simulator does not start. Without room for all the
+/// eventfds it does: few tests use every VF, and a client that gets none is told.
+fn make_room(hardware: &dyn Hardware) -> Result<(), TooFew> {
+    let vfs = hardware.total_vfs();
+    descriptors::raise(vfs, 0)?;
+    if let Err(e) = descriptors::raise(vfs, eventfds(hardware)) {
+        tracing::warn!("with a client on every VF that uses all vectors and doorbells, {e}");
     }
     Ok(())
 }

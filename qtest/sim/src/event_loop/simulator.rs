@@ -109,7 +109,10 @@ pub struct Simulator {
     pub(super) poll_until: Option<Instant>,
     pub(super) session: SessionOptions,
     pub(super) listeners: Vec<OwnedFd>,
-    pub(super) clients: Vec<Option<Connection>>,
+    pub(super) clients: Vec<Option<Box<Connection>>>,
+    /// Functions whose clients have not agreed on a version yet, as far as is known. Each turn looks at
+    /// these alone, whatever number of VFs there is.
+    pub(super) ungreeted: Vec<usize>,
     pub(super) refused: Vec<Option<Connection>>,
     pub(super) control_listener: OwnedFd,
     pub(super) controls: Vec<Option<ControlConnection>>,
@@ -173,7 +176,7 @@ impl Simulator {
         self.hardware.total_vfs()
     }
 
-    pub(super) fn events_since(&self, since: u64, max: usize) -> (Vec<&Value>, u64) {
+    pub(super) fn events_since(&self, since: u64, max: usize) -> (Vec<Value>, u64) {
         self.log.since(since, max)
     }
 
@@ -250,10 +253,12 @@ mod tests {
             Token::Client(64),
             Token::Refused(15),
             Token::Doorbell(255, 63),
+            Token::Doorbell(2048, 63),
+            Token::Client(2048),
             Token::ControlListener,
             Token::Control(3),
             Token::Tap,
-            Token::Backend(255),
+            Token::Backend(2048),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

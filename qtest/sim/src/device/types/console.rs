@@ -47,6 +47,11 @@ fn socket_name(function: Function, port: u16) -> String {
 
 /// The device, and a descriptor for each function that is readable when its sockets want attention.
 /// Each function takes two descriptors, each port one and each client one.
+/// File descriptors of a function: what it waits with, twice, and each port's sockets.
+pub(super) fn descriptors(settings: &ConsoleSettings) -> u64 {
+    2 + 2 * u64::from(settings.ports())
+}
+
 pub(super) fn build(
     config: ModelConfig,
     settings: &ConsoleSettings,

@@ -15,8 +15,8 @@ pub mod rng;
 pub mod scsi;
 mod size;
 
+use crate::descriptors;
 use clap::ValueEnum;
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -207,6 +207,17 @@ pub enum TypeOptions {
     },
 }
 
+impl TypeOptions {
+    /// File descriptors that the backend of a VF takes, as far as they do not depend on the limit.
+    fn descriptors(&self) -> u64 {
+        match self {
+            TypeOptions::Console { settings, .. } => console::descriptors(settings),
+            TypeOptions::Blk { file: Some(_), .. } | TypeOptions::Scsi { file: Some(_), .. } => 1,
+            _ => 0,
+        }
+    }
+}
+
 /// A built device and what the front end has to know of it.
 pub(super) struct Built {
     pub(super) model: Model,
@@ -230,6 +241,8 @@ impl From<Model> for Built {
 /// # Errors
 /// What is not possible, or what of the host cannot be had.
 pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built, ConfigError> {
+    descriptors::raise(config.total_vfs, options.descriptors())
+        .map_err(|e| ConfigError::Device(config.vf_type.name(), e.to_string()))?;
     let model = match options {
         TypeOptions::Net { settings, capture } => {
             let (model, captured) = net::build(config, settings, *capture)?;
@@ -244,7 +257,6 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
             ram,
         } => blk::build(config, settings, file.as_deref(), *ram)?,
         TypeOptions::Console { settings, dir } => {
-            raise_descriptor_limit();
             let (model, wakers) = console::build(config, settings, dir)?;
             return Ok(Built {
                 wakers,
@@ -263,10 +275,7 @@ pub(super) fn build(config: ModelConfig, options: &TypeOptions) -> Result<Built,
             share,
             own,
             read_only,
-        } => {
-            raise_descriptor_limit();
-            p9::build(config, settings, share.as_deref(), own, *read_only)?
-        }
+        } => p9::build(config, settings, share.as_deref(), own, *read_only)?,
     };
     Ok(model.into())
 }
@@ -280,17 +289,6 @@ pub(super) fn control(command: &str, args: &Value) -> Option<Result<DeviceContro
         .or_else(|| rng::control(command, args))
         .or_else(|| balloon::control(command, args))
         .or_else(|| scsi::control(command, args))
-}
-
-/// Lets this process have as many descriptors as it may, for types whose functions need many.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    // Without it there are fewer, and whoever needs one more is told.
-    let _raised_or_not = setrlimit(Resource::Nofile, raised);
 }
 
 /// Names of the commands that [`control`] knows.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! 9P transports to a directory of this host.
 
+use crate::descriptors;
 use p9_server::{Server, Settings, DESCRIPTORS_PER_FID};
-use rustix::process::{getrlimit, Resource};
 use std::io;
 use std::path::{Path, PathBuf};
 use virtio_pf_model::p9::{self, P9Settings, Responder};
@@ -117,7 +117,7 @@ pub(super) fn build(
         std::fs::create_dir_all(own).map_err(|e| bad(e, own))?;
     }
     let functions = u64::from(config.total_vfs) + 1;
-    let max_fids = fids_of_each(functions, getrlimit(Resource::Nofile).current)
+    let max_fids = fids_of_each(functions, descriptors::raise_fully())
         .map_err(|why| ConfigError::Device("9p", why))?;
     let how = Settings {
         read_only,
