@@ -30,7 +30,7 @@ pub use driver::LegacyDriver;
 pub use helper::{Helper, HelperClient};
 pub use memory::GuestMemory;
 pub use pci::{Msix, PciDevice};
-pub use process::Process;
+pub use process::{allow_files, Process};
 pub use qemu::{Machine, Qemu, QemuBuilder};
 pub use qmp::Qmp;
 pub use qtest::Qtest;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::process::{kill_process, pidfd_open, Pid, PidfdFlags, Signal};
+use rustix::process::{
+    getrlimit, kill_process, pidfd_open, setrlimit, Pid, PidfdFlags, Resource, Rlimit, Signal,
+};
 use test_kit::patience::{self, Patience};
 
 /// A running program.
@@ -206,4 +208,21 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// Lets this process, and what it starts from now on, have `files` open at the same time.
+///
+/// # Errors
+/// If the hard limit is lower.
+pub fn allow_files(files: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|now| now >= files) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(files),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised)
+        .with_context(|| format!("{files} open files are needed; raise the limit (ulimit -Hn)"))
 }

@@ -2,8 +2,8 @@
 //! Many VFs at once: each client reaches its own VF and no other.
 
 use anyhow::{bail, Result};
-use legacy_vf_proto::{QueryKind, Space};
-use qtest_harness::{DeviceKind, HelperClient, Stack};
+use legacy_vf_proto::{ErrorCode, QueryKind, Space};
+use qtest_harness::{allow_files, DeviceKind, HelperClient, Stack};
 use qtest_tests::commands;
 
 const ROUNDS: u64 = 20;
@@ -14,7 +14,7 @@ fn one(client: &mut HelperClient, member: u16, round: u64) -> Result<()> {
     let steps: [(Space, u8, u8, u64); 4] = [
         (Space::Common, 4, 4, (own << 1 | 1) & 0x20),
         (Space::Common, 8, 4, own),
-        (Space::Device, 4, 1, u64::from(member)),
+        (Space::Device, 4, 1, u64::from(member & 0xff)),
         (Space::Device, 5, 1, round),
     ];
     for (space, offset, len, value) in steps {
@@ -31,6 +31,53 @@ fn one(client: &mut HelperClient, member: u16, round: u64) -> Result<()> {
     Ok(())
 }
 
+fn open(stack: &Stack, member: u16, vfs: u16) -> Result<HelperClient> {
+    let mut client = HelperClient::connect(stack.helper.socket())?;
+    client.hello()?;
+    let opened = match client.open(member)? {
+        Ok(opened) => opened,
+        Err(refusal) => bail!("VF {member} cannot be opened: {refusal:?}"),
+    };
+    assert_eq!((opened.member, opened.num_vfs), (member, vfs));
+    assert_eq!(client.write(Space::Common, 14, 2, 0)?, Ok(()));
+    Ok(client)
+}
+
+/// As many VFs as the simulator has: more than fit into a byte, or on one bus.
+// Covers: GRP-02, LEG-14
+#[test]
+fn all_vfs_of_a_large_pf_are_open_at_the_same_time() -> Result<()> {
+    const VFS: u16 = 2048;
+    allow_files(u64::from(VFS) + 100)?;
+    let mut stack = Stack::start(DeviceKind::Net, VFS)?;
+    let mut clients = Vec::new();
+    for member in 1..=VFS {
+        clients.push(open(&stack, member, VFS)?);
+    }
+    for (member, client) in (1u16..).zip(&mut clients) {
+        one(client, member, 1)?;
+    }
+    // The byte that two numbers have in common leads to the same VF for neither.
+    for (member, client) in (1u16..).zip(&mut clients) {
+        let own = u64::from(member) << 8 | 1;
+        assert_eq!(client.read(Space::Common, 8, 4)?, Ok(own), "VF {member}");
+    }
+    let mut tool = HelperClient::connect(stack.helper.socket())?;
+    tool.hello()?;
+    for member in [1, 255, 256, 257, VFS] {
+        let info = tool.query(QueryKind::VF, member)?;
+        assert!(info.is_object(), "VF {member}: {info}");
+    }
+    let Err(refusal) = tool.open(VFS + 1)? else {
+        bail!("there is a VF {}", VFS + 1);
+    };
+    assert_eq!(refusal.code, ErrorCode::NO_SUCH_VF);
+    let violations = stack.sim.counters()?;
+    let violations = violations.pointer("/hardware/device/violations");
+    assert_eq!(violations, Some(&serde_json::json!({})));
+    Ok(())
+}
+
 // Covers: LEG-14
 #[test]
 fn every_client_reaches_its_own_vf() -> Result<()> {
@@ -38,14 +85,7 @@ fn every_client_reaches_its_own_vf() -> Result<()> {
         let mut stack = Stack::start(DeviceKind::Net, vfs)?;
         let mut clients = Vec::new();
         for member in 1..=vfs {
-            let mut client = HelperClient::connect(stack.helper.socket())?;
-            client.hello()?;
-            let Ok(opened) = client.open(member)? else {
-                bail!("VF {member} cannot be opened");
-            };
-            assert_eq!((opened.member, opened.num_vfs), (member, vfs));
-            assert_eq!(client.write(Space::Common, 14, 2, 0)?, Ok(()));
-            clients.push((member, client));
+            clients.push((member, open(&stack, member, vfs)?));
         }
         let before: u64 = commands(&mut stack.sim)?.iter().sum();
         let mut threads = Vec::new();
