@@ -185,7 +185,7 @@ impl Maker<'_> {
         );
         let end = data_start + DATA_SECTORS;
         let load = format!(
-            "linux (hd0){kernel_start}+{} console=ttyS0 quiet panic=-1 virtio_pci.force_legacy=1 \
+            "linux (hd0){kernel_start}+{} console=ttyS0 quiet panic=-1 no_timer_check virtio_pci.force_legacy=1 \
              vlvf.port=ttyS0 vlvf.data={data_start}+{DATA_SECTORS} vlvf.test=info,boot_data\n\
              initrd (hd0){initrd_start}+{}\n\
              echo \"{SYSTEM_LOADED}\"\n\

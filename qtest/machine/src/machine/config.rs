@@ -138,7 +138,11 @@ impl Config<'_> {
     }
 
     fn command_line(&self) -> String {
-        let mut line = format!("{CONSOLE} quiet panic=-1 vlvf.addr={}", self.address);
+        // The kernel counts ticks of its timer in a short loop, and panics if QEMU had no processor meanwhile.
+        let mut line = format!(
+            "{CONSOLE} quiet panic=-1 no_timer_check vlvf.addr={}",
+            self.address
+        );
         if self.driver == Driver::Legacy {
             line += " virtio_pci.force_legacy=1";
         }

@@ -46,7 +46,7 @@ pub(super) fn forward(bench: &Bench, kit: &Kit) -> Result<String> {
         devices.push(device(&pf.pf.function(vf), &id, Interface::Legacy, &[])?);
     }
     let line = format!(
-        "console=ttyS0 quiet panic=-1 hugepages=64 vlvf.port=ttyS0 vlvf.test=info,dpdk vlvf.seconds={}",
+        "console=ttyS0 quiet panic=-1 no_timer_check hugepages=64 vlvf.port=ttyS0 vlvf.test=info,dpdk vlvf.seconds={}",
         RUN.as_secs()
     );
     let (kernel, initrd) = (text(&bench.image.kernel)?, text(&initrd)?);
