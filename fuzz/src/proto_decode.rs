@@ -4,16 +4,17 @@
 use legacy_vf_proto::client::{Client, Received, State};
 use legacy_vf_proto::limits::MAX_QUEUED;
 use legacy_vf_proto::{
-    decode_incoming, decode_request, Incoming, Name, Open, Proof, Request, Space, HEADER_LEN,
+    decode_incoming, flags, Incoming, Name, Open, Proof, Request, Space, HEADER_LEN,
     MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, EncodeEvent, EncodeReply};
 
 /// What was decoded, encoded again, decodes to the same.
 fn round_trips(data: &[u8]) {
     let mut buf = [0; MAX_MESSAGE];
     match decode_request(data) {
         Ok((header, request)) => {
-            let len = if header.no_reply() {
+            let len = if header.flags & flags::NO_REPLY != 0 {
                 request.encode_no_reply(header.seq, &mut buf)
             } else {
                 request.encode(header.seq, &mut buf)
@@ -52,7 +53,7 @@ fn client(data: &[u8]) {
     let mut c = Client::new(Name::new("fuzz"), 0);
     let mut buf = [0; MAX_MESSAGE];
     let mut rest = data;
-    let _sent = c.hello(&mut buf);
+    let _sent = c.request(&c.hello(), &mut buf);
     for round in 0..64 {
         let Some((len, tail)) = rest.split_first() else {
             break;
@@ -86,12 +87,12 @@ fn client(data: &[u8]) {
             len: 4,
         };
         let _sent = match c.state() {
-            State::Start => c.hello(&mut buf),
-            State::Greeted => c.open(open, &mut buf),
+            State::Start => c.request(&c.hello(), &mut buf),
+            State::Greeted => c.request(&Request::Open(open), &mut buf),
             State::Ready => c.request(&read, &mut buf),
             State::Lost(_) if round % 5 == 0 => {
                 c = Client::new(Name::new("fuzz"), 0);
-                c.hello(&mut buf)
+                c.request(&c.hello(), &mut buf)
             }
             State::Lost(_) => continue,
         };

@@ -67,7 +67,8 @@ impl Asker {
             client: Client::new(Name::new("qemu-virtio-admin-helper cli"), 0),
         };
         let mut buf = [0; MAX_MESSAGE];
-        let len = asker.client.hello(&mut buf).map_err(|e| asker.bad(&e))?;
+        let len = asker.client.request(&asker.client.hello(), &mut buf);
+        let len = len.map_err(|e| asker.bad(&e))?;
         asker.exchange(buf.get(..len).unwrap_or(&[]))?;
         Ok(asker)
     }

@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! Little-endian integers stored in byte slices; the way back is `virtio_pci_spec::bytes`.
+//! Little-endian integers stored in byte slices, and of any length taken from them; otherwise the way
+//! back is `virtio_pci_spec::bytes`.
+
+/// Reads up to 8 little-endian bytes as an integer; bytes after the eighth are ignored.
+pub fn le_value(bytes: &[u8]) -> u64 {
+    let low = bytes.iter().take(8).rev();
+    low.fold(0, |acc, b| acc << 8 | u64::from(*b))
+}
 
 macro_rules! accessors {
     ($put:ident, $ty:ty, $n:expr) => {

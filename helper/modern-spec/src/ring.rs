@@ -2,7 +2,8 @@
 //! Split virtqueue layout arithmetic ("Split Virtqueues", "Legacy Interfaces: A Note on Virtqueue
 //! Layout").
 
-use virtio_pci_spec::legacy::QUEUE_ALIGN;
+/// A queue's ring must be aligned to this; the queue address register counts in this unit.
+pub const QUEUE_ALIGN: u64 = 4096;
 
 /// Largest queue size of a split ring.
 pub const MAX_QUEUE_SIZE: u16 = 32768;

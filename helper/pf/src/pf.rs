@@ -311,7 +311,7 @@ fn identify(id: &Arc<str>, image: &ConfigImage) -> Result<PfInfo, PfError> {
     let vendor_id = word(pci::header::VENDOR_ID);
     let device_id = word(pci::header::DEVICE_ID);
     let device_type = DeviceType::from_pci_id(device_id);
-    let modern = (ids::MODERN_DEVICE_BASE..=ids::MODERN_DEVICE_LAST).contains(&device_id);
+    let modern = (ids::MODERN_DEVICE_BASE..=0x107f).contains(&device_id);
     if vendor_id != ids::VENDOR || !(modern || device_type.is_some()) {
         return Err(PfError::Unsuitable {
             function: id.clone(),

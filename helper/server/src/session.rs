@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use legacy_vf_proto::limits::{MAX_QUEUED, MIN_MESSAGE};
 use legacy_vf_proto::{
-    decode_request, DecodeError, ErrorCode, ErrorReply, Event, Header, MessageType, Name, Open,
-    QueryKind, Reply, Request, HEADER_LEN, MAX_MESSAGE,
+    flags, ErrorCode, ErrorReply, Event, Header, MessageType, Name, Open, QueryKind, Reply,
+    Request, HEADER_LEN, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, DecodeError, EncodeEvent, EncodeReply};
 
 use crate::backend::Operation;
 use crate::peer::Peer;
@@ -75,7 +76,7 @@ impl From<&Header> for RequestId {
         RequestId {
             seq: header.seq,
             kind: header.kind,
-            no_reply: header.no_reply(),
+            no_reply: header.flags & flags::NO_REPLY != 0,
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::hint::black_box;
 
-use legacy_vf_proto::{decode_incoming, decode_request, Reply, Request, Space, MAX_MESSAGE};
+use legacy_vf_proto::{decode_incoming, Reply, Request, Space, MAX_MESSAGE};
+use legacy_vf_proto_server::{decode_request, EncodeReply};
 use legacy_window::{decode, Outcome, Step, Window};
 use virtio_pci_spec::legacy::{field_of, Register};
 use virtio_pci_spec::{config, DeviceType};

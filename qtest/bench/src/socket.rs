@@ -45,7 +45,7 @@ impl Access {
             client: Client::new(Name::new("bench"), 0),
         };
         let mut buf = [0; MAX_MESSAGE];
-        let len = access.client.hello(&mut buf)?;
+        let len = access.client.request(&access.client.hello(), &mut buf)?;
         access.exchange(&mut buf, len)?;
         let open = Open {
             member,
@@ -53,7 +53,7 @@ impl Access {
             virtio_id: 0,
             serial: 0,
         };
-        let len = access.client.open(open, &mut buf)?;
+        let len = access.client.request(&Request::Open(open), &mut buf)?;
         access.exchange(&mut buf, len)?;
         ensure!(
             access.client.state() == State::Ready,

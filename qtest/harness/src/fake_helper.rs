@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use anyhow::Result;
 use legacy_vf_proto::{
-    decode_request, Header, HelloReply, MessageBuf, Name, NotifyKind, OpenReply, Reply, Request,
-    MAX_MESSAGE,
+    Header, HelloReply, MessageBuf, Name, NotifyKind, OpenReply, Reply, Request, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, EncodeReply};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use legacy_vf_proto::client::{Client, Received};
+use legacy_vf_proto::layout::exact;
 use legacy_vf_proto::{
-    decode_incoming, ErrorCode, Incoming, MessageBuf, Name, Open, OpenReply, Proof, QueryKind,
-    Reply, Request, Space, MAX_MESSAGE,
+    decode_incoming, ErrorCode, Header, Incoming, MessageBuf, Name, Open, OpenReply, Proof,
+    QueryKind, Reply, Request, Space, MAX_MESSAGE,
 };
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::net::{
@@ -181,7 +182,7 @@ impl HelperClient {
     /// If the helper does not agree.
     pub fn hello(&mut self) -> Result<()> {
         let mut buffer: MessageBuf = [0; MAX_MESSAGE];
-        let len = self.client.hello(&mut buffer)?;
+        let len = self.client.request(&self.client.hello(), &mut buffer)?;
         self.send_raw(buffer.get(..len).unwrap_or_default())?;
         match self.answer()? {
             Ok(_) => Ok(()),
@@ -209,7 +210,7 @@ impl HelperClient {
     pub fn open_with(&mut self, open: Open) -> Result<Result<OpenReply, Refusal>> {
         match self.request(&Request::Open(open))? {
             Err(refusal) => Ok(Err(refusal)),
-            Ok(_) => Ok(Ok(*self.client.open_reply().context("no OPEN reply")?)),
+            Ok(payload) => Ok(Ok(exact(&payload)?)),
         }
     }
 
@@ -256,7 +257,8 @@ impl HelperClient {
     /// If the helper does not answer; a refusal is a value.
     pub fn read(&mut self, space: Space, offset: u8, len: u8) -> Result<Result<u64, Refusal>> {
         let reply = self.request(&Request::Read { space, offset, len })?;
-        Ok(reply.map(|b| virtio_pci_spec::bytes::le_value(&b)))
+        let value = |b: Vec<u8>| virtio_pci_spec::bytes::get_u64(&b, 0).unwrap_or(0);
+        Ok(reply.map(value))
     }
 
     /// Writes registers.
@@ -301,5 +303,16 @@ impl HelperClient {
             Ok(Incoming::Event(event)) => Ok(event),
             other => bail!("not an event: {other:?}"),
         }
+    }
+}
+
+/// Decodes a reply.
+///
+/// # Errors
+/// If it is none.
+pub fn decode_reply(message: &[u8]) -> Result<(Header, Reply<'_>)> {
+    match decode_incoming(message)? {
+        Incoming::Reply(header, reply) => Ok((header, reply)),
+        Incoming::Event(event) => bail!("not a reply: {event:?}"),
     }
 }

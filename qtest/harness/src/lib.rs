@@ -27,7 +27,7 @@ pub mod stack;
 pub mod vcpu;
 
 pub use driver::LegacyDriver;
-pub use helper::{Helper, HelperClient};
+pub use helper::{decode_reply, Helper, HelperClient};
 pub use memory::GuestMemory;
 pub use pci::{Msix, PciDevice};
 pub use process::{allow_files, Process};

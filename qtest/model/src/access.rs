@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Accesses to configuration space and BARs, sent to whoever answers for them.
 
+use virtio_modern_spec::bytes::le_value;
 use virtio_modern_spec::features::{self, bit};
-use virtio_pci_spec::bytes::{get_u16, le_value};
+use virtio_pci_spec::bytes::get_u16;
 use virtio_pci_spec::status::FEATURES_OK;
 
 use crate::bars::{

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The modern common configuration ("Common configuration structure layout").
 
+use virtio_modern_spec::bytes::le_value;
 use virtio_modern_spec::common as reg;
 use virtio_modern_spec::features::{self, bit};
-use virtio_pci_spec::bytes::{le_bytes, le_value};
+use virtio_pci_spec::bytes::le_bytes;
 use virtio_pci_spec::status::{
     ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK, SUSPEND,
 };

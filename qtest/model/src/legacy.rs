@@ -3,8 +3,9 @@
 //! Device Layout"). It is a second view of the state behind the modern interface; only the queue
 //! selector is its own.
 
+use virtio_modern_spec::bytes::le_value;
 use virtio_modern_spec::features::{self, LEGACY_MASK};
-use virtio_pci_spec::bytes::{le_bytes, le_value};
+use virtio_pci_spec::bytes::le_bytes;
 use virtio_pci_spec::config;
 use virtio_pci_spec::legacy::{self, Field, Register};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, NO_VECTOR};

@@ -8,8 +8,6 @@
 mod capabilities;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/capability_list.rs"]
 mod capability_list;
-#[path = "../../../rust/hw/virtio/legacy-vf/src/lock.rs"]
-mod lock;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/ratelimit.rs"]
 mod ratelimit;
 #[path = "../../../rust/hw/virtio/legacy-vf/src/sysfs.rs"]

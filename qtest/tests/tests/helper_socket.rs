@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use legacy_vf_proto::{
-    decode_reply, ErrorCode, Hello, MessageBuf, Name, Open, Proof, QueryKind, Reply, Request,
-    Space, MAX_MESSAGE,
+    ErrorCode, Hello, MessageBuf, Name, Open, Proof, QueryKind, Reply, Request, Space, MAX_MESSAGE,
 };
-use qtest_harness::{DeviceKind, HelperClient, Stack, PATIENCE};
+use qtest_harness::{decode_reply, DeviceKind, HelperClient, Stack, PATIENCE};
 
 /// Small, fast, and the same every time.
 struct Random(u64);

@@ -11,6 +11,7 @@ use legacy_vf_proto::{
     ErrorCode, ErrorReply, Event, EventKind, Header, MessageBuf, NotifyKind, OpenReply, Reply,
     Request, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::EncodeEvent;
 use qtest_harness::fake_helper::{encode, good, Answer, FakeHelper};
 use qtest_harness::qemu::QemuBuilder;
 use qtest_harness::sim::SimulatorBuilder;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
 use legacy_vf_proto::{Event, EventKind, MessageBuf, Request, MAX_MESSAGE};
+use legacy_vf_proto_server::EncodeEvent;
 use qtest_harness::fake_helper::{good, Answer, FakeHelper};
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};

@@ -8,8 +8,9 @@ use std::path::Path;
 use anyhow::Result;
 use legacy_vf_proto::client::Client;
 use legacy_vf_proto::{
-    decode_request, ErrorCode, ErrorReply, Hello, MessageBuf, Name, Reply, Request, MAX_MESSAGE,
+    ErrorCode, ErrorReply, Hello, MessageBuf, Name, Reply, Request, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, EncodeReply};
 use qtest_harness::qemu::QemuBuilder;
 use qtest_harness::sim::SimulatorBuilder;
 use qtest_harness::stack::{DEVICE_ID, SLOT};
@@ -327,7 +328,7 @@ fn a_client_of_another_version() -> Result<()> {
     let len = hello(9).encode(1, &mut buffer);
     client.send_raw(buffer.get(..len).unwrap_or_default())?;
     let answer = client.receive_raw(qtest_harness::PATIENCE)?;
-    let (_, reply) = legacy_vf_proto::decode_reply(&answer)?;
+    let (_, reply) = qtest_harness::decode_reply(&answer)?;
     assert!(
         matches!(reply, Reply::Hello(h) if h.version == 1 && h.features == 0),
         "{reply:?}"
@@ -337,14 +338,14 @@ fn a_client_of_another_version() -> Result<()> {
     let len = hello(0).encode(1, &mut buffer);
     client.send_raw(buffer.get(..len).unwrap_or_default())?;
     let answer = client.receive_raw(qtest_harness::PATIENCE)?;
-    let (_, reply) = legacy_vf_proto::decode_reply(&answer)?;
+    let (_, reply) = qtest_harness::decode_reply(&answer)?;
     assert!(
         matches!(reply, Reply::Error(e) if e.code == ErrorCode::UNSUPPORTED_VERSION && e.text.contains('1')),
         "{reply:?}"
     );
     // The client of this release would not take an answer it did not offer.
     let mut strict = Client::new(Name::new("test"), 0);
-    let len = strict.hello(&mut buffer)?;
+    let len = strict.request(&strict.hello(), &mut buffer)?;
     let (header, _) = decode_request(buffer.get(..len).unwrap_or_default())?;
     assert_eq!(header.seq, 1);
     Ok(())

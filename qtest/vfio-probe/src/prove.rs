@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use legacy_vf_proto::{
-    decode_incoming, decode_reply, Hello, Incoming, Name, Open, Proof, Reply, Request, MAX_MESSAGE,
-    VERSION,
+    decode_incoming, Hello, Incoming, Name, Open, Proof, Reply, Request, MAX_MESSAGE, VERSION,
 };
 use rustix::net::{
     connect, recv, sendmsg, socket, sockopt, AddressFamily, RecvFlags, SendAncillaryBuffer,
@@ -114,11 +113,12 @@ fn open(path: &str, member: u16, what: &str, token: Option<&str>) -> io::Result<
     let len = request.encode(2, &mut buf);
     send(socket.as_fd(), buf.get(..len), Some(fd))?;
     let len = receive(socket.as_fd(), &mut buf)?;
-    let reply = decode_reply(buf.get(..len).unwrap_or_default())
-        .map_err(|error| io::Error::other(format!("{:?}", error.reason)))?;
-    let opened = match reply.1 {
-        Reply::Open(open) => Opened::Done(open.member),
-        Reply::Error(error) => Opened::Refused(error.code.to_string(), error.text.to_owned()),
+    let answer = decode_incoming(buf.get(..len).unwrap_or_default()).map_err(io::Error::other)?;
+    let opened = match answer {
+        Incoming::Reply(_, Reply::Open(open)) => Opened::Done(open.member),
+        Incoming::Reply(_, Reply::Error(error)) => {
+            Opened::Refused(error.code.to_string(), error.text.to_owned())
+        }
         _ => return Err(io::Error::other("not the answer to OPEN")),
     };
     Ok((socket, opened))

@@ -3,8 +3,9 @@
 //!
 //! The caller moves the bytes and watches the clock:
 //!
-//! 1. [`Client::hello`] and, unless it only asks questions, [`Client::open`] give messages to send;
-//! 2. [`Client::request`] gives any other message; one request at a time;
+//! 1. [`Client::request`] gives messages to send, one at a time: first [`Client::hello`], then OPEN
+//!    unless it only asks questions;
+//! 2. the caller attaches its proof to OPEN;
 //! 3. every message received goes to [`Client::receive`];
 //! 4. when a deadline passes, [`Client::abandon`] gives the request up, and its late reply will be
 //!    dropped;
@@ -17,11 +18,11 @@
 
 use core::fmt;
 
-use crate::codec::{decode_incoming, DecodeError, Incoming};
-use crate::error::ErrorCode;
-use crate::kind::MessageType;
+use crate::error::{ErrorCode, Reason};
 use crate::limits::{MAX_MESSAGE, MAX_QUEUED, MIN_MESSAGE, VERSION};
-use crate::message::{masked, Event, Hello, Open, OpenReply, Reply, Request};
+use crate::message::{
+    decode_incoming, masked, Event, Hello, Incoming, MessageType, Reply, Request,
+};
 use crate::text::Name;
 use crate::MessageBuf;
 
@@ -46,7 +47,7 @@ pub enum LostReason {
     /// HELLO or OPEN was given up, so where the connection stands is not known.
     GivenUp,
     /// The helper sent bytes that are not a message of this protocol.
-    BadBytes(DecodeError),
+    BadBytes(Reason),
     /// A reply to a request that was never sent, or that it was not the turn of.
     UnknownSeq(u32),
     /// A reply of another type than its request.
@@ -101,11 +102,7 @@ pub enum SendError {
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::State(state) => write!(f, "the connection is in state {state:?}"),
-            Self::Busy => f.write_str("the request before is not answered"),
-            Self::TooMany => write!(f, "the helper owes {MAX_OWED} answers"),
-        }
+        write!(f, "no request can be sent now: {self:?}")
     }
 }
 
@@ -141,7 +138,6 @@ pub struct Client {
     owed: usize,
     /// The request that somebody waits for.
     pending: Option<Request>,
-    opened: Option<OpenReply>,
 }
 
 impl Client {
@@ -159,7 +155,6 @@ impl Client {
             due: 1,
             owed: 0,
             pending: None,
-            opened: None,
         }
     }
 
@@ -168,30 +163,14 @@ impl Client {
         self.state
     }
 
-    /// The helper's answer to OPEN.
-    pub const fn open_reply(&self) -> Option<&OpenReply> {
-        self.opened.as_ref()
-    }
-
     /// Replies to abandoned requests that are still to come.
     pub const fn owed(&self) -> usize {
         self.owed
     }
 
-    /// The first message of a connection. Gives its length.
-    ///
-    /// # Errors
-    /// [`SendError`] unless the connection is new.
-    pub fn hello(&mut self, buf: &mut MessageBuf) -> Result<usize, SendError> {
-        self.request(&Request::Hello(self.hello), buf)
-    }
-
-    /// Binds the connection to a VF. The caller attaches the proof to the message. Gives its length.
-    ///
-    /// # Errors
-    /// [`SendError`] unless HELLO was answered and OPEN not yet sent.
-    pub fn open(&mut self, open: Open, buf: &mut MessageBuf) -> Result<usize, SendError> {
-        self.request(&Request::Open(open), buf)
+    /// The first request of a connection.
+    pub const fn hello(&self) -> Request {
+        Request::Hello(self.hello)
     }
 
     /// A request to send. Gives its length.
@@ -287,7 +266,6 @@ impl Client {
                 if got == 0 || (want != 0 && got != want) {
                     return Err(LostReason::WrongMember { want, got });
                 }
-                self.opened = Some(*opened);
                 self.state = State::Ready;
             }
             (Request::Hello(_) | Request::Open(_), Reply::Error(e)) => {
@@ -308,6 +286,7 @@ fn following(seq: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{flags, Field, Header};
 
     #[test]
     fn numbers_start_over_and_leave_out_zero() {
@@ -320,8 +299,9 @@ mod tests {
             c.abandon();
         }
         for seq in [u32::MAX, 1] {
-            let len = Reply::Notify.encode(seq, &mut buf);
-            assert_eq!(c.receive(&buf[..len]), Received::Stale);
+            let header = Header::new(MessageType::Notify as u16, flags::REPLY, seq);
+            let left = header.put(&mut buf).len();
+            assert_eq!(c.receive(&buf[..MAX_MESSAGE - left]), Received::Stale);
         }
     }
 }

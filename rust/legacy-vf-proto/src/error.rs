@@ -86,3 +86,5 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+impl core::error::Error for Reason {}

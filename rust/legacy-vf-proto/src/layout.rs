@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! Payloads as structs: the fields as they lie on the wire, written down once for both directions.
+//! How messages lie on the wire: a header and the fields behind it, written down once for both
+//! directions.
 
-use crate::error::Reason;
+use crate::error::{ErrorCode, Reason};
+use crate::limits::MAX_MESSAGE;
 
 /// Something of a fixed length on the wire.
-pub(crate) trait Field: Sized {
+pub trait Field: Sized {
     /// Bytes that it has there.
     const LEN: usize;
     /// Stores it at the start of `out` and gives the rest.
@@ -17,14 +19,18 @@ impl<const N: usize> Field for [u8; N] {
     const LEN: usize = N;
 
     fn put<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
-        put_bytes(self, out)
+        let Some((used, rest)) = out.split_first_chunk_mut() else {
+            return &mut [];
+        };
+        *used = *self;
+        rest
     }
 
     fn get(from: &mut &[u8]) -> Result<Self, Reason> {
         let (got, want) = (from.len(), N);
-        let (first, rest) = from
-            .split_first_chunk()
-            .ok_or(Reason::BadLength { got, want })?;
+        let Some((first, rest)) = from.split_first_chunk() else {
+            return Err(Reason::BadLength { got, want });
+        };
         *from = rest;
         Ok(*first)
     }
@@ -108,7 +114,7 @@ macro_rules! layout {
             }
 
             /// Stores the payload at the start of `out` and gives the rest.
-            pub(crate) fn put<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
+            pub fn put<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
                 match *self {
                     $($name::$variant $(($inner))? $({ $($field),* })? =>
                         $($inner.put(out))? $(payload::$variant { $($field),* }.put(out))?,)*
@@ -116,7 +122,10 @@ macro_rules! layout {
             }
 
             /// The message of this type with this payload.
-            pub(crate) fn get(kind: MessageType, from: &[u8]) -> Result<Self, Reason> {
+            ///
+            /// # Errors
+            /// A [`Reason`] for anything else.
+            pub fn get(kind: MessageType, from: &[u8]) -> Result<Self, Reason> {
                 match kind {
                     $(MessageType::$variant =>
                         $(exact(from).map(|$inner| $name::$variant($inner)))?
@@ -131,20 +140,72 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-/// Stores bytes at the start of `out` and gives the rest. No message is longer than the buffers.
-pub(crate) fn put_bytes<'a>(bytes: &[u8], out: &'a mut [u8]) -> &'a mut [u8] {
-    let (used, rest) = out.split_at_mut(bytes.len().min(out.len()));
-    for (dst, src) in used.iter_mut().zip(bytes) {
-        *dst = *src;
-    }
-    rest
-}
-
 /// What a payload of exactly this length holds.
-pub(crate) fn exact<T: Field>(payload: &[u8]) -> Result<T, Reason> {
+///
+/// # Errors
+/// A [`Reason`] for another length, or a field out of range.
+pub fn exact<T: Field>(payload: &[u8]) -> Result<T, Reason> {
     let (got, want) = (payload.len(), T::LEN);
     if got != want {
         return Err(Reason::BadLength { got, want });
     }
     T::get(&mut { payload })
+}
+
+/// Bits of the flags field; others are sent as zero and ignored.
+pub mod flags {
+    /// The message is a reply.
+    pub const REPLY: u16 = 1;
+    /// The message is an event: neither request nor reply.
+    pub const EVENT: u16 = 2;
+    /// The client wants no reply, neither for success nor for failure (NOTIFY only).
+    pub const NO_REPLY: u16 = 4;
+}
+
+field! { ErrorCode as u16, |v| v.0, |b| Ok(ErrorCode(b)) }
+
+layout! {
+    /// The header, as it lies on the wire.
+    pub struct Header {
+        /// Message type; see [`MessageType`].
+        kind: u16,
+        /// Flags; see [`flags`].
+        flags: u16,
+        /// Number of the request, chosen by the client and repeated in its reply; 0 in events.
+        seq: u32,
+        /// Result; 0 in requests and events.
+        error: ErrorCode,
+        /// Status of the failed admin command; valid with [`ErrorCode::DEVICE`].
+        admin_status: u16,
+        /// Its status qualifier.
+        admin_qualifier: u16 [2],
+    }
+}
+
+impl Header {
+    /// Header of a message that tells of no error.
+    pub const fn new(kind: u16, flags: u16, seq: u32) -> Self {
+        Header {
+            kind,
+            flags,
+            seq,
+            error: ErrorCode::OK,
+            admin_status: 0,
+            admin_qualifier: 0,
+        }
+    }
+
+    /// Header and payload of a whole message; the content is not judged here.
+    ///
+    /// # Errors
+    /// A [`Reason`] if no message has this length.
+    pub fn split(message: &[u8]) -> Result<(Self, &[u8]), Reason> {
+        let len = message.len();
+        if len > MAX_MESSAGE {
+            return Err(Reason::TooLong(len));
+        }
+        let mut rest = message;
+        let header = Header::get(&mut rest).map_err(|_| Reason::TooShort(len))?;
+        Ok((header, rest))
+    }
 }

@@ -1,33 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
-//! Requests, replies and events as values.
+//! Requests, replies and events: as values, and to bytes and back as far as a client needs it.
 
 use virtio_pci_spec::bytes::le_bytes;
+pub use virtio_pci_spec::legacy::Space;
 
 use crate::error::{ErrorCode, Reason};
-use crate::kind::MessageType;
-use crate::layout::{exact, field, layout, Field};
-use crate::limits::NAME_LEN;
+use crate::layout::{exact, field, flags, layout, Field, Header};
+use crate::limits::{MAX_MESSAGE, MAX_PAYLOAD, MAX_TEXT, NAME_LEN};
 use crate::numbers::numbers;
 use crate::text::Name;
+use crate::MessageBuf;
 
-/// Which of a VF's legacy register spaces an access goes to.
+/// Message types of version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Space {
-    /// The legacy common configuration (the header of BAR0, vectors included).
-    Common = 0,
-    /// The device configuration; offset 0 is its first byte whatever the MSI-X state.
-    Device = 1,
+#[repr(u16)]
+pub enum MessageType {
+    /// Versions, limits, names; first on every connection.
+    Hello = 1,
+    /// Binds the connection to one VF.
+    Open = 2,
+    /// The VF token that QEMU needs to open the VF.
+    Token = 3,
+    /// Reads legacy registers.
+    Read = 4,
+    /// Writes legacy registers.
+    Write = 5,
+    /// Notifies a queue.
+    Notify = 6,
+    /// Information for people and tools, as JSON.
+    Query = 7,
+    /// From the helper, unasked.
+    Event = 8,
 }
 
-impl Space {
-    /// The value on the wire.
-    pub const fn to_u8(self) -> u8 {
-        self as u8
+/// Every type with its name in the protocol description, ascending.
+const TYPES: [(MessageType, &str); 8] = [
+    (MessageType::Hello, "HELLO"),
+    (MessageType::Open, "OPEN"),
+    (MessageType::Token, "TOKEN"),
+    (MessageType::Read, "READ"),
+    (MessageType::Write, "WRITE"),
+    (MessageType::Notify, "NOTIFY"),
+    (MessageType::Query, "QUERY"),
+    (MessageType::Event, "EVENT"),
+];
+
+impl MessageType {
+    /// The type with this number.
+    pub fn from_u16(kind: u16) -> Option<Self> {
+        let (found, _) = TYPES.get(usize::from(kind).checked_sub(1)?)?;
+        Some(*found)
+    }
+
+    /// The name in the protocol description.
+    pub const fn name(self) -> &'static str {
+        TYPES[self as usize - 1].1
     }
 }
 
-field! { Space as u8, |v| v.to_u8(), |b| match b {
+field! { Space as u8, |v| *v as u8, |b| match b {
     0 => Ok(Space::Common),
     1 => Ok(Space::Device),
     _ => Err(Reason::BadField("space", b)),
@@ -185,8 +216,24 @@ layout! {
 }
 
 impl Request {
+    /// Writes the message into `buf` and returns its length. The caller chooses `seq` (not 0).
+    pub fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize {
+        self.encode_with(0, seq, buf)
+    }
+
+    /// Like [`Request::encode`], with the wish for no reply. Only NOTIFY may be sent so.
+    pub fn encode_no_reply(&self, seq: u32, buf: &mut MessageBuf) -> usize {
+        self.encode_with(flags::NO_REPLY, seq, buf)
+    }
+
+    fn encode_with(&self, flags: u16, seq: u32, buf: &mut MessageBuf) -> usize {
+        let payload = Header::new(self.kind() as u16, flags, seq).put(buf);
+        MAX_MESSAGE - self.masked().put(payload).len()
+    }
+
     /// The same, with the bytes that are not to be written cleared.
-    pub(crate) fn masked(mut self) -> Self {
+    #[must_use]
+    pub fn masked(mut self) -> Self {
         if let Request::Write { len, data, .. } = &mut self {
             *data = masked(*data, *len);
         }
@@ -263,6 +310,61 @@ layout! {
         /// More about it, by kind; 0 otherwise.
         detail: u32,
     }
+}
+
+/// A message that the helper sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// The reply to a request.
+    Reply(Header, Reply<'a>),
+    /// Something the helper tells unasked.
+    Event(Event),
+}
+
+/// Decodes a message that the helper sent.
+///
+/// # Errors
+/// A [`Reason`] for anything that is neither a reply nor an event of this version.
+pub fn decode_incoming(message: &[u8]) -> Result<Incoming<'_>, Reason> {
+    let (header, payload) = Header::split(message)?;
+    let unknown = Reason::UnknownType(header.kind);
+    match header.flags & (flags::REPLY | flags::EVENT) {
+        flags::EVENT if header.kind != MessageType::Event as u16 => Err(unknown),
+        flags::EVENT => exact(payload).map(Incoming::Event),
+        flags::REPLY => Ok(Incoming::Reply(header, reply(&header, payload)?)),
+        _ => Err(Reason::BadFlags(header.flags)),
+    }
+}
+
+fn reply<'a>(header: &Header, payload: &'a [u8]) -> Result<Reply<'a>, Reason> {
+    if header.error != ErrorCode::OK {
+        return Ok(Reply::Error(ErrorReply {
+            kind: header.kind,
+            code: header.error,
+            admin_status: header.admin_status,
+            admin_qualifier: header.admin_qualifier,
+            text: text(payload, MAX_TEXT)?,
+        }));
+    }
+    let unknown = Reason::UnknownType(header.kind);
+    match MessageType::from_u16(header.kind).ok_or(unknown)? {
+        MessageType::Hello => exact(payload).map(Reply::Hello),
+        MessageType::Open => exact(payload).map(Reply::Open),
+        MessageType::Token => exact(payload).map(|uuid| Reply::Token { uuid }),
+        MessageType::Read => exact(payload).map(|data| Reply::Read { data }),
+        MessageType::Write => exact(payload).map(|[]: [u8; 0]| Reply::Write),
+        MessageType::Notify => exact(payload).map(|[]: [u8; 0]| Reply::Notify),
+        MessageType::Query => text(payload, MAX_PAYLOAD).map(|json| Reply::Query { json }),
+        MessageType::Event => Err(unknown),
+    }
+}
+
+fn text(payload: &[u8], want: usize) -> Result<&str, Reason> {
+    let got = payload.len();
+    if got > want {
+        return Err(Reason::BadLength { got, want });
+    }
+    core::str::from_utf8(payload).map_err(|_| Reason::BadText)
 }
 
 /// The bytes of an access: those after `len` are zero.

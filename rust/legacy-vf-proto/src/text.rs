@@ -69,15 +69,6 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// The longest prefix of `text` that has at most `max` bytes and ends between characters.
-pub(crate) fn prefix(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or("")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,8 +87,5 @@ mod tests {
     #[test]
     fn texts_stay_on_one_line() {
         assert_eq!(format!("{}", Printable("a\nb\x1b[1mc")), "a?b?[1mc");
-        assert_eq!(prefix("a\u{20ac}b", 2), "a");
-        assert_eq!(prefix("a\u{20ac}b", 4), "a\u{20ac}");
-        assert_eq!(prefix("", 4), "");
     }
 }

@@ -5,10 +5,11 @@
 
 use legacy_vf_proto::flags;
 use legacy_vf_proto::{
-    decode_incoming, decode_reply, decode_request, ErrorCode, ErrorReply, Event, EventKind, Hello,
-    HelloReply, Incoming, MessageType, Name, NotifyKind, Open, OpenReply, Proof, QueryKind, Reason,
-    Reply, Request, Space, HEADER_LEN, MAX_MESSAGE,
+    decode_incoming, ErrorCode, ErrorReply, Event, EventKind, Header, Hello, HelloReply, Incoming,
+    MessageType, Name, NotifyKind, Open, OpenReply, Proof, QueryKind, Reason, Reply, Request,
+    Space, HEADER_LEN, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, EncodeEvent, EncodeReply};
 use proptest::prelude::*;
 
 fn requests() -> Vec<Request> {
@@ -81,6 +82,13 @@ fn replies() -> Vec<Reply<'static>> {
     ]
 }
 
+fn decode_reply(message: &[u8]) -> Result<(Header, Reply<'_>), Reason> {
+    match decode_incoming(message)? {
+        Incoming::Reply(header, reply) => Ok((header, reply)),
+        Incoming::Event(_) => panic!("an event"),
+    }
+}
+
 fn encoded(f: impl FnOnce(&mut [u8; MAX_MESSAGE]) -> usize) -> Vec<u8> {
     // Leftovers of an earlier message must never leak into the next one.
     let mut buf = [0xaa; MAX_MESSAGE];
@@ -130,10 +138,6 @@ fn every_message_round_trips() {
     let bytes = encoded(|b| e.encode(b));
     assert_eq!(bytes.len(), HEADER_LEN + 8);
     assert_eq!(decode_incoming(&bytes).unwrap(), Incoming::Event(e));
-    assert_eq!(
-        decode_reply(&bytes).unwrap_err().reason,
-        Reason::BadFlags(flags::EVENT)
-    );
 }
 
 /// Each type accepts one payload length; all others, from nothing to the largest message, are
@@ -216,7 +220,7 @@ fn values_out_of_range_are_named() {
     let mut msg = encoded(|b| replies()[1].encode(1, b));
     msg[HEADER_LEN + 6] = 3;
     let e = decode_reply(&msg).unwrap_err();
-    assert_eq!(e.reason, Reason::BadField("notify_kind", 3));
+    assert_eq!(e, Reason::BadField("notify_kind", 3));
 }
 
 #[test]
@@ -239,7 +243,7 @@ fn flags_that_do_not_fit_are_refused_and_unknown_ones_ignored() {
     }
     let r = Request::Notify { queue: 5 };
     let msg = encoded(|b| r.encode_no_reply(9, b));
-    assert!(decode_request(&msg).unwrap().0.no_reply());
+    assert!(decode_request(&msg).unwrap().0.flags == flags::NO_REPLY);
 }
 
 #[test]
@@ -276,7 +280,7 @@ fn long_texts_are_cut_and_long_json_becomes_an_error() {
 fn texts_that_are_not_utf8_are_refused() {
     let mut msg = header(4, flags::REPLY, ErrorCode::BUSY);
     msg.extend([0xff, 0xfe]);
-    assert_eq!(decode_reply(&msg).unwrap_err().reason, Reason::BadText);
+    assert_eq!(decode_reply(&msg).unwrap_err(), Reason::BadText);
 }
 
 #[test]
@@ -286,7 +290,7 @@ fn error_codes_have_names_and_numbers_without_gaps() {
         assert_ne!(c.name(), "UNKNOWN");
     }
     assert_eq!(ErrorCode(999).to_string(), "UNKNOWN(999)");
-    for t in MessageType::ALL {
+    for t in (1..=8).filter_map(MessageType::from_u16) {
         assert_eq!(MessageType::from_u16(t as u16), Some(t));
     }
 }

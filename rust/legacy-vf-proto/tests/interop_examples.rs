@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use legacy_vf_proto::{
-    decode_incoming, decode_request, ErrorCode, ErrorReply, Event, EventKind, Hello, HelloReply,
-    Incoming, Name, NotifyKind, Open, OpenReply, Proof, QueryKind, Reply, Request, Space,
-    MAX_MESSAGE,
+    decode_incoming, ErrorCode, ErrorReply, Event, EventKind, Hello, HelloReply, Incoming, Name,
+    NotifyKind, Open, OpenReply, Proof, QueryKind, Reply, Request, Space, MAX_MESSAGE,
 };
+use legacy_vf_proto_server::{decode_request, EncodeEvent, EncodeReply};
 use std::collections::BTreeMap;
 
 enum Message {

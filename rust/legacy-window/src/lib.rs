@@ -111,17 +111,16 @@ extern crate std;
 mod ahead;
 mod plan;
 mod queues;
-mod shadow;
+mod registers;
 mod step;
-mod table;
 mod vectors;
 mod window;
 
 pub use queues::Queues;
+pub use registers::{decode, Decoded};
 pub use step::{
     Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
     Step,
 };
-pub use table::{decode, Decoded};
-pub use vectors::{Causes, OwnVectors, Settled, Source};
+pub use vectors::{OwnVectors, Settled, Source};
 pub use window::Window;

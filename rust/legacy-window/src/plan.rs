@@ -7,21 +7,14 @@ use virtio_pci_spec::DeviceType;
 /// Admin commands address the device configuration with one byte.
 const REACH: u16 = 256;
 
-/// What to do with the bytes from some position of the configuration on.
+/// (Part of) one element of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Bytes this piece covers, at least 1.
+    /// Offset in commands.
+    pub(crate) offset: u8,
+    /// Bytes, at least 1.
     pub(crate) len: u8,
-    /// What they are.
-    pub(crate) kind: PieceKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PieceKind {
-    /// (Part of) one element, with its command offset.
-    Element { offset: u8, writable: bool },
-    /// Nothing there.
-    Behind,
+    pub(crate) writable: bool,
 }
 
 /// How long a read at `offset` may be so that it brings the rest of its field with it: the longest
@@ -42,17 +35,10 @@ pub(crate) fn stretch(device: DeviceType, config_len: u16, offset: u8) -> u8 {
         .unwrap_or(1)
 }
 
-/// The first piece of an access to `want` (at least 1) bytes at `pos`.
-pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> Piece {
-    let behind = Piece {
-        len: want.max(1),
-        kind: PieceKind::Behind,
-    };
+/// The first piece of an access to `want` (at least 1) bytes at `pos`; `None` behind the end.
+pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> Option<Piece> {
     let end = config_len.min(REACH);
-    let inside = u8::try_from(pos).ok().filter(|at| u16::from(*at) < end);
-    let Some(offset) = inside else {
-        return behind;
-    };
+    let offset = u8::try_from(pos).ok().filter(|at| u16::from(*at) < end)?;
     let pos = u16::from(offset);
     // Bytes of fields that this version does not know: one by one, which is inside a field
     // wherever its borders are. Whether they can be written is for the device to say.
@@ -64,10 +50,11 @@ pub(crate) fn piece(device: DeviceType, config_len: u16, pos: u32, want: u8) -> 
         }
     };
     let len = left.min(end - pos).min(u16::from(want.max(1)));
-    Piece {
+    Some(Piece {
+        offset,
         len: u8::try_from(len).unwrap_or(1),
-        kind: PieceKind::Element { offset, writable },
-    }
+        writable,
+    })
 }
 
 #[cfg(test)]
@@ -79,10 +66,11 @@ mod tests {
         let mut out = Vec::new();
         while want > 0 {
             let p = piece(device, len, pos, want);
-            assert!(p.len >= 1 && p.len <= want);
-            out.push((pos, p.len, p.kind != PieceKind::Behind));
-            pos = pos.wrapping_add(u32::from(p.len));
-            want -= p.len;
+            let bytes = p.map_or(want, |p| p.len);
+            assert!(bytes >= 1 && bytes <= want);
+            out.push((pos, bytes, p.is_some()));
+            pos = pos.wrapping_add(u32::from(bytes));
+            want -= bytes;
         }
         out
     }

@@ -12,6 +12,9 @@ const WORDS: usize = TRACKED as usize / 64 + 1;
 pub struct Queues([u64; WORDS]);
 
 impl Queues {
+    /// The empty set.
+    pub(crate) const NONE: Self = Queues([0; WORDS]);
+
     /// Whether the queue is in the set.
     pub fn contains(&self, queue: u16) -> bool {
         let word = self.0.get(usize::from(queue / 64));

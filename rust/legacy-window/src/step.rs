@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! What goes in and out of the window.
 
-/// Which of the VF's register spaces a command goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Space {
-    /// The legacy header (LEGACY_COMMON_CFG_READ and _WRITE).
-    Common,
-    /// The device configuration (LEGACY_DEV_CFG_READ and _WRITE), from its first byte.
-    Device,
-}
+pub use virtio_pci_spec::legacy::Space;
 
 /// Direction and data of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //!
 //! Inside of the crate a source is a number: that of its queue, or [`CONFIG`].
 
-use virtio_pci_spec::status::NO_VECTOR;
+use virtio_pci_spec::status::{ISR_CONFIG, ISR_QUEUE, NO_VECTOR};
 
 use crate::queues::{Queues, TRACKED};
 
@@ -27,15 +27,6 @@ pub struct OwnVectors {
     pub config: u16,
     /// For all queues.
     pub queues: u16,
-}
-
-/// What one of the caller's vectors may stand for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Causes {
-    /// Some queue has it.
-    pub queues: bool,
-    /// Configuration changes have it.
-    pub config: bool,
 }
 
 /// What became of the vectors since it was last asked.
@@ -84,58 +75,48 @@ pub(crate) enum JobPhase {
 pub(crate) struct Vectors {
     /// Without this no vectors are written.
     pub(crate) enabled: bool,
-    own: Option<OwnVectors>,
+    pub(crate) own: Option<OwnVectors>,
     /// Changes with each change of hands.
-    turn: u64,
+    pub(crate) turn: u64,
     /// There may be a job.
     pub(crate) due: bool,
     /// Jobs wait for [`Vectors::retry`].
-    stalled: bool,
+    pub(crate) stalled: bool,
     /// The driver has been ready since the last reset.
-    ready: bool,
+    pub(crate) ready: bool,
     /// The queue that got its address in the access after which vectors are being written, so that
     /// it cannot have interrupted yet.
-    fresh: Option<u16>,
-    settled: Settled,
-    /// Of `own.config` and `own.queues`.
-    causes: [Causes; 2],
+    pub(crate) fresh: Option<u16>,
+    pub(crate) settled: Option<Settled>,
+    /// What `own.config` and `own.queues` may stand for, as ISR bits.
+    pub(crate) causes: [u8; 2],
     /// Queues in use.
     pub(crate) live: Queues,
     /// Sources whose vector in the device may be one of the caller's.
-    ours: Queues,
+    pub(crate) ours: Queues,
     /// Sources for which nothing is left to be done in this turn.
-    done: Queues,
+    pub(crate) done: Queues,
     /// What the guest mapped.
-    guest: [u16; TRACKED as usize + 1],
+    pub(crate) guest: [u16; TRACKED as usize + 1],
 }
 
 impl Vectors {
-    pub(crate) fn new(enabled: bool) -> Self {
-        Vectors {
-            enabled,
-            own: None,
-            turn: 0,
-            due: false,
-            stalled: false,
-            ready: false,
-            fresh: None,
-            settled: Settled::default(),
-            causes: [Causes::default(); 2],
-            live: Queues::default(),
-            ours: Queues::default(),
-            done: Queues::default(),
-            guest: [NO_VECTOR; TRACKED as usize + 1],
-        }
-    }
-
-    /// The device has been reset, in whatever way.
-    pub(crate) fn reset(&mut self) {
-        *self = Vectors::new(self.enabled);
-    }
-
-    pub(crate) fn driven(&self) -> bool {
-        self.ready || !self.live.is_empty()
-    }
+    /// Of a device that has been reset, in whatever way, or that was not used yet.
+    pub(crate) const UNUSED: Self = Vectors {
+        enabled: false,
+        own: None,
+        turn: 0,
+        due: false,
+        stalled: false,
+        ready: false,
+        fresh: None,
+        settled: None,
+        causes: [0; 2],
+        live: Queues::NONE,
+        ours: Queues::NONE,
+        done: Queues::NONE,
+        guest: [NO_VECTOR; TRACKED as usize + 1],
+    };
 
     /// Who is to get the interrupts from now on.
     pub(crate) fn serve(&mut self, own: Option<OwnVectors>, turn: u64) {
@@ -143,20 +124,10 @@ impl Vectors {
             return;
         }
         (self.own, self.turn) = (own, turn);
-        self.done = Queues::default();
-        self.causes = [Causes::default(); 2];
+        self.done = Queues::NONE;
+        self.causes = [0; 2];
         self.stalled = false;
         self.due = true;
-    }
-
-    /// The guest goes on, and may use what it has set up.
-    pub(crate) fn guest_goes_on(&mut self) {
-        self.fresh = None;
-    }
-
-    /// The driver wrote this status, not 0.
-    pub(crate) fn status_written(&mut self, driver_ok: bool) {
-        self.ready |= driver_ok;
     }
 
     /// The guest wrote a queue address other than 0, and the device took it.
@@ -188,10 +159,6 @@ impl Vectors {
         self.stalled = false;
         self.due = true;
         self.fresh = None;
-    }
-
-    pub(crate) const fn stalled(&self) -> bool {
-        self.stalled
     }
 
     /// No more now: the device does not answer.
@@ -233,18 +200,19 @@ impl Vectors {
     pub(crate) fn finish(&mut self, job: &Job, mapped: Option<u16>) {
         self.done.set(job.source, true);
         let is_queue = job.source != CONFIG;
+        let settled = self.settled.get_or_insert_with(Settled::default);
         let Some(own) = self.own else {
             // What was refused stays, for the next turn.
             if mapped.is_some() {
                 self.ours.set(job.source, false);
             }
-            self.settled.given_back |= self.ours.without(&self.done).is_empty();
+            settled.given_back |= self.ours.without(&self.done).is_empty();
             return;
         };
         let Some(vector) = mapped else {
-            self.settled.unmapped = self.settled.unmapped.saturating_add(1);
-            self.settled.unheard |= is_queue && !self.ready;
-            self.settled.last_unmapped = Some(if is_queue {
+            settled.unmapped = settled.unmapped.saturating_add(1);
+            settled.unheard |= is_queue && !self.ready;
+            settled.last_unmapped = Some(if is_queue {
                 Source::Queue(job.source)
             } else {
                 Source::Config
@@ -253,10 +221,9 @@ impl Vectors {
         };
         let [config, queues] = &mut self.causes;
         let causes = if vector == own.config { config } else { queues };
-        causes.queues |= is_queue;
-        causes.config |= !is_queue;
+        *causes |= if is_queue { ISR_QUEUE } else { ISR_CONFIG };
         let fresh = self.fresh.is_some_and(|q| !is_queue || q == job.source);
-        self.settled.late |= !fresh && !self.live.is_empty();
+        settled.late |= !fresh && !self.live.is_empty();
     }
 
     /// The device has no such queue.
@@ -265,29 +232,9 @@ impl Vectors {
         self.ours.set(queue, false);
     }
 
-    pub(crate) fn take_settled(&mut self) -> Settled {
-        core::mem::take(&mut self.settled)
-    }
-
-    pub(crate) fn causes(&self, vector: u16) -> Causes {
-        let [config, queues] = self.causes;
-        match self.own {
-            Some(own) if own.config == vector => config,
-            Some(own) if own.queues == vector => queues,
-            _ => Causes::default(),
-        }
-    }
-
-    fn guest_vector(&self, source: u16) -> u16 {
+    /// What the guest mapped.
+    pub(crate) fn guest_vector(&self, source: u16) -> u16 {
         let vector = self.guest.get(usize::from(source));
         vector.copied().unwrap_or(NO_VECTOR)
-    }
-
-    /// Vectors of the guest for sources in use, each as often as it is mapped.
-    pub(crate) fn guest_vectors(&self) -> impl Iterator<Item = u16> + '_ {
-        let sources = self.live.iter().chain([CONFIG]);
-        sources
-            .map(|source| self.guest_vector(source))
-            .filter(|vector| *vector != NO_VECTOR)
     }
 }

@@ -4,19 +4,18 @@
 mod config;
 mod vectors;
 
-use virtio_pci_spec::bytes::{le_bytes, le_value};
-use virtio_pci_spec::legacy::{field_of, header_len, Field, Register};
+use virtio_pci_spec::bytes::{le_bytes, ones};
+use virtio_pci_spec::legacy::{field_of, header_len, Register};
 use virtio_pci_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
 use virtio_pci_spec::DeviceType;
 
 use crate::ahead::Ahead;
 use crate::queues::{Queues, TRACKED};
-use crate::shadow::Shadow;
+use crate::registers::{row_at, Read, Row, Shadow, Write};
 use crate::step::{
     Command, CommandKind, Completion, Effects, FailKind, Outcome, Rejected, Space, StatusChange,
     Step,
 };
-use crate::table::{row_at, Read, Row, Write};
 use crate::vectors::{Job, JobPhase, Vectors, CONFIG};
 
 /// What the command under way does for a register access.
@@ -38,7 +37,7 @@ enum Target {
     /// A register.
     Register { row: &'static Row, phase: Phase },
     /// The device configuration from `pos` on: bytes done, bytes of the command under way.
-    Config { pos: u32, done: u8, asked: u8 },
+    Config(u32, u8, u8),
     /// A vector that the guest knows nothing of.
     Vector { job: Job, phase: JobPhase },
 }
@@ -57,41 +56,23 @@ struct Access {
     effects: Effects,
 }
 
-/// All-ones of an access width.
-const fn ones(size: u8) -> u64 {
-    if size >= 8 {
-        u64::MAX
-    } else {
-        (1 << (8 * size as u32)) - 1
-    }
-}
-
 impl Access {
     fn new(size: u8, write: Option<u64>) -> Self {
         Access {
-            target: Target::Config {
-                pos: 0,
-                done: 0,
-                asked: 0,
-            },
+            target: Target::Config(0, 0, 0),
             size,
-            write: write.map(|value| value & ones(size)),
+            write: write.map(|value| value & ones(size.into())),
             reads: false,
             read: [0; 8],
             effects: Effects::default(),
         }
     }
 
-    /// A command failed.
-    fn failed(&mut self, kind: FailKind) {
-        self.effects.failed.get_or_insert(kind);
-    }
-
     /// Ends the access; `value` counts for reads only, as far as it is wide.
     fn done(self, value: u64) -> Step {
         let value = match self.write {
             Some(_) => 0,
-            None => value & ones(self.size),
+            None => value & ones(self.size.into()),
         };
         let effects = self.effects;
         Step::Done(Completion { value, effects })
@@ -105,6 +86,25 @@ impl Access {
     fn lost(mut self) -> Step {
         self.effects.lost = true;
         self.done(u64::MAX)
+    }
+}
+
+impl Command {
+    /// Reads, or writes the low `len` bytes of this value.
+    pub(crate) fn new(space: Space, offset: u8, len: u8, write: Option<u64>) -> Self {
+        let data = write.map(|value| le_bytes(value, len.into()));
+        Command {
+            space,
+            offset,
+            len,
+            kind: data.map_or(CommandKind::Read, CommandKind::Write),
+        }
+    }
+
+    /// Reads or writes a whole register of the header.
+    pub fn register(register: Register, write: Option<u64>) -> Self {
+        let field = field_of(register);
+        Self::new(Space::Common, field.offset, field.size, write)
     }
 }
 
@@ -134,10 +134,10 @@ impl Window {
         Window {
             device,
             config_len,
-            shadow: Shadow::new(),
+            shadow: Shadow::NOTHING,
             ahead: Ahead::default(),
             exact: false,
-            vectors: Vectors::new(false),
+            vectors: Vectors::UNUSED,
             lost: false,
             broken: false,
             msix: None,
@@ -155,6 +155,12 @@ impl Window {
     /// The queues in use: those that got an address, until the next reset.
     pub const fn queues(&self) -> Queues {
         self.vectors.live
+    }
+
+    /// Whether the device may interrupt: a queue is in use, or the driver has been ready since the
+    /// last reset. Always false without [`emulate_intx`](Self::emulate_intx).
+    pub fn driven(&self) -> bool {
+        self.vectors.enabled && (self.vectors.ready || self.vectors.live != Queues::NONE)
     }
 
     /// Whether the device missed a write that its driver relies on; until the driver resets it.
@@ -185,9 +191,9 @@ impl Window {
 
     /// The device was reset from outside: system reset or function level reset.
     pub fn device_reset(&mut self) {
-        self.shadow = Shadow::new();
+        self.shadow = Shadow::NOTHING;
         self.ahead = Ahead::default();
-        self.vectors.reset();
+        self.forget_vectors();
         self.broken = false;
         self.status = 0;
         self.fresh_reset = false;
@@ -203,7 +209,7 @@ impl Window {
     /// `msix` is its MSI-X Enable bit.
     pub fn begin(&mut self, offset: u32, size: u8, write: Option<u64>, msix: bool) -> Step {
         let access = Access::new(size, write);
-        self.vectors.guest_goes_on();
+        self.vectors.fresh = None;
         let ahead = core::mem::take(&mut self.ahead);
         if self.msix.replace(msix).is_some_and(|was| was != msix) {
             self.shadow.forget_vectors();
@@ -225,7 +231,7 @@ impl Window {
         let held = ahead.take(pos, size).filter(|_| write.is_none());
         if let Some((bytes, left)) = held {
             self.ahead = left;
-            return access.done(le_value(&bytes));
+            return access.done(u64::from_le_bytes(bytes));
         }
         self.config(access, pos, 0)
     }
@@ -234,7 +240,7 @@ impl Window {
     pub fn resume(&mut self, outcome: Outcome) -> Step {
         let Some(mut access) = self.access.take() else {
             let mut nobody = Access::new(8, None);
-            nobody.failed(FailKind::Mismatch);
+            nobody.effects.failed = Some(FailKind::Mismatch);
             return nobody.done(u64::MAX);
         };
         let outcome = match outcome {
@@ -249,14 +255,14 @@ impl Window {
         }
         match (access.target, outcome) {
             (Target::Vector { job, phase }, _) => self.vector_resume(access, job, phase, outcome),
-            (Target::Config { pos, done, asked }, _) => {
+            (Target::Config(pos, done, asked), _) => {
                 self.config_resume(access, (pos, done, asked), outcome)
             }
             (Target::Register { row, phase }, Ok(data)) => {
                 self.register_resume(access, row, phase, data)
             }
             (Target::Register { row, phase }, Err(kind)) => {
-                access.failed(kind);
+                access.effects.failed.get_or_insert(kind);
                 // Whether a write took effect is not known.
                 self.fresh_reset = false;
                 self.shadow.forget_queues();
@@ -286,7 +292,7 @@ impl Window {
     }
 
     fn register_write(&mut self, mut access: Access, row: &'static Row, value: u64) -> Step {
-        let value = value & ones(row.field.size);
+        let value = value & ones(row.field.size.into());
         access.write = Some(value);
         match row.write {
             Write::Rejected => return access.rejected(Rejected::ReadOnly),
@@ -296,7 +302,7 @@ impl Window {
                 access.effects.lost = self.lost;
                 return access.done(0);
             }
-            Write::Device { .. } => {}
+            Write::Device(_) => {}
         }
         if self.lost {
             self.missed(&mut access, row);
@@ -311,7 +317,7 @@ impl Window {
                 row,
                 phase: Phase::Reset,
             };
-            return self.register(access, field_of(Register::DeviceStatus), Some(0));
+            return self.register(access, Register::DeviceStatus, Some(0));
         }
         if self.broken && row.broken.is_some() {
             return access.done(0);
@@ -339,34 +345,21 @@ impl Window {
         };
         access.target = Target::Register { row, phase };
         if phase == Phase::Act {
-            return self.register(access, row.field, write);
+            return self.register(access, row.field.register, write);
         }
         // Whatever becomes of it, the old value no longer counts.
         self.shadow.device_select = None;
-        self.register(access, field_of(Register::QueueSelect), write)
+        self.register(access, Register::QueueSelect, write)
     }
 
-    fn register(&mut self, access: Access, field: Field, write: Option<u64>) -> Step {
-        self.command(access, Space::Common, field.offset, field.size, write)
+    fn register(&mut self, access: Access, register: Register, write: Option<u64>) -> Step {
+        self.command(access, Command::register(register, write))
     }
 
-    fn command(
-        &mut self,
-        mut access: Access,
-        space: Space,
-        offset: u8,
-        len: u8,
-        write: Option<u64>,
-    ) -> Step {
-        access.reads = write.is_none();
+    fn command(&mut self, mut access: Access, command: Command) -> Step {
+        access.reads = command.kind == CommandKind::Read;
         self.access = Some(access);
-        let data = write.map(|value| le_bytes(value, len.into()));
-        Step::Command(Command {
-            space,
-            offset,
-            len,
-            kind: data.map_or(CommandKind::Read, CommandKind::Write),
-        })
+        Step::Command(command)
     }
 
     /// Goes on after a command that succeeded.
@@ -395,7 +388,7 @@ impl Window {
         }
         let register = row.field.register;
         let bytes = access.write.map_or(data, u64::to_le_bytes);
-        let value = le_value(&bytes) & ones(row.field.size);
+        let value = u64::from_le_bytes(bytes) & ones(row.field.size.into());
         let [low, ..] = bytes;
         let long = u32::try_from(value).unwrap_or(u32::MAX);
         match access.write {
@@ -433,6 +426,14 @@ impl Window {
         }
     }
 
+    /// The device has been reset, in whatever way: no source of interrupts has a vector.
+    fn forget_vectors(&mut self) {
+        self.vectors = Vectors {
+            enabled: self.vectors.enabled,
+            ..Vectors::UNUSED
+        };
+    }
+
     /// The device took this status.
     fn status_written(&mut self, access: &mut Access, new: u8) {
         access.effects.status = Some(StatusChange {
@@ -444,9 +445,9 @@ impl Window {
         self.fresh_reset = new == 0;
         if new == 0 {
             self.shadow.driver_reset();
-            self.vectors.reset();
+            self.forget_vectors();
         } else {
-            self.vectors.status_written(new & DRIVER_OK != 0);
+            self.vectors.ready |= new & DRIVER_OK != 0;
         }
     }
 }

@@ -24,22 +24,17 @@ accessors!(get_u16, u16, 2);
 accessors!(get_u32, u32, 4);
 accessors!(get_u64, u64, 8);
 
-/// The low `len` (0 to 8) bytes of `value` as a little-endian array; the rest is zero.
-pub fn le_bytes(value: u64, len: usize) -> [u8; 8] {
-    let mut out = value.to_le_bytes();
-    for b in out.iter_mut().skip(len) {
-        *b = 0;
+/// All-ones of `len` (0 to 8) bytes.
+pub const fn ones(len: usize) -> u64 {
+    match u64::MAX.checked_shl(8 * len as u32) {
+        Some(above) => !above,
+        None => u64::MAX,
     }
-    out
 }
 
-/// Reads up to 8 little-endian bytes as an integer; bytes after the eighth are ignored.
-pub fn le_value(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .take(8)
-        .enumerate()
-        .fold(0, |acc, (i, b)| acc | u64::from(*b) << (8 * i))
+/// The low `len` (0 to 8) bytes of `value` as a little-endian array; the rest is zero.
+pub const fn le_bytes(value: u64, len: usize) -> [u8; 8] {
+    (value & ones(len)).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -57,7 +52,6 @@ mod tests {
     fn values_are_little_endian() {
         let buf = [0, 0, 1, 2, 3, 4, 0, 0];
         assert_eq!(get_u32(&buf, 2), Some(0x0403_0201));
-        assert_eq!(le_value(&buf[2..5]), 0x03_0201);
         assert_eq!(le_bytes(0x1122_3344, 2), [0x44, 0x33, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -5,8 +5,6 @@
 pub const VENDOR: u16 = 0x1af4;
 /// First modern PCI device ID; the virtio device ID is added to it.
 pub const MODERN_DEVICE_BASE: u16 = 0x1040;
-/// Last modern PCI device ID.
-pub const MODERN_DEVICE_LAST: u16 = 0x107f;
 /// Revision ID of a transitional device.
 pub const TRANSITIONAL_REVISION: u8 = 0;
 
@@ -48,25 +46,26 @@ impl DeviceType {
 
     /// The type behind a PCI device ID, modern (0x1040 + ID) or transitional.
     pub fn from_pci_id(device: u16) -> Option<Self> {
-        if (MODERN_DEVICE_BASE..=MODERN_DEVICE_LAST).contains(&device) {
-            return Self::from_virtio_id(device - MODERN_DEVICE_BASE);
+        let is = |t: &Self| [t.modern_pci_id(), t.transitional_pci_id()].contains(&device);
+        Self::ALL.into_iter().find(is)
+    }
+
+    /// Virtio device ID, transitional PCI device ID, short name.
+    const fn facts(self) -> (u16, u16, &'static str) {
+        match self {
+            Self::Net => (1, 0x1000, "net"),
+            Self::Block => (2, 0x1001, "blk"),
+            Self::Console => (3, 0x1003, "console"),
+            Self::Entropy => (4, 0x1005, "rng"),
+            Self::Balloon => (5, 0x1002, "balloon"),
+            Self::Scsi => (8, 0x1004, "scsi"),
+            Self::P9 => (9, 0x1009, "9p"),
         }
-        Self::ALL
-            .into_iter()
-            .find(|t| t.transitional_pci_id() == device)
     }
 
     /// The virtio device ID; also the subsystem device ID of a transitional device.
     pub const fn virtio_id(self) -> u16 {
-        match self {
-            Self::Net => 1,
-            Self::Block => 2,
-            Self::Console => 3,
-            Self::Entropy => 4,
-            Self::Balloon => 5,
-            Self::Scsi => 8,
-            Self::P9 => 9,
-        }
+        self.facts().0
     }
 
     /// The modern PCI device ID.
@@ -76,28 +75,12 @@ impl DeviceType {
 
     /// The transitional PCI device ID.
     pub const fn transitional_pci_id(self) -> u16 {
-        match self {
-            Self::Net => 0x1000,
-            Self::Block => 0x1001,
-            Self::Balloon => 0x1002,
-            Self::Console => 0x1003,
-            Self::Scsi => 0x1004,
-            Self::Entropy => 0x1005,
-            Self::P9 => 0x1009,
-        }
+        self.facts().1
     }
 
     /// Short lower-case name, as used on command lines and in logs.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Net => "net",
-            Self::Block => "blk",
-            Self::Console => "console",
-            Self::Entropy => "rng",
-            Self::Balloon => "balloon",
-            Self::Scsi => "scsi",
-            Self::P9 => "9p",
-        }
+        self.facts().2
     }
 }
 

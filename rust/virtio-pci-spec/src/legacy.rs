@@ -26,6 +26,15 @@ pub enum Register {
     QueueVector,
 }
 
+/// Which of a VF's legacy register spaces an admin command goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// The legacy common configuration (the header of BAR0, vectors included).
+    Common = 0,
+    /// The device configuration; offset 0 is its first byte whatever the MSI-X state.
+    Device = 1,
+}
+
 /// A field of the header: where it lies and how wide it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -64,9 +73,6 @@ pub const HEADER_LEN: u8 = 20;
 /// Length of the header while MSI-X is enabled.
 pub const HEADER_LEN_MSIX: u8 = 24;
 
-/// A queue's ring must be aligned to this; the queue address register counts in this unit.
-pub const QUEUE_ALIGN: u64 = 4096;
-
 /// Length of the header, and so the offset of the device configuration.
 pub const fn header_len(msix: bool) -> u8 {
     if msix {
@@ -101,23 +107,20 @@ pub const fn bar0_size(config_len: u32) -> u32 {
         .next_power_of_two()
 }
 
-const _: () = {
-    let mut next = 0;
-    let mut i = 0;
-    while i < HEADER.len() {
-        assert!(HEADER[i].offset == next, "the header has no gaps");
-        next += HEADER[i].size;
-        if i == 7 {
-            assert!(next == HEADER_LEN);
-        }
-        i += 1;
-    }
-    assert!(next == HEADER_LEN_MSIX);
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_header_has_no_gaps() {
+        let mut next = 0;
+        for (i, f) in HEADER.into_iter().enumerate() {
+            assert_eq!(f.offset, next);
+            next += f.size;
+            assert_eq!(i == 7, next == HEADER_LEN);
+        }
+        assert_eq!(next, HEADER_LEN_MSIX);
+    }
 
     // Covers: LIO-01, LIO-02
     #[test]

@@ -13,10 +13,6 @@ pub mod cfg_type {
     pub const DEVICE: u8 = 4;
     /// PCI configuration access.
     pub const PCI: u8 = 5;
-    /// Shared memory region.
-    pub const SHARED_MEMORY: u8 = 8;
-    /// Vendor data.
-    pub const VENDOR: u8 = 9;
 }
 
 /// Byte offsets inside `struct virtio_pci_cap`.
@@ -31,8 +27,6 @@ pub mod cap {
     pub const CFG_TYPE: usize = 3;
     /// bar (1 byte, 0 to 5).
     pub const BAR: usize = 4;
-    /// id (1 byte).
-    pub const ID: usize = 5;
     /// offset in the BAR (le32).
     pub const OFFSET: usize = 8;
     /// length in the BAR (le32).

@@ -10,7 +10,6 @@ pub mod header {
     pub const COMMAND: usize = 0x04;
     pub const STATUS: usize = 0x06;
     pub const REVISION_ID: usize = 0x08;
-    pub const CLASS_PROG: usize = 0x09;
     pub const CLASS_DEVICE: usize = 0x0a;
     pub const HEADER_TYPE: usize = 0x0e;
     pub const BAR0: usize = 0x10;

@@ -19,7 +19,10 @@ use crate::meson;
 
 /// The fuzz targets with what they are there to test, and how long each may run at most.
 const FUZZ_TARGETS: [(&str, &[&str]); 5] = [
-    ("proto_decode", &["rust/legacy-vf-proto/src/"]),
+    (
+        "proto_decode",
+        &["rust/legacy-vf-proto/src/", "helper/proto-server/src/"],
+    ),
     (
         "session",
         &["rust/legacy-vf-proto/src/", "helper/server/src/"],

@@ -52,7 +52,7 @@ impl OpcodeSet {
 
     /// Decodes the first word of a list; missing bytes count as zero.
     pub fn decode(list: &[u8]) -> Self {
-        OpcodeSet(virtio_pci_spec::bytes::le_value(list))
+        OpcodeSet(crate::bytes::le_value(list))
     }
 
     /// The opcodes of the set, ascending.

@@ -2,9 +2,8 @@
 //! What a request means in the state that the connection is in.
 
 use legacy_vf_proto::limits::MIN_MESSAGE;
-use legacy_vf_proto::{
-    DecodeError, ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION,
-};
+use legacy_vf_proto::{ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION};
+use legacy_vf_proto_server::DecodeError;
 
 use super::{Item, Job, Phase, RequestId, Session, MAX_OUT};
 use crate::backend::Operation;

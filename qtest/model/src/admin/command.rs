@@ -3,7 +3,8 @@
 
 use virtio_modern_spec::admin::legacy::{NOTIFY_RESULT_LEN, OFFSET, WRITE_HEADER_LEN};
 use virtio_modern_spec::admin::{group, opcode, qualifier, status, Reply, Request, REPLY_LEN};
-use virtio_pci_spec::bytes::{get_u8, le_value};
+use virtio_modern_spec::bytes::le_value;
+use virtio_pci_spec::bytes::get_u8;
 
 use super::list::{self, Lists};
 use super::notify_info;

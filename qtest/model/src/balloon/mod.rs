@@ -12,7 +12,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-use virtio_pci_spec::bytes::le_value;
+use virtio_modern_spec::bytes::le_value;
 use virtio_pci_spec::DeviceType;
 
 use self::config::{BalloonSettings, ACTUAL_LEN, ACTUAL_OFFSET, CONFIG_LEN};

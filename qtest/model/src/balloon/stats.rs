@@ -40,9 +40,9 @@ impl Stats {
         for entry in bytes.chunks_exact(ENTRY_LEN) {
             let (tag, value) = entry.split_at(2);
             // Through the legacy interface they are in the guest's byte order, here little-endian.
-            let tag = virtio_pci_spec::bytes::le_value(tag) as usize;
+            let tag = virtio_modern_spec::bytes::le_value(tag) as usize;
             if let Some(slot) = self.values.get_mut(tag) {
-                *slot = Some(virtio_pci_spec::bytes::le_value(value));
+                *slot = Some(virtio_modern_spec::bytes::le_value(value));
             }
         }
     }

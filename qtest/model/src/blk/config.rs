@@ -164,7 +164,7 @@ mod tests {
             .find(|f| f.name == name)
             .unwrap();
         let at = usize::from(field.offset);
-        virtio_pci_spec::bytes::le_value(&config[at..at + usize::from(field.len())])
+        virtio_modern_spec::bytes::le_value(&config[at..at + usize::from(field.len())])
     }
 
     // Covers: BLK-01, BLK-07

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Messages on the control queues ("Multiport Device Operation").
 
-use virtio_pci_spec::bytes::le_value;
+use virtio_modern_spec::bytes::le_value;
 
 /// Bytes of a message without what follows it.
 pub const MESSAGE_LEN: usize = 8;

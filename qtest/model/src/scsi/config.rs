@@ -171,7 +171,7 @@ mod tests {
             .find(|f| f.name == name)
             .unwrap();
         let at = usize::from(f.offset);
-        virtio_pci_spec::bytes::le_value(&config[at..at + usize::from(f.len())])
+        virtio_modern_spec::bytes::le_value(&config[at..at + usize::from(f.len())])
     }
 
     // Covers: SCS-01, SCS-02

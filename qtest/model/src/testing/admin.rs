@@ -243,7 +243,7 @@ impl AdminClient {
     pub fn get(&mut self, model: &mut Model, vf: u16, offset: u8, n: usize) -> u64 {
         let d = self.common_read(model, vf, offset, n);
         assert!(d.ok(), "read of {n} at {offset}: {:?}", d.status());
-        virtio_pci_spec::bytes::le_value(d.result())
+        virtio_modern_spec::bytes::le_value(d.result())
     }
 
     /// Writes a whole register.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use virtio_pci_spec::bytes::le_value;
+use virtio_modern_spec::bytes::le_value;
 use virtio_pci_spec::legacy::{field_of, Register};
 use virtio_pci_spec::status;
 

@@ -17,7 +17,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use virtio_modern_spec::{admin::legacy as cmd, common, features};
+use virtio_modern_spec::{admin::legacy as cmd, common, features, ring};
 use virtio_pci_spec::{
     config,
     legacy::{self, Register},
@@ -97,11 +97,10 @@ same! {
     at(Register::DeviceStatus) => VIRTIO_PCI_STATUS; at(Register::IsrStatus) => VIRTIO_PCI_ISR;
     at(Register::ConfigVector) => VIRTIO_MSI_CONFIG_VECTOR;
     at(Register::QueueVector) => VIRTIO_MSI_QUEUE_VECTOR;
-    legacy::QUEUE_ALIGN => VIRTIO_PCI_VRING_ALIGN; status::NO_VECTOR => VIRTIO_MSI_NO_VECTOR;
+    ring::QUEUE_ALIGN => VIRTIO_PCI_VRING_ALIGN; status::NO_VECTOR => VIRTIO_MSI_NO_VECTOR;
     status::ISR_CONFIG => VIRTIO_PCI_ISR_CONFIG; cfg_type::COMMON => VIRTIO_PCI_CAP_COMMON_CFG;
     cfg_type::NOTIFY => VIRTIO_PCI_CAP_NOTIFY_CFG; cfg_type::ISR => VIRTIO_PCI_CAP_ISR_CFG;
     cfg_type::DEVICE => VIRTIO_PCI_CAP_DEVICE_CFG; cfg_type::PCI => VIRTIO_PCI_CAP_PCI_CFG;
-    cfg_type::SHARED_MEMORY => VIRTIO_PCI_CAP_SHARED_MEMORY_CFG;
     common::DEVICE_FEATURE_SELECT => VIRTIO_PCI_COMMON_DFSELECT;
     common::DEVICE_FEATURE => VIRTIO_PCI_COMMON_DF;
     common::DRIVER_FEATURE_SELECT => VIRTIO_PCI_COMMON_GFSELECT;
@@ -194,7 +193,7 @@ same_sizes! {
     len_config(DeviceType::Scsi) => virtio_scsi_config;
 }
 const _: () = {
-    assert!(legacy::QUEUE_ALIGN == 1 << c::VIRTIO_PCI_QUEUE_ADDR_SHIFT);
+    assert!(ring::QUEUE_ALIGN == 1 << c::VIRTIO_PCI_QUEUE_ADDR_SHIFT);
     assert!(cmd::READ_REQUEST_LEN == cmd::OFFSET + size_of::<c::virtio_admin_cmd_legacy_rd_data>());
     assert!(
         cmd::WRITE_HEADER_LEN

@@ -53,7 +53,7 @@ impl ObjectImpl for SriovPf {
         class.set_description(c"SR-IOV PF behind a vfio-user socket (for tests)");
         class.describe_property(
             c"sriov-offset",
-            c"place of the SR-IOV capability in the configuration space",
+            "place of the SR-IOV capability in the configuration space",
         );
     };
 }
@@ -76,7 +76,7 @@ impl SriovPf {
 
     fn add_sriov(&self) -> Result<()> {
         let name = self.pci().label();
-        let express = self.pci().find_capability(CAP_ID_EXPRESS);
+        let express = sriov::find_capability(self.pci(), CAP_ID_EXPRESS);
         let express = express
             .ok_or_else(|| Error::msg(format!("{name}: the server shows no Express capability")))?;
         let added = sriov::init_pf(self.pci(), self.offset)

@@ -92,3 +92,11 @@ fn check_room(device: &PciDevice, offset: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// Offset of a capability in the image, if the device has it. Needs the big QEMU lock.
+pub fn find_capability(pci: &PciDevice, id: u8) -> Option<u8> {
+    assert!(bql::is_locked());
+    // SAFETY: the object is alive and the lock is held.
+    let at = unsafe { bindings::pci_find_capability(pci.as_mut_ptr(), id) };
+    (at != 0).then_some(at)
+}

@@ -10,6 +10,7 @@ use crate::workspace::{metadata, root};
 const SPEC: &str = "virtio_pci_spec";
 const MODERN: &str = "virtio_modern_spec";
 const PROTO: &str = "legacy_vf_proto";
+const PROTO_SERVER: &str = "legacy_vf_proto_server";
 const WINDOW: &str = "legacy_window";
 const MAN_PAGE: &str = "man_page";
 const WIRE: &str = "vfio_user_wire";
@@ -26,11 +27,12 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         SPEC | MAN_PAGE | WIRE | P9 => &[],
         PROTO | WINDOW | MODERN => &[SPEC],
+        PROTO_SERVER => &[PROTO],
         MODEL => &[MODERN, SPEC],
         TRANSPORT => &[WIRE, MODERN, SPEC, PROTO],
         QUEUE => &[TRANSPORT, MODERN, SPEC, PROTO],
         PF => &[QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
-        SERVER => &[PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
+        SERVER => &[PROTO_SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
         DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, MAN_PAGE],
         "virtio_pf_sim" => &[MODEL, P9, WIRE, MODERN, SPEC, MAN_PAGE],
         "guest_kexec" => &[],
@@ -142,6 +144,7 @@ fn pure_crates_have_no_other_dependencies() {
     for (name, dir) in [
         (SPEC, "rust/virtio-pci-spec"),
         (PROTO, "rust/legacy-vf-proto"),
+        (PROTO_SERVER, "helper/proto-server"),
         (WINDOW, "rust/legacy-window"),
         (MODERN, "helper/modern-spec"),
     ] {

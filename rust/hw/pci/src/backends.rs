@@ -17,18 +17,17 @@ use crate::bindings::{self, HostMemoryBackend, MemoryListener, MemoryRegionSecti
 /// Needs the big QEMU lock. For memory plugged in later see [`MemoryWatch`].
 pub fn unshared_guest_memory() -> Vec<String> {
     assert!(bql::is_locked());
-    let mut found: Vec<String> = Vec::new();
-    for_each_object(&mut |obj| {
+    let mut found = objects();
+    found.retain(|obj| {
         // SAFETY: the object is alive, and the cast to the backend is made only if QOM agrees.
         unsafe {
-            if let Some(backend) = backend(obj) {
-                if bindings::host_memory_backend_is_mapped(backend) && !is_shared(backend) {
-                    found.push(name(obj));
-                }
-            }
+            backend(*obj).is_some_and(|backend| {
+                bindings::host_memory_backend_is_mapped(backend) && !is_shared(backend)
+            })
         }
     });
-    found
+    // SAFETY: as above.
+    found.into_iter().map(|obj| unsafe { name(obj) }).collect()
 }
 
 /// Tells of guest memory that is plugged in later and that another process cannot map; until it is
@@ -111,23 +110,21 @@ unsafe extern "C" fn region_added(
 
 /// The device that has this backend as its memory: a DIMM or the like.
 fn device_of(backend: *mut Object) -> Option<String> {
-    let mut found = None;
-    for_each_object(&mut |obj| {
+    let of_backend = |obj: &*mut Object| {
         // SAFETY: the object is alive; it has the property if QOM says that it is of a type that
         // does.
         unsafe {
-            let takes_memory = [c"pc-dimm", c"virtio-mem"]
-                .iter()
-                .any(|t| !bindings::object_dynamic_cast(obj, t.as_ptr()).is_null());
-            if takes_memory
-                && bindings::object_property_get_link(obj, c"memdev".as_ptr(), ptr::null_mut())
-                    == backend
-            {
-                found = Some(name(obj));
-            }
+            let is = |t: &CStr| !bindings::object_dynamic_cast(*obj, t.as_ptr()).is_null();
+            let memory =
+                || bindings::object_property_get_link(*obj, c"memdev".as_ptr(), ptr::null_mut());
+            (is(c"pc-dimm") || is(c"virtio-mem")) && memory() == backend
         }
-    });
-    found
+    };
+    // SAFETY: as above.
+    objects()
+        .into_iter()
+        .find(of_backend)
+        .map(|obj| unsafe { name(obj) })
 }
 
 /// # Safety
@@ -165,26 +162,28 @@ unsafe fn name(obj: *mut Object) -> String {
     }
 }
 
-/// Calls `f` with every object of the program. Needs the big QEMU lock.
-fn for_each_object(mut f: &mut dyn FnMut(*mut Object)) {
-    // SAFETY: the root object always exists; the callback gets `f` back as its opaque pointer and
-    // runs before this returns.
+/// Every object of the program. Needs the big QEMU lock, with which they stay alive.
+fn objects() -> Vec<*mut Object> {
+    let mut found: Vec<*mut Object> = Vec::new();
+    let opaque = ptr::addr_of_mut!(found).cast();
+    // SAFETY: the root object and the machine always exist; the callback gets the list as its opaque
+    // pointer and runs before this returns.
     unsafe {
-        bindings::object_child_foreach_recursive(
+        for root in [
             bindings::object_get_objects_root(),
-            Some(visit),
-            ptr::addr_of_mut!(f).cast(),
-        );
-        let machine = bindings::qdev_get_machine();
-        bindings::object_child_foreach_recursive(machine, Some(visit), ptr::addr_of_mut!(f).cast());
+            bindings::qdev_get_machine(),
+        ] {
+            bindings::object_child_foreach_recursive(root, Some(visit), opaque);
+        }
     }
+    found
 }
 
 /// # Safety
 ///
-/// `opaque` is what [`for_each_object`] passes.
+/// `opaque` is what [`objects`] passes.
 unsafe extern "C" fn visit(obj: *mut Object, opaque: *mut c_void) -> c_int {
     // SAFETY: see above.
-    unsafe { (*opaque.cast::<&mut dyn FnMut(*mut Object)>())(obj) }
+    unsafe { (*opaque.cast::<Vec<*mut Object>>()).push(obj) }
     0
 }

@@ -19,11 +19,6 @@ unsafe impl Send for MigrationBlocker {}
 unsafe impl Sync for MigrationBlocker {}
 
 impl MigrationBlocker {
-    /// A blocker that blocks nothing yet.
-    pub const fn new() -> Self {
-        Self(Cell::new(ptr::null_mut()))
-    }
-
     /// Blocks migration with this reason. Fails where the user asked for migratable devices only
     /// or a migration is running. A blocker in force is replaced.
     pub fn add(&self, reason: &str) -> Result<()> {
@@ -57,6 +52,6 @@ impl MigrationBlocker {
 
 impl Default for MigrationBlocker {
     fn default() -> Self {
-        Self::new()
+        Self(Cell::new(ptr::null_mut()))
     }
 }

@@ -3,8 +3,8 @@
 //! Subclasses of C PCI devices that extend their parent's methods instead of replacing them.
 //!
 //! QEMU's Rust has no call to the parent's method. A class that uses [`ChainedPciClass`] keeps the
-//! inherited function pointers behind the parent's class struct, installs its own, and reaches the
-//! parent's through [`ChainedPciMethods`].
+//! parent's class behind its own copy of it, installs its own methods, and reaches the parent's
+//! through [`ChainedPciMethods`].
 
 use std::ffi::{c_int, CStr};
 
@@ -14,24 +14,16 @@ use util::{Error, Result};
 
 use crate::{
     bindings::{self, PCIDevice, PCIDeviceClass},
+    report::c_string,
     PciDevice,
 };
-
-type RealizeFn = unsafe extern "C" fn(*mut PCIDevice, *mut *mut util::bindings::Error);
-type ExitFn = unsafe extern "C" fn(*mut PCIDevice);
-type ConfigReadFn = unsafe extern "C" fn(*mut PCIDevice, u32, c_int) -> u32;
-type ConfigWriteFn = unsafe extern "C" fn(*mut PCIDevice, u32, u32, c_int);
-type ResetFn = unsafe extern "C" fn(*mut hwcore::bindings::DeviceState);
 
 /// Class struct of a PCI device that chains to its parent's methods.
 #[repr(C)]
 pub struct ChainedPciClass {
     parent_class: PCIDeviceClass,
-    parent_realize: Option<RealizeFn>,
-    parent_exit: Option<ExitFn>,
-    parent_config_read: Option<ConfigReadFn>,
-    parent_config_write: Option<ConfigWriteFn>,
-    parent_reset: Option<ResetFn>,
+    /// The parent's own, which lives as long as the program; set by `class_init`.
+    parent: *const PCIDeviceClass,
 }
 
 /// Says that the parent's realize has succeeded and its exit is still to come. Whoever has it may
@@ -59,15 +51,11 @@ pub trait ChainedPciDevice:
 }
 
 impl ChainedPciClass {
-    /// Saves the inherited methods and installs those of `T`. Called on a class struct that starts
-    /// as a copy of the parent's.
+    /// Installs the methods of `T`. Called on a class struct that starts as a copy of the parent's.
     pub fn class_init<T: ChainedPciDevice>(&mut self) {
+        // SAFETY: the class struct is under construction, and its parent is a PCI device.
+        self.parent = unsafe { bindings::object_class_get_parent(self.as_object_class()) }.cast();
         let pci = &mut self.parent_class;
-        self.parent_realize = pci.realize;
-        self.parent_exit = pci.exit;
-        self.parent_config_read = pci.config_read;
-        self.parent_config_write = pci.config_write;
-        self.parent_reset = pci.parent_class.legacy_reset;
         pci.realize = Some(realize::<T>);
         pci.exit = Some(exit::<T>);
         pci.config_read = Some(config_read::<T>);
@@ -83,8 +71,9 @@ impl ChainedPciClass {
 
     /// Says in `-device TYPE,help` what a property of the class is for; after
     /// [`class_init`](Self::class_init).
-    pub fn describe_property(&mut self, name: &'static CStr, text: &'static CStr) {
-        // SAFETY: the class struct is under construction, both strings are constants.
+    pub fn describe_property(&mut self, name: &'static CStr, text: &str) {
+        let text = c_string(text);
+        // SAFETY: the class struct is under construction; QOM copies the text.
         unsafe {
             bindings::object_class_property_set_description(
                 self.as_object_class(),
@@ -101,12 +90,11 @@ impl ChainedPciClass {
     }
 }
 
-/// Calls of the methods that [`ChainedPciClass::class_init`] saved. They need the big QEMU lock.
+/// Calls of the parent's methods. They need the big QEMU lock.
 pub trait ChainedPciMethods: ChainedPciDevice {
     /// The parent's realize.
     fn parent_realize(&self) -> Result<ParentRealized> {
-        assert!(bql::is_locked());
-        if let Some(f) = self.get_class().parent_realize {
+        if let Some(f) = self.parent_class().realize {
             // SAFETY: the function is the parent's, the object is an instance of it, and errp
             // points to a null pointer.
             unsafe { Error::with_errp(|errp| f(self.as_pci_ptr(), errp)) }?;
@@ -116,8 +104,7 @@ pub trait ChainedPciMethods: ChainedPciDevice {
 
     /// The parent's exit.
     fn parent_exit(&self, _realized: ParentRealized) {
-        assert!(bql::is_locked());
-        if let Some(f) = self.get_class().parent_exit {
+        if let Some(f) = self.parent_class().exit {
             // SAFETY: as in parent_realize().
             unsafe { f(self.as_pci_ptr()) }
         }
@@ -125,8 +112,7 @@ pub trait ChainedPciMethods: ChainedPciDevice {
 
     /// The parent's configuration read.
     fn parent_config_read(&self, address: u32, len: u8) -> u32 {
-        assert!(bql::is_locked());
-        match self.get_class().parent_config_read {
+        match self.parent_class().config_read {
             // SAFETY: as in parent_realize(); address and length come from PCI code or are inside
             // the configuration space.
             Some(f) => unsafe { f(self.as_pci_ptr(), address, c_int::from(len)) },
@@ -136,8 +122,7 @@ pub trait ChainedPciMethods: ChainedPciDevice {
 
     /// The parent's configuration write.
     fn parent_config_write(&self, address: u32, value: u32, len: u8) {
-        assert!(bql::is_locked());
-        if let Some(f) = self.get_class().parent_config_write {
+        if let Some(f) = self.parent_class().config_write {
             // SAFETY: as in parent_config_read().
             unsafe { f(self.as_pci_ptr(), address, value, c_int::from(len)) }
         }
@@ -145,11 +130,17 @@ pub trait ChainedPciMethods: ChainedPciDevice {
 
     /// The parent's reset.
     fn parent_reset(&self) {
-        assert!(bql::is_locked());
-        if let Some(f) = self.get_class().parent_reset {
+        if let Some(f) = self.parent_class().parent_class.legacy_reset {
             // SAFETY: as in parent_realize(); a PCI device starts with its DeviceState.
             unsafe { f(self.as_pci_ptr().cast()) }
         }
+    }
+
+    #[doc(hidden)]
+    fn parent_class(&self) -> &PCIDeviceClass {
+        assert!(bql::is_locked());
+        // SAFETY: class_init() has set it for every class that has instances.
+        unsafe { &*self.get_class().parent }
     }
 
     #[doc(hidden)]

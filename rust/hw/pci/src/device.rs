@@ -130,12 +130,4 @@ impl PciDevice {
             );
         }
     }
-
-    /// Offset of a capability in the image, if the device has it.
-    pub fn find_capability(&self, id: u8) -> Option<u8> {
-        assert!(bql::is_locked());
-        // SAFETY: the object is alive and the lock is held.
-        let at = unsafe { bindings::pci_find_capability(self.0.as_mut_ptr(), id) };
-        (at != 0).then_some(at)
-    }
 }

@@ -18,14 +18,8 @@ impl PciDevice {
         unsafe { Owned::from(self) }
     }
 
-    /// Says that the device interrupts by pin A. PCI code routes by this. Only before the guest
-    /// can see the device; needs the big QEMU lock.
-    pub fn use_pin_a(&self) {
-        self.set_config_byte(PIN, 1, 0);
-    }
-
-    /// Raises or lowers the interrupt pin, which [`use_pin_a`](Self::use_pin_a) has declared. PCI
-    /// code keeps the status bit and obeys `INTx` Disable. Needs the big QEMU lock.
+    /// Raises or lowers the interrupt pin, if the configuration space names one; PCI code routes by
+    /// that. It keeps the status bit and obeys `INTx` Disable. Needs the big QEMU lock.
     pub fn set_irq(&self, level: bool) {
         assert!(bql::is_locked());
         let mut pin = [0];

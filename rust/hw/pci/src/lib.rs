@@ -14,16 +14,13 @@ pub mod chain;
 mod device;
 mod fd_handler;
 mod interrupt;
-mod lock;
 pub mod machine;
 pub mod memory;
 pub mod property;
 pub mod report;
-pub mod shown;
-mod waiting;
+mod threads;
 
 pub use chain::{ChainedPciClass, ChainedPciDevice, ChainedPciMethods, ParentRealized};
 pub use device::PciDevice;
 pub use fd_handler::FdHandler;
-pub use lock::with_bql;
-pub use waiting::is_vcpu_waited_for;
+pub use threads::{is_vcpu_waited_for, with_bql};

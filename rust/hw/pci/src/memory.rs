@@ -31,16 +31,11 @@ pub unsafe fn enable_lockless_io(region: &MemoryRegion) {
 
 /// Makes the changes of `f` to regions visible at once, at its end. Needs the big QEMU lock.
 pub fn transaction<R>(f: impl FnOnce() -> R) -> R {
-    struct Commit;
-    impl Drop for Commit {
-        fn drop(&mut self) {
-            // SAFETY: begun below, by this thread, which holds the lock.
-            unsafe { bindings::memory_region_transaction_commit() }
-        }
-    }
     assert!(bql::is_locked());
-    // SAFETY: the lock is held; the end is the drop of the guard.
+    // SAFETY: the lock is held.
     unsafe { bindings::memory_region_transaction_begin() }
-    let _commit = Commit;
-    f()
+    let result = f();
+    // SAFETY: begun above, by this thread, which holds the lock.
+    unsafe { bindings::memory_region_transaction_commit() }
+    result
 }

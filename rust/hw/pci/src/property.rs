@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! QOM properties: read-only ones that ask the object, and strings set by the user.
+//! QOM properties: read-only ones that ask the object, fields with a text, and strings set by the
+//! user.
 
 use std::{
     ffi::{c_char, c_void, CStr},
     ptr::{self, addr_of},
 };
 
-use common::callbacks::FnCall;
-use hwcore::QDevProp;
-use qom::{
-    bindings::{Object, ObjectClass},
-    ObjectType,
+use hwcore::{
+    bindings::{Property, PropertyInfo},
+    QDevProp,
 };
+use qom::{bindings::Object, ObjectType};
 
 use crate::{
     bindings::{self, Visitor},
@@ -69,85 +69,129 @@ impl OnOffAutoProperty {
     }
 }
 
-/// A method of the class that adds a property of one type, and what QOM calls for it. The last two
-/// are what the value becomes for QEMU's visitor and where the visitor finds it.
-macro_rules! readonly {
-    ($(#[$doc:meta])* $add:ident, $typename:literal, $type:ty, $visit:ident, $value:ident => $held:ident: $own:expr, $seen:expr) => {
-        impl ChainedPciClass {
-            $(#[$doc])*
-            pub fn $add<T, F>(&mut self, name: &'static CStr, description: &'static CStr, _get: F)
-            where
-                T: ObjectType<Class = Self>,
-                F: for<'a> FnCall<(&'a T,), $type>,
-            {
-                /// # Safety
-                ///
-                /// Called by QOM for an instance of `T`, with a valid output visitor.
-                unsafe extern "C" fn get<T: ObjectType, F: for<'a> FnCall<(&'a T,), $type>>(
-                    obj: *mut Object,
-                    visitor: *mut Visitor,
-                    name: *const c_char,
-                    _opaque: *mut c_void,
-                    errp: *mut *mut util::bindings::Error,
-                ) {
-                    // SAFETY: see above.
-                    let $value = F::call((unsafe { &*obj.cast::<T>() },));
-                    let $held = $own;
-                    let mut seen = $seen;
-                    // SAFETY: see above; an output visitor only reads the value.
-                    unsafe {
-                        bindings::$visit(visitor, name, &mut seen, errp);
-                    }
-                }
-                add(self.as_object_class(), name, $typename, description, get::<T, F>);
-            }
-        }
-    };
-}
-
-// Read-only properties, to be added inside `class_init`. `get` must be a function or a closure that
-// captures nothing; it runs under the big QEMU lock, so it must not block. Names are unique in
-// the class.
-readonly! {
+/// What a read-only property asks an object. Runs under the big QEMU lock, so it must not block.
+pub enum Getter<T> {
     /// A number.
-    add_u64, c"uint64", u64, visit_type_uint64, value => held: value, held
-}
-readonly! {
+    Number(Box<dyn Fn(&T) -> u64>),
     /// A truth value.
-    add_bool, c"bool", bool, visit_type_bool, value => held: value, held
-}
-readonly! {
+    Truth(Box<dyn Fn(&T) -> bool>),
     /// A text.
-    add_str, c"string", String, visit_type_str, text => held: c_string(&text), held.as_ptr().cast_mut()
+    Text(Box<dyn Fn(&T) -> String>),
 }
 
-type Getter = unsafe extern "C" fn(
-    *mut Object,
-    *mut Visitor,
-    *const c_char,
-    *mut c_void,
-    *mut *mut util::bindings::Error,
-);
-
-fn add(
-    klass: *mut ObjectClass,
-    name: &'static CStr,
-    typename: &'static CStr,
-    description: &'static CStr,
-    get: Getter,
-) {
-    // SAFETY: `klass` is a class struct under construction, of the class whose instances `get`
-    // expects; all strings are constants.
-    unsafe {
-        bindings::object_class_property_add(
-            klass,
-            name.as_ptr(),
-            typename.as_ptr(),
-            Some(get),
-            None,
-            None,
-            ptr::null_mut(),
-        );
-        bindings::object_class_property_set_description(klass, name.as_ptr(), description.as_ptr());
+impl ChainedPciClass {
+    /// Adds a read-only property, inside `class_init`. Names are unique in the class.
+    pub fn add_read_only<T: ObjectType<Class = Self>>(
+        &mut self,
+        name: &'static CStr,
+        description: &str,
+        getter: Getter<T>,
+    ) {
+        let typename = match getter {
+            Getter::Number(_) => c"uint64",
+            Getter::Truth(_) => c"bool",
+            Getter::Text(_) => c"string",
+        };
+        // Classes live as long as the program.
+        let getter: *mut Getter<T> = Box::into_raw(Box::new(getter));
+        // SAFETY: the class struct is under construction, of the class whose instances `get`
+        // expects, and `get` finds the getter behind the opaque pointer.
+        unsafe {
+            bindings::object_class_property_add(
+                self.as_object_class(),
+                name.as_ptr(),
+                typename.as_ptr(),
+                Some(get::<T>),
+                None,
+                None,
+                getter.cast(),
+            );
+        }
+        self.describe_property(name, description);
     }
+}
+
+/// # Safety
+///
+/// Called by QOM for an instance of `T`, with a valid output visitor, and a [`Getter`] as `opaque`.
+unsafe extern "C" fn get<T: ObjectType>(
+    obj: *mut Object,
+    visitor: *mut Visitor,
+    name: *const c_char,
+    opaque: *mut c_void,
+    errp: *mut *mut util::bindings::Error,
+) {
+    // SAFETY: see above; an output visitor only reads the value.
+    unsafe {
+        let obj = &*obj.cast::<T>();
+        match &*opaque.cast::<Getter<T>>() {
+            Getter::Number(get) => {
+                bindings::visit_type_uint64(visitor, name, &mut get(obj), errp);
+            }
+            Getter::Truth(get) => {
+                bindings::visit_type_bool(visitor, name, &mut get(obj), errp);
+            }
+            Getter::Text(get) => visit_text(&get(obj), visitor, name, errp),
+        }
+    }
+}
+
+/// # Safety
+///
+/// An output visitor and what else QOM gave with it.
+unsafe fn visit_text(
+    text: &str,
+    visitor: *mut Visitor,
+    name: *const c_char,
+    errp: *mut *mut util::bindings::Error,
+) {
+    let text = c_string(text);
+    // SAFETY: see above; an output visitor copies the string and leaves it alone.
+    unsafe {
+        bindings::visit_type_str(visitor, name, &mut text.as_ptr().cast_mut(), errp);
+    }
+}
+
+/// A field of a device that QEMU shows as text wherever it lists properties (`info qtree`,
+/// `qom-get`) and that nobody can set.
+pub trait Shown: Sync {
+    /// The text, now. Runs under the big QEMU lock, at any time in the life of the device, so it
+    /// must not block.
+    fn text(&self) -> String;
+}
+
+/// What `hwcore::QDevProp::BASE_INFO` must point to for a field of this type.
+pub const fn shown<T: Shown>() -> PropertyInfo {
+    PropertyInfo {
+        type_: c"str".as_ptr(),
+        description: ptr::null(),
+        enum_table: ptr::null(),
+        realized_set_allowed: false,
+        print: None,
+        set_default_value: None,
+        create: None,
+        get: Some(get_shown::<T>),
+        set: None,
+        release: None,
+    }
+}
+
+/// # Safety
+///
+/// Called by QOM for an object with a field of type `T` that `opaque`, its [`Property`], locates,
+/// and with a valid output visitor.
+unsafe extern "C" fn get_shown<T: Shown>(
+    obj: *mut hwcore::bindings::Object,
+    visitor: *mut hwcore::bindings::Visitor,
+    name: *const c_char,
+    opaque: *mut c_void,
+    errp: *mut *mut util::bindings::Error,
+) {
+    // SAFETY: see above; the field was initialized with the object.
+    let field = unsafe {
+        let offset = (*opaque.cast::<Property>()).offset;
+        &*obj.cast::<u8>().offset(offset).cast::<T>()
+    };
+    // SAFETY: see above.
+    unsafe { visit_text(&field.text(), visitor.cast(), name, errp) }
 }

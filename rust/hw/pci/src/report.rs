@@ -24,8 +24,6 @@ macro_rules! reports {
 }
 
 reports! {
-    /// Reports an error; any thread may call it.
-    error_report
     /// Reports a warning; any thread may call it.
     warn_report
     /// Reports something good to know; any thread may call it.

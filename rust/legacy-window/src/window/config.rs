@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Accesses to the device configuration.
 
-use virtio_pci_spec::bytes::le_value;
 use virtio_pci_spec::DeviceType;
 
 use super::{Access, Target, Window};
 use crate::ahead::Ahead;
-use crate::plan::{piece, stretch, PieceKind};
-use crate::step::{FailKind, Rejected, Space, Step};
+use crate::plan::{piece, stretch};
+use crate::step::{Command, FailKind, Rejected, Space, Step};
 
 /// What a byte of the configuration shows of a broken device, for a driver that looks at nothing else
 /// any more. That of blk has a single queue; it finds neither sectors nor a block that it could use.
@@ -25,36 +24,30 @@ impl Window {
     pub(super) fn config(&mut self, mut access: Access, pos: u32, mut done: u8) -> Step {
         while done < access.size {
             let at = pos.saturating_add(done.into());
-            let next = piece(self.device, self.config_len, at, access.size - done);
-            let why = match (next.kind, access.write) {
-                (PieceKind::Behind, _) => Rejected::BehindConfig,
-                (
-                    PieceKind::Element {
-                        writable: false, ..
-                    },
-                    Some(_),
-                ) => Rejected::ReadOnly,
-                (PieceKind::Element { offset, .. }, write) => {
-                    let shown = of_broken(self.device, offset).filter(|_| self.broken);
+            let left = access.size - done;
+            let (why, len) = match (piece(self.device, self.config_len, at, left), access.write) {
+                (None, _) => (Rejected::BehindConfig, left),
+                (Some(p), Some(_)) if !p.writable => (Rejected::ReadOnly, p.len),
+                (Some(p), write) => {
+                    let shown = of_broken(self.device, p.offset).filter(|_| self.broken);
                     if let (Some(shown), None) = (shown, write) {
                         access.put(done, &[shown; 8], 1);
                         done = done.saturating_add(1);
                         continue;
                     }
-                    let asked = if write.is_some() || self.exact {
-                        next.len
-                    } else {
-                        next.len.max(stretch(self.device, self.config_len, offset))
-                    };
-                    access.target = Target::Config { pos, done, asked };
+                    let more = write.is_none() && !self.exact;
+                    let whole = stretch(self.device, self.config_len, p.offset);
+                    let asked = if more { p.len.max(whole) } else { p.len };
+                    access.target = Target::Config(pos, done, asked);
                     let rest = write.map(|v| v.checked_shr(8 * u32::from(done)).unwrap_or(0));
-                    return self.command(access, Space::Device, offset, asked, rest);
+                    return self
+                        .command(access, Command::new(Space::Device, p.offset, asked, rest));
                 }
             };
             access.effects.rejected.get_or_insert(why);
-            done = done.saturating_add(next.len);
+            done = done.saturating_add(len);
         }
-        access.done(le_value(&access.read))
+        access.done(u64::from_le_bytes(access.read))
     }
 
     /// Takes the outcome of the command for `asked` bytes.
@@ -75,18 +68,19 @@ impl Window {
             Err(FailKind::Refused) => {
                 // The guest did not ask for the neighbours; it gets its own bytes without them.
                 // Where those are refused, too, it was not the length.
-                self.exact = asked > piece(self.device, self.config_len, at, want).len;
+                let own = piece(self.device, self.config_len, at, want);
+                self.exact = own.is_some_and(|p| asked > p.len);
                 if self.exact {
                     return self.config(access, pos, done);
                 }
-                access.failed(FailKind::Refused);
+                access.effects.failed.get_or_insert(FailKind::Refused);
                 access.put(done, &[0xff; 8], len);
             }
             Err(kind) => {
                 // No time, or nobody, is left for the rest.
-                access.failed(kind);
+                access.effects.failed.get_or_insert(kind);
                 access.put(done, &[0xff; 8], want);
-                return access.done(le_value(&access.read));
+                return access.done(u64::from_le_bytes(access.read));
             }
         }
         self.config(access, pos, done.saturating_add(len))

@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR Apache-2.0 OR MIT
 //! Writing the VF's vectors behind the guest's back.
 
-use virtio_pci_spec::legacy::{field_of, Register};
+use virtio_pci_spec::legacy::Register;
+use virtio_pci_spec::status::NO_VECTOR;
 
 use super::{Access, Target, Window};
 use crate::step::{FailKind, Step};
-use crate::vectors::{Causes, Job, JobPhase, OwnVectors, Settled, CONFIG};
+use crate::vectors::{Job, JobPhase, OwnVectors, Settled, CONFIG};
 
 /// Interrupts of the VF for a guest that has MSI-X off.
 impl Window {
     /// Allows the caller to take the VF's vectors; before the first access.
     pub fn emulate_intx(&mut self) {
         self.vectors.enabled = true;
-    }
-
-    /// Whether the device may interrupt: a queue is in use, or the driver has been ready since the
-    /// last reset. Always false without [`emulate_intx`](Self::emulate_intx).
-    pub fn driven(&self) -> bool {
-        self.vectors.enabled && self.vectors.driven()
     }
 
     /// Says who is to have the VF's interrupts: the caller, by its vectors, or (`None`) the guest,
@@ -46,7 +41,7 @@ impl Window {
 
     /// Whether vectors wait for [`retry_settle`](Self::retry_settle).
     pub const fn settle_stalled(&self) -> bool {
-        self.vectors.stalled()
+        self.vectors.stalled
     }
 
     /// Lets the next [`begin_settle`](Self::begin_settle) try again what failed.
@@ -56,7 +51,7 @@ impl Window {
 
     /// What has become of the vectors since the last call.
     pub fn take_settled(&mut self) -> Settled {
-        self.vectors.take_settled()
+        self.vectors.settled.take().unwrap_or_default()
     }
 
     /// Makes the device broken, since the VF gives a queue no vector that its driver needs. True if
@@ -65,14 +60,22 @@ impl Window {
         !core::mem::replace(&mut self.broken, true)
     }
 
-    /// What a message of one of the caller's vectors may mean.
-    pub fn causes(&self, vector: u16) -> Causes {
-        self.vectors.causes(vector)
+    /// What a message of one of the caller's vectors may mean, as ISR bits.
+    pub fn causes(&self, vector: u16) -> u8 {
+        let [config, queues] = self.vectors.causes;
+        match self.vectors.own {
+            Some(own) if own.config == vector => config,
+            Some(own) if own.queues == vector => queues,
+            _ => 0,
+        }
     }
 
     /// The vectors that the guest mapped to sources in use, in no order, possibly repeated.
     pub fn guest_vectors(&self) -> impl Iterator<Item = u16> + '_ {
-        self.vectors.guest_vectors()
+        let sources = self.vectors.live.iter().chain([CONFIG]);
+        sources
+            .map(|source| self.vectors.guest_vector(source))
+            .filter(|vector| *vector != NO_VECTOR)
     }
 
     fn next_vector(&mut self, access: Access) -> Step {
@@ -80,7 +83,7 @@ impl Window {
         match job {
             Some(job) => self.vector_job(access, job),
             None => {
-                self.vectors.guest_goes_on();
+                self.vectors.fresh = None;
                 access.done(0)
             }
         }
@@ -112,7 +115,7 @@ impl Window {
             JobPhase::Check => (vector, None),
             JobPhase::Size => (Register::QueueSize, None),
         };
-        self.register(access, field_of(register), write.map(u64::from))
+        self.register(access, register, write.map(u64::from))
     }
 
     /// Takes the outcome of a command of a job: what was read, if it was a read.
@@ -126,7 +129,7 @@ impl Window {
         let value = match outcome {
             Ok([a, b, ..]) => u16::from_le_bytes([a, b]),
             Err(kind) => {
-                access.failed(kind);
+                access.effects.failed.get_or_insert(kind);
                 self.shadow.device_select = None;
                 if kind == FailKind::Refused {
                     return self.vector_refused(access, job, phase);

@@ -3,10 +3,10 @@
 //! A guest access to BAR0: what it is, the window's commands for it, and what follows from it. Runs
 //! without the big QEMU lock.
 
-use legacy_vf_proto::{ErrorCode, Request, Space};
+use legacy_vf_proto::ErrorCode;
 use legacy_window::{
-    decode, Command, CommandKind, Completion, Decoded, FailKind, Outcome, Rejected,
-    Space as WindowSpace, StatusChange, Step,
+    decode, Command, CommandKind, Completion, Decoded, FailKind, Outcome, Rejected, StatusChange,
+    Step,
 };
 use pci::with_bql;
 use system::bindings::hwaddr;
@@ -16,10 +16,9 @@ use virtio_pci_spec::status::{DRIVER, DRIVER_OK};
 use crate::{
     config_space,
     connection::{Connection, LinkError, Refusal},
-    events,
-    guest::{Io, Moved},
-    intx,
-    link::Link,
+    doorbell::Address,
+    events, intx,
+    link::{Io, Link, Moved},
     socket::Patience,
     state::{vfio, LegacyVf},
     vf::Kind,
@@ -39,7 +38,7 @@ fn access<D: LegacyVf>(dev: &D, offset: hwaddr, size: u32, write: Option<u64>) -
     let (Ok(offset), Ok(size)) = (u32::try_from(offset), u8::try_from(size)) else {
         return u64::MAX;
     };
-    let Some(link) = dev.state().link() else {
+    let Some(link) = dev.state().link.get().filter(|link| !link.is_gone()) else {
         return u64::MAX;
     };
     let access = Access {
@@ -49,7 +48,7 @@ fn access<D: LegacyVf>(dev: &D, offset: hwaddr, size: u32, write: Option<u64>) -
     };
     match (decode(offset, size, write), &link.intx) {
         (Decoded::Notify { queue }, _) => {
-            link.ring(vfio(dev), queue, D::KIND == Kind::Host);
+            notify(dev, link, queue);
             0
         }
         (Decoded::Isr, Some(intx)) if !link.guest().msix => {
@@ -59,6 +58,32 @@ fn access<D: LegacyVf>(dev: &D, offset: hwaddr, size: u32, write: Option<u64>) -
             isr.into()
         }
         _ => register(dev, link, access),
+    }
+}
+
+/// Delivers a notification of the guest. Takes no lock that another one or a register access holds.
+fn notify<D: LegacyVf>(dev: &D, link: &Link, queue: u16) {
+    link.counters.notifies.add();
+    let sent = match link.doorbell.address() {
+        Address::Vf(bar, offset) => {
+            events::trace_virtio_legacy_vf_notify(&link.name, queue.into(), 2);
+            let lasting = D::KIND == Kind::Host;
+            link.doorbell
+                .write(vfio(dev), (bar, offset), queue, lasting)
+        }
+        Address::Helper => {
+            events::trace_virtio_legacy_vf_notify(&link.name, queue.into(), 1);
+            let patience = Patience::of_vcpu(&link.stop, link.deadline, false);
+            link.doorbell.send(queue, patience)
+        }
+    };
+    if let Err(e) = sent {
+        link.counters.notify_failures.add();
+        events::trace_virtio_legacy_vf_notify_failed(&link.name, queue.into());
+        link.warn(format_args!(
+            "notification of queue {queue} failed: {e}; see whether the VF, or the process that \
+             emulates it, is alive and awake; the guest's buffers wait until it notifies again"
+        ));
     }
 }
 
@@ -159,7 +184,6 @@ impl Link {
         drop(io);
         if done.effects.reset {
             self.doorbell.forget();
-            self.counters.state_lost.set(false);
         }
         self.account(access, &done, refusal.as_ref());
         (done, moved)
@@ -173,22 +197,9 @@ impl Link {
         patience: &mut Patience<'_>,
         refusal: &mut Option<Refusal>,
     ) -> Outcome {
-        let space = match command.space {
-            WindowSpace::Common => Space::Common,
-            WindowSpace::Device => Space::Device,
-        };
-        let Command { offset, len, .. } = command;
-        let (request, data) = match command.kind {
-            CommandKind::Read => (Request::Read { space, offset, len }, None),
-            CommandKind::Write(data) => (
-                Request::Write {
-                    space,
-                    offset,
-                    len,
-                    data,
-                },
-                Some(u64::from_le_bytes(data)),
-            ),
+        let data = match command.kind {
+            CommandKind::Read => None,
+            CommandKind::Write(data) => Some(u64::from_le_bytes(data)),
         };
         let Some(connection) = io.connection.as_mut() else {
             return Outcome::Failed(FailKind::Lost);
@@ -203,14 +214,14 @@ impl Link {
         }
         events::trace_virtio_legacy_vf_command(
             &self.name,
-            space.to_u8().into(),
-            offset.into(),
-            len.into(),
+            command.space as u32,
+            command.offset.into(),
+            command.len.into(),
             data.is_some(),
             data.unwrap_or(0),
         );
         self.counters.commands.add();
-        let kind = match connection.request(&request, patience) {
+        let kind = match connection.command(&command, patience) {
             Ok(Ok(_)) if data.is_some() => return Outcome::Written,
             Ok(Ok(read)) => return Outcome::Data(read),
             Ok(Err(why)) => {
@@ -245,11 +256,7 @@ impl Link {
 
     /// Counts what happened and tells whom it may concern.
     fn account(&self, access: Access, done: &Completion, refusal: Option<&Refusal>) {
-        let Access {
-            offset,
-            size,
-            write,
-        } = access;
+        let (offset, size, write) = (access.offset, access.size, access.write);
         let width = u32::from(size);
         let (what, name) = (if write.is_some() { "write" } else { "read" }, &self.name);
         match write {

@@ -3,10 +3,9 @@
 //! What the VF's own configuration space says, and what writes to it do.
 
 use virtio_pci_spec::{
-    bytes::{get_u16, get_u32, get_u8},
+    bytes::{get_u16, get_u32, get_u64, get_u8},
     config,
     ids::{DeviceType, VENDOR},
-    legacy::bar0_size,
     modern::{cap, cfg_type},
     pci::{
         af, express, header, msix, power, CAP_ID_AF, CAP_ID_EXPRESS, CAP_ID_MSIX, CAP_ID_POWER,
@@ -46,10 +45,9 @@ pub struct Function {
     pub serial: u64,
     /// The virtio capabilities in the order of the list.
     pub caps: Vec<VirtioCap>,
-    /// Start of the PCI Express capability of a function that has a function level reset there.
-    pub flr: Option<u8>,
-    /// Start of the Advanced Features capability of a function that has it there.
-    pub af_flr: Option<u8>,
+    /// Where a function level reset is started, byte and bit: in the PCI Express and in the Advanced
+    /// Features capability.
+    pub flr: Vec<(u32, u8)>,
     /// Start of the power management capability.
     pub power: Option<u8>,
     /// Start of the MSI-X capability.
@@ -81,11 +79,22 @@ impl Function {
             let found = list.iter().map(|(at, _)| *at);
             found.filter(move |at| get_u8(space, usize::from(*at)) == Some(id))
         };
-        let has = |at: u8, byte: usize, bit: u8| {
-            get_u8(space, usize::from(at) + byte).is_some_and(|b| b & bit != 0)
+        // For a capability that says so in one byte, the byte and the bit that start a reset.
+        let resets = |id, (byte, bit): (usize, u8), control: (usize, u8)| {
+            let mut found = of_kind(id).map(usize::from);
+            let at = found.find(|at| get_u8(space, at + byte).is_some_and(|b| b & bit != 0));
+            at.map(|at| ((at + control.0) as u32, control.1))
         };
-        let express_flr = (express::DEVCAP + 3, (express::DEVCAP_FLR >> 24) as u8);
-        let af_flr = (af::CAPABILITIES, af::CAPABILITIES_FLR);
+        let express = resets(
+            CAP_ID_EXPRESS,
+            (express::DEVCAP + 3, (express::DEVCAP_FLR >> 24) as u8),
+            (express::DEVCTL + 1, (express::DEVCTL_FLR >> 8) as u8),
+        );
+        let af = resets(
+            CAP_ID_AF,
+            (af::CAPABILITIES, af::CAPABILITIES_FLR),
+            (af::CONTROL, af::CONTROL_FLR),
+        );
         let caps: Vec<_> = of_kind(CAP_ID_VENDOR)
             .filter_map(|at| virtio_cap(space, at))
             .collect();
@@ -108,16 +117,10 @@ impl Function {
             config_len,
             serial: serial_number(space),
             caps,
-            flr: of_kind(CAP_ID_EXPRESS).find(|at| has(*at, express_flr.0, express_flr.1)),
-            af_flr: of_kind(CAP_ID_AF).find(|at| has(*at, af_flr.0, af_flr.1)),
+            flr: express.into_iter().chain(af).collect(),
             power: of_kind(CAP_ID_POWER).next(),
             msix: of_kind(CAP_ID_MSIX).next(),
         })
-    }
-
-    /// Bytes of I/O BAR0.
-    pub fn bar0_size(&self) -> u32 {
-        bar0_size(u32::from(self.config_len))
     }
 }
 
@@ -158,9 +161,7 @@ fn serial_number(space: &[u8]) -> u64 {
             return 0;
         };
         if head & 0xffff == u32::from(EXT_CAP_ID_DSN) {
-            let low = get_u32(space, at + 4).unwrap_or(0);
-            let high = get_u32(space, at + 8).unwrap_or(0);
-            return u64::from(high) << 32 | u64::from(low);
+            return get_u64(space, at + 4).unwrap_or(0);
         }
         at = (head >> 20) as usize & !3;
         if at < EXT_CAP_START {
@@ -189,13 +190,9 @@ pub fn byte_written(at: u32, address: u32, value: u32, len: u8) -> Option<u8> {
 impl Function {
     /// Whether a configuration write starts a function level reset.
     pub fn starts_flr(&self, address: u32, value: u32, len: u8) -> bool {
-        let sets = |cap: Option<u8>, byte: usize, bit: u8| {
-            cap.and_then(|cap| byte_written(u32::from(cap) + byte as u32, address, value, len))
-                .is_some_and(|written| written & bit != 0)
-        };
-        let express_bit = (express::DEVCTL_FLR >> 8) as u8;
-        sets(self.flr, express::DEVCTL + 1, express_bit)
-            || sets(self.af_flr, af::CONTROL, af::CONTROL_FLR)
+        self.flr.iter().any(|(at, bit)| {
+            byte_written(*at, address, value, len).is_some_and(|written| written & bit != 0)
+        })
     }
 
     /// Whether a configuration write wakes a function up whose power control reads `control`, and
@@ -247,9 +244,9 @@ mod tests {
     fn a_net_vf_is_understood() {
         let id = Function::read(&net_vf()).unwrap();
         assert_eq!(id.device, DeviceType::Net);
-        assert_eq!((id.config_len, id.bar0_size()), (28, 64));
+        assert_eq!(id.config_len, 28);
         assert_eq!(id.serial, 0x1122_3344_5566_7788);
-        assert_eq!((id.flr, id.af_flr, id.power), (Some(0x40), None, None));
+        assert_eq!((id.flr, id.power), (vec![(0x49, 0x80)], None));
         let found: Vec<_> = id
             .caps
             .iter()
@@ -270,7 +267,7 @@ mod tests {
     fn a_length_rounded_up_by_hardware_does_not_grow_bar0() {
         let mut space = net_vf();
         space[0xcc + 12..0xcc + 16].copy_from_slice(&4096u32.to_le_bytes());
-        assert_eq!(Function::read(&space).unwrap().bar0_size(), 64);
+        assert_eq!(Function::read(&space).unwrap().config_len, 28);
         space[0xcc + 12..0xcc + 16].copy_from_slice(&12u32.to_le_bytes());
         assert_eq!(Function::read(&space).unwrap().config_len, 12);
     }
@@ -340,7 +337,7 @@ mod tests {
         assert!(!vf.starts_flr(0x48, 0x7fff, 2));
         assert!(!vf.starts_flr(0x48, 0x80, 1));
         assert!(!vf.starts_flr(0x4a, 0x8000, 2));
-        vf.flr = Some(0xff);
+        vf.flr = vec![(0x108, 0x80)];
         assert!(!vf.starts_flr(0, u32::MAX, 4));
     }
 

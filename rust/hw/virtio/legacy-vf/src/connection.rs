@@ -13,12 +13,12 @@ use std::{
 use legacy_vf_proto::{
     client::{Client, LostReason, Received, SendError},
     limits::MAX_MESSAGE,
-    ErrorCode, Event, Hello, MessageBuf, Name, Open, OpenReply, Printable, Proof, Reply, Request,
-    Space, VERSION,
+    ErrorCode, Event, MessageBuf, Name, Open, OpenReply, Printable, Proof, Reply, Request,
 };
-use virtio_pci_spec::legacy::{field_of, Register};
+use legacy_window::{Command, CommandKind};
+use virtio_pci_spec::legacy::Register;
 
-use crate::socket::{EventFd, Over, Patience, Socket, WaitFor, Woken};
+use crate::socket::{EventFd, Over, Patience, Socket, Who};
 
 /// Which VF to open, and where.
 pub struct Target {
@@ -53,8 +53,6 @@ pub enum LinkError {
     Socket(io::Error),
     /// The helper does not keep to the protocol.
     Protocol(LostReason),
-    /// This side could not send what it wanted to.
-    Send(SendError),
     /// The helper refused HELLO, TOKEN or OPEN.
     Refused(Refusal),
 }
@@ -100,15 +98,10 @@ impl fmt::Display for Refusal {
 /// Gets what the helper tells unasked.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// A connection on which the VF is open.
-pub struct Connection {
-    channel: Channel,
-    opened: OpenReply,
-}
-
 /// A connection on which the helper has answered HELLO.
-struct Channel {
-    socket: Arc<Socket>,
+pub struct Connection {
+    /// The socket, for notifications and to watch for its end.
+    pub socket: Arc<Socket>,
     client: Client,
     events: Events,
     out: Box<MessageBuf>,
@@ -116,8 +109,11 @@ struct Channel {
 }
 
 impl Connection {
-    /// Connects and opens the VF.
-    pub fn open(target: &Target, patience: &mut Patience<'_>) -> Result<Self, LinkError> {
+    /// Connects and opens the VF. Also what the helper says about the VF.
+    pub fn open(
+        target: &Target,
+        patience: &mut Patience<'_>,
+    ) -> Result<(Self, OpenReply), LinkError> {
         let proof = target.proof.as_ref().map(|p| p.as_fd());
         let proven = Self::open_with(target, proof, patience);
         match (&proof, &proven) {
@@ -134,101 +130,79 @@ impl Connection {
         target: &Target,
         proof: Option<BorrowedFd<'_>>,
         patience: &mut Patience<'_>,
-    ) -> Result<Self, LinkError> {
-        let mut channel = Channel::connect(&target.path, target.events.clone(), patience)?;
-        let open = Open {
+    ) -> Result<(Self, OpenReply), LinkError> {
+        let mut connection = Self::connect(&target.path, target.events.clone(), patience)?;
+        let open = Request::Open(Open {
             member: target.member,
             proof: proof.map_or(Proof::NONE, |_| Proof::VFIO_FD),
             virtio_id: target.virtio_id,
             serial: target.serial,
-        };
-        channel.exchange(&Request::Open(open), proof, patience, greeting)??;
-        match channel.client.open_reply().copied() {
-            Some(opened) => Ok(Self { channel, opened }),
-            None => Err(LinkError::Protocol(LostReason::Closed)),
-        }
+        });
+        let opened = connection.exchange(&open, proof, patience, |reply| match reply {
+            Reply::Open(opened) => Ok(opened),
+            other => Err(refused(other)),
+        })??;
+        Ok((connection, opened))
     }
 
-    /// The socket, for notifications and to watch for its end.
-    pub const fn socket(&self) -> &Arc<Socket> {
-        &self.channel.socket
-    }
-
-    /// What the helper said about the VF.
-    pub const fn opened(&self) -> &OpenReply {
-        &self.opened
-    }
-
-    /// Whether requests were given up whose replies are still to come.
-    pub fn is_behind(&self) -> bool {
-        self.channel.client.owed() > 0
-    }
-
-    /// Sends a request and waits for its reply: the bytes read, or zeroes. After an error other
-    /// than [`LinkError::GivenUp`] the connection must not be used any more.
-    pub fn request(
-        &mut self,
-        request: &Request,
-        patience: &mut Patience<'_>,
-    ) -> Result<Result<[u8; 8], Refusal>, LinkError> {
-        let channel = &mut self.channel;
-        channel.exchange(request, None, patience, |reply| match reply {
-            Reply::Read { data } => Ok(data),
-            Reply::Error(e) => Err(Refusal::of(&e)),
-            _ => Ok([0; 8]),
-        })
-    }
-
-    /// Writes the device status of the VF. False: the device or the helper refused.
-    pub fn write_status(
-        &mut self,
-        status: u8,
-        patience: &mut Patience<'_>,
-    ) -> Result<bool, LinkError> {
-        let field = field_of(Register::DeviceStatus);
-        let request = Request::Write {
-            space: Space::Common,
-            offset: field.offset,
-            len: field.size,
-            data: u64::from(status).to_le_bytes(),
-        };
-        Ok(self.request(&request, patience)?.is_ok())
-    }
-
-    /// Reads it; `None` if that is refused.
-    pub fn read_status(&mut self, patience: &mut Patience<'_>) -> Result<Option<u8>, LinkError> {
-        let field = field_of(Register::DeviceStatus);
-        let request = Request::Read {
-            space: Space::Common,
-            offset: field.offset,
-            len: field.size,
-        };
-        let read = self.request(&request, patience)?;
-        Ok(read.ok().map(|[status, ..]| status))
-    }
-}
-
-impl Channel {
     fn connect(
         path: &Path,
         events: Events,
         patience: &mut Patience<'_>,
     ) -> Result<Self, LinkError> {
-        let mut channel = Self {
+        let mut connection = Self {
             socket: Arc::new(Socket::connect(path).map_err(LinkError::Connect)?),
             client: Client::new(NAME, 0),
             events,
             out: Box::new([0; MAX_MESSAGE]),
             received: Box::new([0; MAX_MESSAGE]),
         };
-        let hello = Request::Hello(Hello {
-            version: VERSION,
-            max_message: MAX_MESSAGE as u32,
-            features: 0,
-            name: NAME,
-        });
-        channel.exchange(&hello, None, patience, greeting)??;
-        Ok(channel)
+        let hello = connection.client.hello();
+        connection.exchange(&hello, None, patience, |reply| match reply {
+            Reply::Hello(_) => Ok(()),
+            other => Err(refused(other)),
+        })??;
+        Ok(connection)
+    }
+
+    /// Whether requests were given up whose replies are still to come.
+    pub fn is_behind(&self) -> bool {
+        self.client.owed() > 0
+    }
+
+    /// Has a command carried out and waits for the reply: the bytes read, or zeroes. After an error
+    /// other than [`LinkError::GivenUp`] the connection must not be used any more.
+    pub fn command(
+        &mut self,
+        command: &Command,
+        patience: &mut Patience<'_>,
+    ) -> Result<Result<[u8; 8], Refusal>, LinkError> {
+        let (space, offset, len) = (command.space, command.offset, command.len);
+        let request = match command.kind {
+            CommandKind::Read => Request::Read { space, offset, len },
+            CommandKind::Write(data) => Request::Write {
+                space,
+                offset,
+                len,
+                data,
+            },
+        };
+        self.exchange(&request, None, patience, |reply| match reply {
+            Reply::Read { data } => Ok(data),
+            Reply::Error(e) => Err(Refusal::of(&e)),
+            _ => Ok([0; 8]),
+        })
+    }
+
+    /// Reads the device status of the VF, or writes it; `None` if the device or the helper refuses.
+    pub fn status(
+        &mut self,
+        write: Option<u8>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<u8>, LinkError> {
+        let command = Command::register(Register::DeviceStatus, write.map(u64::from));
+        let done = self.command(&command, patience)?;
+        Ok(done.ok().map(|[status, ..]| status))
     }
 
     fn exchange<R>(
@@ -245,18 +219,19 @@ impl Channel {
                 Err(SendError::TooMany) => {
                     self.receive(patience, |_| ())?;
                 }
-                Err(e) => return Err(LinkError::Send(e)),
+                Err(SendError::Busy | SendError::State(_)) => return Err(LinkError::Closed),
             }
         };
         let message = self.out.get(..len).unwrap_or_default();
-        retry(
-            || self.socket.send(message, attach),
-            || match self.socket.wait(WaitFor::Room, patience) {
-                // What was not sent cannot be answered late.
-                Ok(Woken::Over(Over::GivenUp)) => Ok(Woken::Over(Over::Deadline)),
-                woken => woken,
-            },
-        )?;
+        match self
+            .socket
+            .send(message, attach, patience)
+            .map_err(broken)?
+        {
+            // What was not sent cannot be answered late.
+            Err(Over::GivenUp) => return Err(LinkError::Deadline),
+            sent => sent?,
+        }
         let mut f = Some(f);
         loop {
             match self.receive(patience, |reply| f.take().map(|f| f(reply))) {
@@ -279,10 +254,8 @@ impl Channel {
         patience: &mut Patience<'_>,
         f: impl FnOnce(Reply<'_>) -> R,
     ) -> Result<Option<R>, LinkError> {
-        let len = retry(
-            || self.socket.receive(&mut self.received[..]),
-            || self.socket.wait(WaitFor::Message, patience),
-        )?;
+        let received = self.socket.receive(&mut self.received[..], patience);
+        let len = received.map_err(broken)??;
         let message = self.received.get(..len).unwrap_or_default();
         match self.client.receive(message) {
             Received::Reply(reply) => return Ok(Some(f(reply))),
@@ -303,6 +276,7 @@ impl From<Over> for LinkError {
         match over {
             Over::Deadline => Self::Deadline,
             Over::GivenUp => Self::GivenUp,
+            Over::Stopped => Self::Stopped,
         }
     }
 }
@@ -311,40 +285,20 @@ impl From<Over> for LinkError {
 /// between this and OPEN lies the whole start of VFIO, which may pin all of the guest's memory.
 pub fn fetch_token(path: &Path, member: u16, limit: Duration) -> Result<[u8; 16], LinkError> {
     let stop = EventFd::new().map_err(LinkError::Socket)?;
-    let patience = &mut Patience::of_user(&stop, limit);
-    let mut channel = Channel::connect(path, Arc::new(|_| {}), patience)?;
+    let patience = &mut Patience::new(&stop, limit, Who::User);
+    let mut connection = Connection::connect(path, Arc::new(|_| {}), patience)?;
     let request = Request::Token { member };
-    channel.exchange(&request, None, patience, |reply| match reply {
+    connection.exchange(&request, None, patience, |reply| match reply {
         Reply::Token { uuid } => Ok(uuid),
-        Reply::Error(e) => Err(LinkError::Refused(Refusal::of(&e))),
-        // The client state machine lets no other reply pass.
-        _ => Err(LinkError::Protocol(LostReason::Closed)),
+        other => Err(refused(other)),
     })?
 }
 
-/// Does something with the socket, as often as it takes with waits between.
-fn retry<T>(
-    mut f: impl FnMut() -> io::Result<T>,
-    mut wait: impl FnMut() -> io::Result<Woken>,
-) -> Result<T, LinkError> {
-    loop {
-        match f() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result.map_err(broken),
-        }
-        match wait().map_err(LinkError::Socket)? {
-            Woken::Ready => {}
-            Woken::Stopped => return Err(LinkError::Stopped),
-            Woken::Over(over) => return Err(over.into()),
-        }
-    }
-}
-
-/// The reply to HELLO or OPEN: only whether it was refused.
-fn greeting(reply: Reply<'_>) -> Result<(), LinkError> {
+/// A reply other than that to the request. The client state machine lets only refusals pass.
+fn refused(reply: Reply<'_>) -> LinkError {
     match reply {
-        Reply::Error(e) => Err(LinkError::Refused(Refusal::of(&e))),
-        _ => Ok(()),
+        Reply::Error(e) => LinkError::Refused(Refusal::of(&e)),
+        _ => LinkError::Protocol(LostReason::Closed),
     }
 }
 

@@ -4,10 +4,8 @@
 
 use std::{
     ffi::CStr,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
-
-use pci::{ChainedPciClass, ChainedPciDevice};
 
 /// A counter.
 #[derive(Debug, Default)]
@@ -58,70 +56,6 @@ impl ShardedCount {
     }
 }
 
-/// A truth value.
-#[derive(Debug, Default)]
-pub struct Flag(AtomicBool);
-
-impl Flag {
-    /// Changes it.
-    pub fn set(&self, value: bool) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// The value.
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// How the connection to the helper stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// The device is not realized, or gone.
-    Closed,
-    /// Register accesses work.
-    Connected,
-    /// Register accesses read all-ones; reconnection is under way.
-    Lost,
-}
-
-impl LinkState {
-    /// As `qom-get link-state` shows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Connected => "connected",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-/// A [`LinkState`] for any thread to read.
-#[derive(Debug, Default)]
-pub struct LinkStateCell(AtomicU8);
-
-impl LinkStateCell {
-    /// Changes the state.
-    pub fn set(&self, state: LinkState) {
-        self.0.store(state as u8, Ordering::Release);
-    }
-
-    /// The state.
-    pub fn get(&self) -> LinkState {
-        match self.0.load(Ordering::Acquire) {
-            1 => LinkState::Connected,
-            2 => LinkState::Lost,
-            _ => LinkState::Closed,
-        }
-    }
-}
-
-/// A device with counters.
-pub trait Counted: ChainedPciDevice {
-    /// Which.
-    fn counters(&self) -> &Counters;
-}
-
 macro_rules! counters {
     ($($(#[doc = $text:literal])* $field:ident: $kind:ty = $name:literal;)*) => {
         /// What a device has done; kept over reconnections.
@@ -129,25 +63,14 @@ macro_rules! counters {
         #[allow(clippy::doc_markdown)]
         #[derive(Debug, Default)]
         pub struct Counters {
-            /// How the connection stands.
-            pub link: LinkStateCell,
-            /// The VF lost the state of the guest's driver; until the driver or the machine resets it.
-            pub state_lost: Flag,
             $($(#[doc = $text])* pub $field: $kind,)*
         }
 
-        /// One property for each counter, with its text here as description.
-        pub fn add_properties<D: Counted>(class: &mut ChainedPciClass) {
-            $(class.add_u64::<D, _>($name, c_text(concat!($($text,)* "\0")), |dev: &D| {
-                dev.counters().$field.get()
-            });)*
-        }
+        /// Each counter: its name as a property, its text here, and how to read it.
+        pub const ALL: &[(&CStr, &str, fn(&Counters) -> u64)] = &[
+            $(($name, concat!($($text,)*), |counters| counters.$field.get()),)*
+        ];
     };
-}
-
-/// The text of a comment, up to its NUL.
-fn c_text(text: &'static str) -> &'static CStr {
-    CStr::from_bytes_until_nul(text.trim_start().as_bytes()).unwrap_or_default()
 }
 
 counters! {

@@ -7,8 +7,8 @@ use std::ffi::CStr;
 use common::uninit_field_mut;
 use hwcore::{DeviceImpl, DeviceState, ResettablePhasesImpl};
 use pci::{
-    property::{OnOffAutoProperty, StringProperty},
-    ChainedPciClass, ChainedPciDevice, ParentRealized, PciDevice,
+    property::{Getter, OnOffAutoProperty, StringProperty},
+    ChainedPciClass, ChainedPciDevice, ChainedPciMethods, ParentRealized, PciDevice,
 };
 use qom::{prelude::*, ObjectImpl, ParentField, ParentInit};
 use system::{bindings::hwaddr, MemoryRegion, MemoryRegionOps, MemoryRegionOpsBuilder};
@@ -18,9 +18,7 @@ use vfio::{VfioPci, VfioPciBase, VfioUserPci};
 use crate::{
     bar0,
     capability_list::MAX_HIDDEN,
-    config_space,
-    counters::{self, Counted, Counters},
-    isr::Intx,
+    config_space, counters,
     link::Link,
     realize, reset,
     state::{LegacyVf, Options, State},
@@ -86,7 +84,8 @@ macro_rules! legacy_vf_type {
             }
 
             fn exit(&self, parent: ParentRealized) {
-                realize::exit(self, parent);
+                realize::detach(self);
+                self.parent_exit(parent);
             }
 
             fn config_read(&self, address: u32, len: u8) -> u32 {
@@ -99,12 +98,6 @@ macro_rules! legacy_vf_type {
 
             fn reset(&self) {
                 reset::with_bus(self);
-            }
-        }
-
-        impl Counted for $name {
-            fn counters(&self) -> &Counters {
-                &self.state.counters
             }
         }
 
@@ -149,8 +142,8 @@ macro_rules! legacy_vf_type {
                     .impl_sizes(1, 4)
                     .build();
                 static HIDDEN_OPS: MemoryRegionOps<$name> = MemoryRegionOpsBuilder::<$name>::new()
-                    .read(&$name::hidden_read)
-                    .write(&$name::hidden_write)
+                    .read(&|_: &$name, _: hwaddr, _: u32| u64::MAX)
+                    .write(&|_: &$name, _: hwaddr, _: u64, _: u32| ())
                     .little_endian()
                     .valid_sizes(1, 8)
                     .impl_sizes(1, 8)
@@ -172,12 +165,6 @@ macro_rules! legacy_vf_type {
                 }
                 uninit_field_mut!(*this, state).write(State::default());
             }
-
-            fn hidden_read(&self, _offset: hwaddr, _size: u32) -> u64 {
-                u64::MAX
-            }
-
-            fn hidden_write(&self, _offset: hwaddr, _value: u64, _size: u32) {}
         }
     };
 }
@@ -206,39 +193,43 @@ fn add_properties<D: LegacyVf>(class: &mut ChainedPciClass) {
         ($($name:literal: $text:literal,)*) => {$(class.describe_property($name, $text);)*};
     }
     macro_rules! read_only {
-        ($($add:ident $name:literal: $text:literal, $state:ident => $value:expr;)*) => {
-            $(class.$add::<D, _>($name, $text, |dev: &D| { let $state = dev.state(); $value });)*
-        };
+        ($($kind:ident $name:literal: $text:literal, $state:ident => $value:expr;)*) => {$(
+            let get = Box::new(|dev: &D| { let $state = dev.state(); $value });
+            class.add_read_only($name, $text, Getter::$kind(get));
+        )*};
     }
     help! {
-        c"helper": c"socket of the helper that serves the PF of this VF",
-        c"vf": c"number of the VF at its PF, from 1",
-        c"state": c"which VF, which helper, how the link and the doorbells stand",
-        c"helper-deadline-ms": c"longest wait for the helper in one register access",
-        c"disable-modern": c"hide the modern interface from the guest",
-        c"intx": c"interrupts for guests without MSI-X: on, off, or auto (if the VF can)",
-        c"x-bus-master-fixup": c"enable bus mastering for guests that forget it",
-        c"x-check-vf": c"find out at start whether a vfio-user socket and vf= are of the same VF",
+        c"helper": "socket of the helper that serves the PF of this VF",
+        c"vf": "number of the VF at its PF, from 1",
+        c"state": "which VF, which helper, how the link and the doorbells stand",
+        c"helper-deadline-ms": "longest wait for the helper in one register access",
+        c"disable-modern": "hide the modern interface from the guest",
+        c"intx": "interrupts for guests without MSI-X: on, off, or auto (if the VF can)",
+        c"x-bus-master-fixup": "enable bus mastering for guests that forget it",
+        c"x-check-vf": "find out at start whether a vfio-user socket and vf= are of the same VF",
     }
     read_only! {
-        add_str c"link-state": c"connected, lost or closed",
-            s => s.counters.link.get().name().to_owned();
-        add_str c"link-error": c"why the helper is lost",
+        Text c"link-state": "connected, lost or closed",
+            s => s.link_state().to_owned();
+        Text c"link-error": "why the helper is lost",
             s => s.link().map(Link::reason).unwrap_or_default();
-        add_bool c"state-lost":
-            c"the VF was reset behind the back of the guest's driver, which must be started anew",
-            s => s.counters.state_lost.get();
-        add_u64 c"isr": c"ISR status that a guest without MSI-X would read",
-            s => s.intx(|i| i.bits().into());
-        add_bool c"intx-level": c"whether the interrupt pin is raised", s => s.intx(Intx::pin);
-        add_u64 c"intx-vectors": c"vectors of the VF that are used for INTx now",
-            s => s.intx(|i| i.in_use().into());
-        add_str c"notify-by": c"who writes the doorbell, vf or helper", s => s.notify_by().to_owned();
-        add_str c"doorbell-path": c"how doorbells reach the VF: kernel, region or helper",
+        Truth c"state-lost":
+            "the VF was reset behind the back of the guest's driver, which must be started anew",
+            s => s.link().is_some_and(|link| link.guest().state_lost);
+        Number c"isr": "ISR status that a guest without MSI-X would read",
+            s => s.intx(|i| i.isr().bits.into());
+        Truth c"intx-level": "whether the interrupt pin is raised", s => s.intx(|i| i.isr().pin);
+        Number c"intx-vectors": "vectors of the VF that are used for INTx now",
+            s => s.intx(|i| if i.isr().held { i.vectors.into() } else { 0 });
+        Text c"notify-by": "who writes the doorbell, vf or helper", s => s.notify_by().to_owned();
+        Text c"doorbell-path": "how doorbells reach the VF: kernel, region or helper",
             s => s.doorbell_path().to_owned();
-        add_u64 c"kernel-doorbells":
-            c"queues whose doorbells never leave the kernel, and are not counted",
+        Number c"kernel-doorbells":
+            "queues whose doorbells never leave the kernel, and are not counted",
             s => s.doorbells.count() as u64;
     }
-    counters::add_properties::<D>(class);
+    for (name, text, get) in counters::ALL {
+        let get = Box::new(move |dev: &D| get(&dev.state().counters));
+        class.add_read_only(name, text.trim_start(), Getter::Number(get));
+    }
 }

@@ -1,10 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where notifications go, and what is known of them. No locks.
+//! Notifications that came to QEMU: where they go, and their way there.
+//!
+//! Nothing here takes a lock that is held for longer than it takes to copy, or by a register access.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    io,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+    },
+};
 
-use legacy_vf_proto::{NotifyKind, OpenReply};
+use legacy_vf_proto::{limits::MAX_MESSAGE, NotifyKind, OpenReply, Request};
+use vfio::VfioPciBase;
+
+use crate::socket::{Over, Patience, Socket};
 
 /// Bytes of a notification.
 const WIDTH: u64 = 2;
@@ -49,13 +60,15 @@ pub struct Doorbell {
     address: AtomicU64,
     /// A write that fails once will always fail: a vfio-user connection does not come back, and QEMU
     /// logs every attempt.
-    pub broken: AtomicBool,
+    broken: AtomicBool,
     /// Queues notified through the helper since the last reset.
     through_helper: [AtomicU64; QUEUES / 64],
+    /// The socket of the connection; `None` while the helper is lost.
+    sender: Mutex<Option<Arc<Socket>>>,
 }
 
 /// Queues that a legacy device can have.
-pub const QUEUES: usize = 1024;
+const QUEUES: usize = 1024;
 
 impl Doorbell {
     /// Where notifications go.
@@ -83,19 +96,75 @@ impl Doorbell {
         }
     }
 
-    /// A queue was notified through the helper.
-    pub fn note(&self, queue: u16) {
+    /// The socket for messages that have no reply.
+    pub fn sender(&self) -> Option<Arc<Socket>> {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.clone()
+    }
+
+    /// Messages without a reply go there from now on.
+    pub fn set_sender(&self, socket: Option<Arc<Socket>>) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
+    /// Notifies a queue of the VF at this address. `lasting`: a write that failed may work another
+    /// time.
+    pub fn write(
+        &self,
+        device: &VfioPciBase,
+        (bar, offset): (u8, u64),
+        queue: u16,
+        lasting: bool,
+    ) -> io::Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let sent = device.region_write(bar, offset, &queue.to_le_bytes(), true);
+        if !lasting && sent.is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Notifies a queue through the helper.
+    pub fn send(&self, queue: u16, patience: Patience<'_>) -> io::Result<()> {
+        // Before it is sent: if the helper dies, the queue is notified again by its successor, and a
+        // notification too many does no harm.
         if let Some(word) = self.through_helper.get(usize::from(queue / 64)) {
             let bit = 1 << (queue % 64);
             if word.load(Ordering::Relaxed) & bit == 0 {
                 word.fetch_or(bit, Ordering::Relaxed);
             }
         }
+        self.sender()
+            .map_or(Ok(()), |socket| notify(&socket, queue, patience))
     }
 
-    /// Whether it was, since the last reset.
-    pub fn noted(&self, queue: u16) -> bool {
-        let word = self.through_helper.get(usize::from(queue / 64));
-        word.is_some_and(|w| w.load(Ordering::Relaxed) & 1 << (queue % 64) != 0)
+    /// Repeats the notifications that a helper which is gone may have swallowed.
+    pub fn send_again<'a>(
+        &self,
+        socket: &Socket,
+        patience: impl Fn() -> Patience<'a>,
+    ) -> io::Result<()> {
+        for (word, first) in self.through_helper.iter().zip((0..).step_by(64)) {
+            let word = word.load(Ordering::Relaxed);
+            for bit in (0..64).filter(|bit| word & 1 << bit != 0) {
+                notify(socket, first + bit, patience())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn notify(socket: &Socket, queue: u16, mut patience: Patience<'_>) -> io::Result<()> {
+    let mut buf = [0; MAX_MESSAGE];
+    let len = Request::Notify { queue }.encode_no_reply(0, &mut buf);
+    match socket.send(buf.get(..len).unwrap_or_default(), None, &mut patience)? {
+        Ok(()) | Err(Over::Stopped) => Ok(()),
+        Err(Over::Deadline | Over::GivenUp) => {
+            // The link's thread sees the end, reconnects and notifies again.
+            socket.shut_down();
+            Err(io::ErrorKind::TimedOut.into())
+        }
     }
 }

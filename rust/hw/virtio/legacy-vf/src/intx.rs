@@ -6,7 +6,7 @@
 //! VF's first two vectors (or its only one) for itself, has the VF use them for queues and
 //! configuration changes, keeps the ISR of which the guest knows, and moves the pin.
 //!
-//! One rule says who is to have the vectors, [`Guest::holder`](crate::guest::Guest::holder), and one
+//! One rule says who is to have the vectors, [`Guest::holder`](crate::link::Guest::holder), and one
 //! function makes it so, [`hand_over`]; it needs the big QEMU lock, with which alone vectors change
 //! hands. The VF's side, which waits for the helper, is in `vectors`; ISR and pin are in `isr`. The ISR is read by vCPUs
 //! without the big lock, which they take only to lower the pin.
@@ -19,9 +19,8 @@ use virtio_pci_spec::{pci::msix, status::ISR_CONFIG};
 
 use crate::{
     events,
-    guest::Holder,
     isr::Intx,
-    link::Link,
+    link::{Holder, Link},
     state::{pci, vfio, LegacyVf},
     vf::Kind,
 };
@@ -29,8 +28,8 @@ use crate::{
 /// Gives the vectors to whom they belong now. Needs the big QEMU lock.
 pub fn hand_over<D: LegacyVf>(dev: &D, link: &Link) {
     let Some(intx) = &link.intx else { return };
-    let holder = link.guest().holder();
-    match (intx.held(), holder) {
+    let (held, holder) = (intx.isr().held, link.guest().holder());
+    match (held, holder) {
         (false, Holder::Device) => {
             if let Err(e) = take(dev, link, intx) {
                 link.guest().no_vectors = true;
@@ -58,7 +57,7 @@ pub fn hand_over<D: LegacyVf>(dev: &D, link: &Link) {
 
 fn take<D: LegacyVf>(dev: &D, link: &Link, intx: &Intx) -> io::Result<()> {
     let events = intx.events.iter().take(intx.vectors.into());
-    let fds: Vec<_> = events.map(AsFd::as_fd).collect();
+    let fds: Vec<_> = events.map(|event| event.descriptor().as_fd()).collect();
     irq::signal(vfio(dev), irq::MSIX_INDEX, &fds)?;
     write_control(dev, intx, msix::CONTROL_ENABLE);
     intx.set_held(pci(dev), true);
@@ -80,7 +79,7 @@ fn write_control<D: LegacyVf>(dev: &D, intx: &Intx, control: u16) {
 /// The guest has written the MSI-X control word, and the device goes on having the vectors. Needs
 /// the big QEMU lock.
 pub fn keep_control<D: LegacyVf>(dev: &D, link: &Link) {
-    if let Some(intx) = link.intx.as_ref().filter(|intx| intx.held()) {
+    if let Some(intx) = link.intx.as_ref().filter(|intx| intx.isr().held) {
         write_control(dev, intx, msix::CONTROL_ENABLE);
     }
 }
@@ -93,8 +92,6 @@ pub fn tell<D: LegacyVf>(dev: &D, link: &Link) {
         let vectors = std::mem::take(&mut guest.tell);
         // Before they are sent: a driver that resets the device meanwhile has them forgotten after.
         guest.told.extend(&vectors);
-        guest.told.sort_unstable();
-        guest.told.dedup();
         vectors
     };
     for vector in vectors {

@@ -2,20 +2,17 @@
 
 //! Doorbells that never leave the kernel: KVM matches the guest's write, VFIO makes the store.
 
-use std::{
-    io,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        Mutex,
-    },
-};
+use std::{io, sync::Mutex};
 
 use pci::{memory, report};
 use system::MemoryRegion;
 use vfio::{doorbell::KernelDoorbell, VfioPciBase};
 use virtio_pci_spec::legacy::{field_of, Register};
 
-use crate::{doorbell::Address, link::Link, lock::lock};
+use crate::{
+    doorbell::Address,
+    link::{lock, Link},
+};
 
 /// Each takes an eventfd of the process, of which a guest must not use up all; VFIO stops at 1000
 /// per device. Queues beyond it are notified by QEMU.
@@ -23,11 +20,7 @@ const MAX_QUEUES: usize = 128;
 
 /// The doorbells of one device, none at first.
 #[derive(Default)]
-pub struct KernelDoorbells {
-    armed: Mutex<Armed>,
-    /// How many, for who does not want to wait.
-    count: AtomicUsize,
-}
+pub struct KernelDoorbells(Mutex<Armed>);
 
 #[derive(Default)]
 struct Armed {
@@ -39,9 +32,9 @@ struct Armed {
 }
 
 impl KernelDoorbells {
-    /// How many queues are notified by the kernel. Any thread.
+    /// How many queues are notified by the kernel. Needs the big QEMU lock, or waits for who has it.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        lock(&self.0).doorbells.len()
     }
 
     /// Makes the kernel notify these queues at this address, and no others. Needs the big QEMU
@@ -53,7 +46,7 @@ impl KernelDoorbells {
         address: Address,
         queues: &[u16],
     ) -> Result<(), (u16, io::Error)> {
-        let mut armed = lock(&self.armed);
+        let mut armed = lock(&self.0);
         let target = match address {
             Address::Vf(bar, offset) if !armed.refused && vfio.kernel_doorbells_allowed() => {
                 Some((bar, offset))
@@ -78,7 +71,6 @@ impl KernelDoorbells {
             armed.refused = !is_shortage(e);
         }
         armed.target = target.or(armed.target);
-        self.count.store(doorbells.len(), Ordering::Relaxed);
         armed.doorbells = doorbells;
         result
     }

@@ -5,14 +5,14 @@
 use std::{
     ffi::CString,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use legacy_window::{Causes, OwnVectors};
+use legacy_window::OwnVectors;
 use pci::PciDevice;
 use virtio_pci_spec::status::{ISR_CONFIG, ISR_QUEUE};
 
-use crate::{counters::Counters, events, lock::lock, socket::EventFd};
+use crate::{counters::Counters, events, socket::EventFd};
 
 /// Index in [`Intx::events`] of what this process itself has to say.
 const OWN_EVENT: usize = 2;
@@ -33,15 +33,15 @@ pub struct Intx {
 
 /// What changes. Held by nobody who waits for anything.
 #[derive(Default)]
-struct Isr {
+pub struct Isr {
     /// The ISR.
-    bits: u8,
+    pub bits: u8,
     /// A queue interrupt may have been a configuration change.
     unsure: bool,
     /// The pin is raised.
-    pin: bool,
+    pub pin: bool,
     /// The VF's vectors go to `events`. Changed with the big QEMU lock held.
-    held: bool,
+    pub held: bool,
     /// What each vector may mean, as ISR bits.
     causes: [u8; 2],
     /// ISR bits that go with [`OWN_EVENT`].
@@ -66,13 +66,9 @@ impl Intx {
         })
     }
 
-    fn isr(&self) -> MutexGuard<'_, Isr> {
-        lock(&self.isr)
-    }
-
-    /// Whether the device has the vectors.
-    pub fn held(&self) -> bool {
-        self.isr().held
+    /// What changes.
+    pub fn isr(&self) -> MutexGuard<'_, Isr> {
+        self.isr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which vector is for what, while the device has them.
@@ -84,14 +80,8 @@ impl Intx {
     }
 
     /// What the vectors may mean, now that the VF has taken them.
-    pub fn set_causes(&self, of: impl Fn(u16) -> Causes) {
-        let mut isr = self.isr();
-        for (slot, vector) in isr.causes.iter_mut().zip(0..) {
-            let causes = of(vector);
-            let queues = if causes.queues { ISR_QUEUE } else { 0 };
-            let config = if causes.config { ISR_CONFIG } else { 0 };
-            *slot = queues | config;
-        }
+    pub fn set_causes(&self, of: impl Fn(u16) -> u8) {
+        self.isr().causes = [of(0), of(1)];
     }
 
     /// Interrupts for reasons of this process. Any thread.
@@ -136,25 +126,6 @@ impl Intx {
         let bits = std::mem::take(&mut isr.bits);
         let unsure = bits & ISR_QUEUE != 0 && std::mem::take(&mut isr.unsure);
         (bits, unsure, isr.pin)
-    }
-
-    /// The ISR, without taking it.
-    pub fn bits(&self) -> u8 {
-        self.isr().bits
-    }
-
-    /// Whether the pin is raised.
-    pub fn pin(&self) -> bool {
-        self.isr().pin
-    }
-
-    /// Vectors held now.
-    pub fn in_use(&self) -> u16 {
-        if self.held() {
-            self.vectors
-        } else {
-            0
-        }
     }
 
     /// Makes the pin follow the ISR. Needs the big QEMU lock.

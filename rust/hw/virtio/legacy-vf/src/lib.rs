@@ -17,10 +17,10 @@
 //! | `capabilities`, `capability_list`, `config_space` | what the VF's configuration space says, what the guest sees of it, and what its writes do |
 //! | `reset` | resets of the function |
 //! | `bar0` | a guest access to BAR0, from the decoder to the helper and back |
-//! | `guest`, `lock` | what is known of the guest's driver, the register window; locking |
-//! | `link`, `reconnect` | the connection over the life of a device: loss, reconnection |
+//! | `link` | what is known of the guest's driver; register window and connection over the life of a device; locking |
+//! | `reconnect` | the link's thread: reconnection |
 //! | `connection`, `socket` | one connection to the helper; how long who waits for it |
-//! | `doorbell`, `notify`, `ioeventfd` | where doorbells go; through QEMU; and those that never leave the kernel |
+//! | `doorbell`, `ioeventfd` | doorbells through QEMU; and those that never leave the kernel |
 //! | `intx`, `isr`, `vectors` | `INTx` while MSI-X is off: who has the vectors; ISR and pin; the VF's side of it |
 //! | `counters`, `ratelimit`, `events` | counters, log limits, trace points |
 //! | `messages` | error texts with cause and way out |
@@ -40,14 +40,11 @@ mod counters;
 mod device;
 mod doorbell;
 mod events;
-mod guest;
 mod intx;
 mod ioeventfd;
 mod isr;
 mod link;
-mod lock;
 mod messages;
-mod notify;
 mod platform;
 mod ratelimit;
 mod realize;

@@ -1,35 +1,198 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The connection to the helper over the life of a device: what the vCPUs, QEMU's main loop and the
-//! link's own thread share. Its two locks are described in `guest`.
+//! What the vCPUs, QEMU's main loop and the link's own thread share over the life of a device: the
+//! connection to the helper with the register window, and what is known of the guest, each behind
+//! its lock.
+//!
+//! [`Link::lock_io`] is held while the helper answers, so nobody takes it with the big QEMU lock
+//! held, except a reset, which gives up soon. [`Link::guest`] is held by nobody who waits for
+//! anything; it may be taken while either of the others is held.
+//!
+//! A reset begins a new epoch of the guest. An access that began in an older one sends the VF nothing
+//! more and changes nothing when it ends, whatever the driver of before had asked for.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
-    fmt, io, process,
+    fmt, io,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        Arc, Mutex, MutexGuard, TryLockError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 use legacy_vf_proto::OpenReply;
-use legacy_window::Window;
+use legacy_window::{Queues, Window};
 use pci::report;
+use virtio_pci_spec::status::DRIVER_OK;
 
 use crate::{
     connection::{Connection, LinkError, Target},
-    counters::{Counters, LinkState},
+    counters::Counters,
     doorbell::{Address, Doorbell},
     events,
-    guest::{Guest, Io},
     isr::Intx,
-    lock::lock,
     messages,
     ratelimit::RateLimit,
-    socket::{with_signals_blocked, EventFd, Patience, Socket},
+    socket::{EventFd, Patience, Who},
 };
+
+/// Locks a mutex; a panic elsewhere would have ended QEMU.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The driver, as the register window has seen it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Driver {
+    /// The device status that it wrote last.
+    pub status: u8,
+    /// The device may interrupt it.
+    pub driven: bool,
+    /// Queues to which it has given memory.
+    pub queues: Queues,
+}
+
+impl Driver {
+    /// Whether it has set up the VF.
+    pub const fn runs(&self) -> bool {
+        self.status & DRIVER_OK != 0
+    }
+
+    /// The queues that it may notify.
+    pub fn notified(&self) -> Queues {
+        if self.runs() {
+            self.queues
+        } else {
+            Queues::default()
+        }
+    }
+}
+
+/// Who is to have the VF's interrupt vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The guest, which has MSI-X on.
+    Guest,
+    /// This device, for `INTx`.
+    Device,
+    /// Nobody.
+    Nobody,
+}
+
+/// What is known of the guest.
+#[derive(Default)]
+pub struct Guest {
+    /// Counts resets of the function.
+    pub epoch: u64,
+    /// MSI-X Enable.
+    pub msix: bool,
+    /// Counts its changes.
+    pub msix_switches: u64,
+    /// The driver.
+    pub driver: Driver,
+    /// A command has written to the VF since the last reset.
+    pub touched: bool,
+    /// The VF waits for a status 0 that could not be written yet; nothing else resets it.
+    pub reset_due: bool,
+    /// The VF lost the state of the driver; until the driver or the machine resets it.
+    pub state_lost: bool,
+    /// Counts how often the VF's vectors have changed hands.
+    pub turn: u64,
+    /// The host gave no vectors for `INTx`; not tried again before the next reset.
+    pub no_vectors: bool,
+    /// Vectors of the guest that are to be told once more: the VF's have changed hands.
+    pub tell: BTreeSet<u16>,
+    /// Those that were, whose pending bits this device has set if they were masked.
+    pub told: BTreeSet<u16>,
+}
+
+/// What an access of the guest has changed.
+#[derive(Clone, Copy, Default)]
+pub struct Moved {
+    /// Which queues are notified.
+    pub doorbells: bool,
+    /// Who is to have the vectors, perhaps; or pending bits are to be forgotten.
+    pub vectors: bool,
+}
+
+impl Guest {
+    /// The function was reset, by whatever means.
+    pub fn reset(&mut self) {
+        *self = Self {
+            epoch: self.epoch + 1,
+            msix: self.msix,
+            msix_switches: self.msix_switches,
+            turn: self.turn,
+            reset_due: self.reset_due,
+            told: std::mem::take(&mut self.told),
+            ..Self::default()
+        };
+    }
+
+    /// MSI-X Enable is this now.
+    pub fn set_msix(&mut self, on: bool) {
+        if self.msix != on {
+            self.msix = on;
+            self.msix_switches += 1;
+        }
+    }
+
+    /// An access that began in `epoch` has ended, and left `window` like this; `reset` if the driver
+    /// reset the device with it.
+    ///
+    /// `None` if that does not count any more.
+    pub fn follow(&mut self, epoch: u64, window: &Window, reset: bool) -> Option<Moved> {
+        if self.epoch != epoch {
+            return None;
+        }
+        let before = (self.driver.notified(), self.holder());
+        self.driver = Driver {
+            status: window.status(),
+            driven: window.driven(),
+            queues: window.queues(),
+        };
+        if reset {
+            self.no_vectors = false;
+            self.state_lost = false;
+            self.tell.clear();
+        }
+        Some(Moved {
+            doorbells: before.0 != self.driver.notified(),
+            vectors: before.1 != self.holder() || reset && !self.told.is_empty(),
+        })
+    }
+
+    /// Who is to have the VF's vectors now.
+    pub const fn holder(&self) -> Holder {
+        if self.msix {
+            Holder::Guest
+        } else if self.driver.driven && !self.no_vectors {
+            Holder::Device
+        } else {
+            Holder::Nobody
+        }
+    }
+}
+
+/// Window and connection, which belong together: what the window remembers is true only of the
+/// connection it was learnt through.
+pub struct Io {
+    /// The register window.
+    pub window: Window,
+    /// The connection, unless the helper is lost.
+    pub connection: Option<Connection>,
+    /// The epoch of [`Guest`] to which the window belongs.
+    pub epoch: u64,
+    /// The change of MSI-X Enable that the window knows of.
+    pub msix_switches: u64,
+    /// The change of hands for which the VF's vectors were written last.
+    pub turn: u64,
+    /// Whether the window said then that the device may interrupt.
+    pub driven: bool,
+}
 
 /// Everything about the helper that vCPUs, QEMU's main loop and the link's own thread share.
 pub struct Link {
@@ -69,8 +232,6 @@ pub struct Link {
     pub(crate) io: Mutex<Io>,
     /// What is known of the guest; see [`guest`](Self::guest).
     pub(crate) guest: Mutex<Guest>,
-    /// The socket of the connection in `io`; never locked for longer than it takes to copy.
-    sender: Mutex<Option<Arc<Socket>>>,
     /// Why the helper is lost.
     reason: Mutex<String>,
 }
@@ -101,7 +262,6 @@ impl Link {
             intx: None,
             target,
             waiters: AtomicUsize::new(0),
-            sender: Mutex::default(),
             io: Mutex::new(Io {
                 window,
                 connection: None,
@@ -115,17 +275,15 @@ impl Link {
         })
     }
 
-    /// Connects to the helper for the first time, and opens the VF.
-    pub fn connect(&self, limit: Duration) -> Result<(), LinkError> {
-        let patience = &mut Patience::of_user(&self.stop, limit);
-        let connection = Connection::open(&self.target, patience)?;
-        self.counters.link.set(LinkState::Connected);
-        let opened = *connection.opened();
+    /// Connects to the helper for the first time, and opens the VF. What the helper says about it.
+    pub fn connect(&self, limit: Duration) -> Result<OpenReply, LinkError> {
+        let patience = &mut Patience::new(&self.stop, limit, Who::User);
+        let (connection, opened) = Connection::open(&self.target, patience)?;
         events::trace_virtio_legacy_vf_connected(&self.name, opened.member.into(), opened.session);
-        self.set_sender(Some(connection.socket().clone()));
+        self.doorbell.set_sender(Some(connection.socket.clone()));
         self.lock_io().connection = Some(connection);
         self.choose_address(&opened);
-        Ok(())
+        Ok(opened)
     }
 
     /// Locks window and connection. Held while the helper answers, so not with the big QEMU lock.
@@ -197,16 +355,6 @@ impl Link {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// The socket for messages that have no reply.
-    pub fn sender(&self) -> Option<Arc<Socket>> {
-        lock(&self.sender).clone()
-    }
-
-    /// Messages without a reply go there from now on.
-    pub fn set_sender(&self, socket: Option<Arc<Socket>>) {
-        *lock(&self.sender) = socket;
-    }
-
     /// Takes over what a helper says about the notify address, which may be another than before.
     pub fn choose_address(&self, opened: &OpenReply) {
         let (address, warning) = Address::choose(opened, &self.bars);
@@ -250,18 +398,17 @@ impl Link {
     pub fn lose(&self, io: &mut Io, error: &LinkError) {
         if let Some(connection) = io.connection.take() {
             // Also wakes the link's thread.
-            connection.socket().shut_down();
+            connection.socket.shut_down();
         }
-        self.set_sender(None);
         io.window.lost();
-        if self.counters.link.get() != LinkState::Connected {
+        if self.doorbell.sender().is_none() {
             return;
         }
-        self.counters.link.set(LinkState::Lost);
         self.counters.losses.add();
         if matches!(error, LinkError::Deadline) {
             self.counters.timeouts.add();
         }
+        self.doorbell.set_sender(None);
         let reason = messages::brief(error);
         let traced = CString::new(reason.clone()).unwrap_or_default();
         events::trace_virtio_legacy_vf_lost(&self.name, &traced);
@@ -278,8 +425,9 @@ impl Link {
         let Some(connection) = io.connection.as_mut() else {
             return false;
         };
-        match connection.write_status(0, patience) {
-            Ok(accepted) => {
+        match connection.status(Some(0), patience) {
+            Ok(done) => {
+                let accepted = done.is_some();
                 self.guest().reset_due &= !accepted;
                 accepted
             }
@@ -299,59 +447,5 @@ impl Link {
         guest.set_msix(msix);
         drop(guest);
         self.doorbell.forget();
-        self.counters.state_lost.set(false);
-    }
-}
-
-/// A link with its thread. Dropping it ends both.
-pub struct RunningLink {
-    link: Arc<Link>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl RunningLink {
-    /// Starts the thread.
-    pub fn start(link: Link) -> io::Result<Self> {
-        let link = Arc::new(link);
-        let for_thread = link.clone();
-        let thread = with_signals_blocked(|| {
-            thread::Builder::new()
-                .name("virtio-legacy".to_owned())
-                .spawn(move || {
-                    let abort = AbortOnPanic;
-                    for_thread.run();
-                    std::mem::forget(abort);
-                })
-        })?;
-        Ok(Self {
-            link,
-            thread: Some(thread),
-        })
-    }
-
-    /// The link.
-    pub const fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-}
-
-/// A panic of the thread would leave a device that never connects again, and a lock whose data
-/// nobody can trust; the panic's message has been printed.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        process::abort();
-    }
-}
-
-impl Drop for RunningLink {
-    fn drop(&mut self) {
-        self.link.leave();
-        if let Some(thread) = self.thread.take() {
-            let _never_panics = thread.join();
-        }
-        self.link.set_sender(None);
-        self.link.counters.link.set(LinkState::Closed);
     }
 }

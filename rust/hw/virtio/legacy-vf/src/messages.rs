@@ -110,10 +110,8 @@ fn no_files_left(error: &io::Error) -> bool {
 /// How the C library words an error.
 fn strerror(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    let words = text.split(" (os error").next();
+    words.unwrap_or_default().to_owned()
 }
 
 /// How the helper of this VF is started.
@@ -140,7 +138,6 @@ pub fn brief(error: &LinkError) -> String {
         }
         LinkError::Socket(e) => format!("the connection to the helper failed: {e}"),
         LinkError::Protocol(reason) => reason.to_string(),
-        LinkError::Send(e) => format!("a request could not be sent: {e}"),
         LinkError::Refused(why) => format!("the helper refused: {why}"),
     }
 }

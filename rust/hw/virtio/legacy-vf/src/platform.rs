@@ -16,7 +16,12 @@ use virtio_pci_spec::{
 };
 
 use crate::{
-    capabilities::Function, connection::LinkError, link::Link, messages, socket::Patience, vf::Kind,
+    capabilities::Function,
+    connection::LinkError,
+    link::Link,
+    messages,
+    socket::{Patience, Who},
+    vf::Kind,
 };
 
 /// Why the device cannot be in this machine at all, with the way out.
@@ -98,14 +103,15 @@ pub fn prove(
     let at = u64::from(cap.offset) + COMMON_DEVICE_STATUS;
     let member = link.target.member;
     let helper = link.target.path.display();
-    let patience = &mut Patience::of_user(&link.stop, limit);
+    let patience = &mut Patience::new(&link.stop, limit, Who::User);
     let mut io = link.lock_io();
     let Some(connection) = io.connection.as_mut() else {
         return Ok(());
     };
     let failed = |e: LinkError| format!("{} ({helper})", messages::brief(&e));
     for status in [ACKNOWLEDGE, 0] {
-        if !connection.write_status(status, patience).map_err(failed)? {
+        let written = connection.status(Some(status), patience);
+        if written.map_err(failed)?.is_none() {
             // The driver will be told the same.
             return Ok(());
         }
@@ -114,7 +120,7 @@ pub fn prove(
             return Ok(());
         }
         if seen != [status] {
-            let _back = connection.write_status(0, patience);
+            let _back = connection.status(Some(0), patience);
             return Err(format!(
                 "the VF behind {} is not that of vf={member} at the PF that the helper at {helper} \
                  drives: a status written through the helper is not seen there; correct vf=, \

@@ -4,37 +4,29 @@
 
 use std::{
     fmt,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use crate::lock::lock;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts lines and lets one through per second.
+///
+/// When the last one was let through, and how many were not since.
 #[derive(Debug, Default)]
-pub struct RateLimit(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    last: Option<Instant>,
-    suppressed: u64,
-}
+pub struct RateLimit(Mutex<(Option<Instant>, u64)>);
 
 impl RateLimit {
     /// Whether a line may be written now; if so, how many were left out since the last one.
     pub fn allow(&self, now: Instant) -> Option<u64> {
-        let mut state = lock(&self.0);
-        if state
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
-        {
-            state.suppressed = state.suppressed.saturating_add(1);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, left_out) = &mut *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
+            *left_out = left_out.saturating_add(1);
             return None;
         }
-        state.last = Some(now);
-        Some(std::mem::take(&mut state.suppressed))
+        *last = Some(now);
+        Some(std::mem::take(left_out))
     }
 
     /// Passes `text` to `report` if a line may be written now.

@@ -5,12 +5,13 @@
 use std::{ffi::CString, sync::Arc, time::Duration};
 
 use legacy_window::Window;
-use pci::{memory, report, ChainedPciMethods, FdHandler, ParentRealized};
+use pci::{memory, report, ChainedPciMethods, FdHandler};
 use qom::prelude::*;
 use util::Error;
 use vfio::{VfioPciBase, CONFIG_REGION};
 use virtio_pci_spec::{
     ids::{TRANSITIONAL_REVISION, VENDOR},
+    legacy::bar0_size,
     pci::{header, COMMAND_INTX_DISABLE, COMMAND_IO, STATUS_INTERRUPT},
 };
 
@@ -20,9 +21,9 @@ use crate::{
     connection::{fetch_token, LinkError, Target},
     events, intx,
     isr::Intx,
-    link::{Link, RunningLink},
-    lock::lock,
+    link::{lock, Link},
     messages, platform,
+    reconnect::RunningLink,
     state::{pci, vfio, LegacyVf, Options},
     vf::{self, Kind, Vf},
 };
@@ -123,8 +124,14 @@ fn attach<D: LegacyVf>(
     connected.deadline = Duration::from_millis(options.deadline_ms.into());
     connected.bars = std::array::from_fn(|bar| vfio.bar_size(bar as u8));
     connected.intx = intx;
-    connected.connect(patience(options)).map_err(failed)?;
-    compare_deadlines(&connected, options, of);
+    let opened = connected.connect(patience(options)).map_err(failed)?;
+    if opened.deadline_ms >= options.deadline_ms {
+        report::warn_report(&format!(
+            "{of}: helper-deadline-ms={} is not longer than the {} ms that the helper may take; a \
+             slow PF will look like a lost helper",
+            options.deadline_ms, opened.deadline_ms
+        ));
+    }
     if D::KIND == Kind::User && options.check_vf {
         platform::prove(vfio, &function, &connected, patience(options))?;
     }
@@ -145,7 +152,7 @@ fn attach<D: LegacyVf>(
         "{of}: the state of a legacy virtio VF cannot be migrated; unplug the device first"
     ));
     blocked.map_err(|e| e.to_string())?;
-    let bar0_size = function.bar0_size();
+    let bar0_size = bar0_size(function.config_len.into());
     events::trace_virtio_legacy_vf_realize(
         &link.name,
         function.device.virtio_id().into(),
@@ -206,7 +213,7 @@ fn show_pin<D: LegacyVf>(
             let intx = Intx::new(name, cap, vectors, state.counters.clone())
                 .map_err(|e| format!("cannot make an eventfd for INTx: {e}"))?;
             let _first_time = state.pin.set(1);
-            pci.use_pin_a();
+            pci.set_config_byte(header::INTERRUPT_PIN, 1, 0);
             // Of these the device has nothing: the guest gets QEMU's.
             vfio.emulate_config_bits(header::INTERRUPT_LINE, 0xff);
             vfio.emulate_config_bits(header::COMMAND + 1, (COMMAND_INTX_DISABLE >> 8) as u8);
@@ -255,21 +262,6 @@ fn watch<D: LegacyVf>(dev: &D, link: &Arc<Link>) {
         }
     };
     handlers.push(FdHandler::new(link.main_loop.descriptor().clone(), asked));
-}
-
-fn compare_deadlines(link: &Link, options: &Options<'_>, of: &str) {
-    let helper = link
-        .lock_io()
-        .connection
-        .as_ref()
-        .map(|c| c.opened().deadline_ms);
-    if let Some(helper) = helper.filter(|ms| *ms >= options.deadline_ms) {
-        report::warn_report(&format!(
-            "{of}: helper-deadline-ms={} is not longer than the {helper} ms that the helper may \
-             take; a slow PF will look like a lost helper",
-            options.deadline_ms
-        ));
-    }
 }
 
 /// Changes the identity that the guest sees; class and capabilities stay.
@@ -325,7 +317,7 @@ fn change<D: LegacyVf>(dev: &D, changes: impl FnOnce(&[u8; 256]) -> Vec<ByteChan
 }
 
 /// Undoes what [`attach`] has done so far.
-fn detach<D: LegacyVf>(dev: &D) {
+pub fn detach<D: LegacyVf>(dev: &D) {
     let (vfio, state) = (vfio(dev), dev.state());
     state.doorbells.remove(vfio, dev.bar0());
     drop(lock(&state.memory).take());
@@ -346,10 +338,4 @@ fn detach<D: LegacyVf>(dev: &D) {
         unsafe { vfio.uncover_bar(range.bar, cover) }
     }
     state.blocker.remove();
-}
-
-/// The device is unplugged.
-pub fn exit<D: LegacyVf>(dev: &D, parent: ParentRealized) {
-    detach(dev);
-    dev.parent_exit(parent);
 }

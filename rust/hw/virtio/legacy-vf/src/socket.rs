@@ -14,56 +14,23 @@ use std::{
     ffi::c_int,
     io, mem,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
     ptr,
     sync::{
         atomic::{AtomicUsize, Ordering},
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
     },
     time::{Duration, Instant},
 };
 
 use pci::is_vcpu_waited_for;
 
-use crate::lock::lock;
-
 /// A connected socket. Messages are sent and received whole.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
-
-/// What [`Socket::wait`] waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitFor {
-    /// A message, or the end of the connection.
-    Message,
-    /// Room for a message, or the end of the connection.
-    Room,
-}
-
-/// Why waiting for a message ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
-    /// The socket is ready.
-    Ready,
-    /// The device goes away.
-    Stopped,
-    /// Patience is over.
-    Over(Over),
-}
-
-/// Why waiting for the end of a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The connection has ended.
-    Hangup,
-    /// There is something to do.
-    Woken,
-    /// The device goes away.
-    Stopped,
-}
 
 /// One wait between two looks at who waits.
 const SLICE: Duration = Duration::from_millis(5);
@@ -76,9 +43,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// When the last grace under the big QEMU lock ran out.
 static RAN_OUT: Mutex<Option<Instant>> = Mutex::new(None);
 
+fn ran_out() -> MutexGuard<'static, Option<Instant>> {
+    RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Who waits.
 #[derive(Clone, Copy)]
-enum Who<'a> {
+pub enum Who<'a> {
     /// A guest's access.
     Vcpu,
     /// The link's thread, which steps back for those who wait for what it has locked.
@@ -96,6 +67,8 @@ pub enum Over {
     Deadline,
     /// Somebody cannot wait any longer.
     GivenUp,
+    /// The device goes away.
+    Stopped,
 }
 
 /// What is left of a wait, over all that is waited for in one access.
@@ -109,7 +82,8 @@ pub struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    fn new(stop: &'a EventFd, limit: Duration, who: Who<'a>) -> Self {
+    /// Of anybody else.
+    pub fn new(stop: &'a EventFd, limit: Duration, who: Who<'a>) -> Self {
         Self {
             deadline: Instant::now() + limit,
             who,
@@ -129,24 +103,13 @@ impl<'a> Patience<'a> {
         patience
     }
 
-    /// Of the link's thread; `others` counts those who want what it holds.
-    pub fn of_thread(stop: &'a EventFd, limit: Duration, others: &'a AtomicUsize) -> Self {
-        Self::new(stop, limit, Who::Thread(others))
-    }
-
     /// With the big QEMU lock held.
     pub fn locked(stop: &'a EventFd) -> Self {
         let mut patience = Self::new(stop, SLICE * (GRACE + 1), Who::Locked);
-        let ran_out = *lock(&RAN_OUT);
-        if ran_out.is_some_and(|at| at.elapsed() < PAUSE) {
+        if ran_out().is_some_and(|at| at.elapsed() < PAUSE) {
             patience.grace = 0;
         }
         patience
-    }
-
-    /// Of the user who adds the device.
-    pub fn of_user(stop: &'a EventFd, limit: Duration) -> Self {
-        Self::new(stop, limit, Who::User)
     }
 
     /// The longest wait until [`look`](Self::look) is to be called; none if the wait is over.
@@ -183,7 +146,7 @@ impl<'a> Patience<'a> {
 
     fn give_up(&self) -> Over {
         if matches!(self.who, Who::Locked) {
-            *lock(&RAN_OUT) = Some(Instant::now());
+            *ran_out() = Some(Instant::now());
         }
         Over::GivenUp
     }
@@ -200,17 +163,12 @@ impl<'a> Patience<'a> {
 }
 
 /// Turns the result of a system call into a value or `errno`.
-fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
+fn check<T: Default + PartialOrd>(result: T) -> io::Result<T> {
+    if result < T::default() {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
     }
-}
-
-/// The same for calls that return a length.
-fn check_len(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// A Unix socket address with its length.
@@ -247,8 +205,17 @@ impl Socket {
         self.0.as_raw_fd()
     }
 
-    /// Sends one message, with a file descriptor attached if given.
-    pub fn send(&self, message: &[u8], attach: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    /// Sends one message, with a file descriptor attached if given; waits for room.
+    pub fn send(
+        &self,
+        message: &[u8],
+        attach: Option<BorrowedFd<'_>>,
+        patience: &mut Patience<'_>,
+    ) -> io::Result<Result<(), Over>> {
+        self.retry(libc::POLLOUT, patience, || self.try_send(message, attach))
+    }
+
+    fn try_send(&self, message: &[u8], attach: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut iov = libc::iovec {
             iov_base: message.as_ptr().cast_mut().cast(),
             iov_len: message.len(),
@@ -275,31 +242,47 @@ impl Socket {
             }
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        loop {
-            // SAFETY: `msg` points to memory that outlives the call, which does not change it.
-            match check_len(unsafe { libc::sendmsg(self.raw(), &msg, flags) }) {
-                Ok(sent) if sent == message.len() => return Ok(()),
-                Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        // SAFETY: `msg` points to memory that outlives the call, which does not change it. A socket
+        // of this kind takes all of a message or nothing.
+        check(unsafe { libc::sendmsg(self.raw(), &msg, flags) }).map(drop)
     }
 
-    /// Receives one message into `buf` and gives its length; 0 is the end of the connection. A
-    /// message longer than `buf` is an error. Attached descriptors are closed by the kernel.
-    pub fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Waits for a message, receives it into `buf` and gives its length; 0 is the end of the
+    /// connection. A message longer than `buf` is an error. Attached descriptors are closed by the
+    /// kernel.
+    pub fn receive(
+        &self,
+        buf: &mut [u8],
+        patience: &mut Patience<'_>,
+    ) -> io::Result<Result<usize, Over>> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        loop {
+        self.retry(libc::POLLIN, patience, || {
             // SAFETY: `buf` is writable for the length given.
-            let got = check_len(unsafe {
+            let got = check(unsafe {
                 libc::recv(self.raw(), buf.as_mut_ptr().cast(), buf.len(), flags)
-            });
-            match got {
-                Ok(len) if len <= buf.len() => return Ok(len),
-                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+            })?
+            .unsigned_abs();
+            let whole = (got <= buf.len()).then_some(got);
+            whole.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        })
+    }
+
+    /// Does something with the socket, as often as it takes with waits between.
+    fn retry<T>(
+        &self,
+        events: libc::c_short,
+        patience: &mut Patience<'_>,
+        mut f: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<Result<T, Over>> {
+        loop {
+            match f() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(over) = self.wait(events, patience)? {
+                        return Ok(Err(over));
+                    }
+                }
+                result => return result.map(Ok),
             }
         }
     }
@@ -311,52 +294,40 @@ impl Socket {
     }
 
     /// Waits until the socket is ready, the device goes away, or patience is over.
-    pub fn wait(&self, what: WaitFor, patience: &mut Patience<'_>) -> io::Result<Woken> {
-        let events = match what {
-            WaitFor::Message => libc::POLLIN,
-            WaitFor::Room => libc::POLLOUT,
-        };
+    fn wait(
+        &self,
+        events: libc::c_short,
+        patience: &mut Patience<'_>,
+    ) -> io::Result<Result<(), Over>> {
         let mut fds = [
             poll_fd(self.raw(), events),
             poll_fd(patience.stop.0.as_raw_fd(), libc::POLLIN),
         ];
         loop {
             // A message that is there already counts, however little patience is left.
-            let (time, over) = match patience.slice() {
-                Ok(time) => (time, None),
-                Err(over) => (Duration::ZERO, Some(over)),
-            };
-            poll(&mut fds, Some(time))?;
-            match &fds {
-                [_, stopped] if stopped.revents != 0 => return Ok(Woken::Stopped),
-                [socket, _] if socket.revents != 0 => return Ok(Woken::Ready),
+            let slice = patience.slice();
+            poll(&mut fds, Some(slice.unwrap_or_default()))?;
+            match fds.map(|fd| fd.revents != 0) {
+                [_, true] => return Ok(Err(Over::Stopped)),
+                [true, _] => return Ok(Ok(())),
                 _ => {}
             }
-            if let Some(over) = over {
-                return Ok(Woken::Over(over));
+            if let Err(over) = slice {
+                return Ok(Err(over));
             }
             patience.look();
         }
     }
 
-    /// Waits until the connection ends, `wake` is signalled or `stop` is.
-    pub fn wait_end(&self, stop: &EventFd, wake: &EventFd) -> io::Result<Ended> {
+    /// Waits until the connection ends, `stop` is signalled or `wake` is: which of the three.
+    pub fn wait_end(&self, stop: &EventFd, wake: &EventFd) -> io::Result<[bool; 3]> {
         let mut fds = [
             poll_fd(self.raw(), libc::POLLRDHUP),
             poll_fd(stop.0.as_raw_fd(), libc::POLLIN),
             poll_fd(wake.0.as_raw_fd(), libc::POLLIN),
         ];
-        loop {
-            poll(&mut fds, None)?;
-            let [socket, stopped, woken] = fds.map(|fd| fd.revents != 0);
-            if stopped || socket || woken {
-                return Ok(match (stopped, socket) {
-                    (true, _) => Ended::Stopped,
-                    (_, true) => Ended::Hangup,
-                    _ => Ended::Woken,
-                });
-            }
-        }
+        while poll(&mut fds, None)? == 0 {}
+        Ok(fds.map(|fd| fd.revents != 0))
     }
 }
 
@@ -384,37 +355,21 @@ impl EventFd {
     pub fn take(&self) -> u64 {
         let mut count = [0; 8];
         // SAFETY: the buffer is valid for its length.
-        let got = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        if got == 8 {
-            u64::from_ne_bytes(count)
-        } else {
-            0
-        }
+        let _zero =
+            unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        u64::from_ne_bytes(count)
     }
 
-    /// Waits until it is signalled (true) or the time is over (false). The count stays.
+    /// Waits until it is signalled (true) or the time is over (false), or earlier for no reason. The
+    /// count stays.
     pub fn wait(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
         let mut fds = [poll_fd(self.0.as_raw_fd(), libc::POLLIN)];
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match poll(&mut fds, Some(left)) {
-                Ok(0) if left.is_zero() => return false,
-                Ok(0) => {}
-                Ok(_) | Err(_) => return true,
-            }
-        }
+        !matches!(poll(&mut fds, Some(time)), Ok(0))
     }
 
     /// The descriptor, to be watched.
     pub const fn descriptor(&self) -> &Arc<OwnedFd> {
         &self.0
-    }
-}
-
-impl AsFd for EventFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 
@@ -439,23 +394,14 @@ fn poll(fds: &mut [libc::pollfd], time: Option<Duration>) -> io::Result<c_int> {
     }
 }
 
-/// Runs `f` with every signal blocked in this thread: a thread started meanwhile inherits the
-/// mask, so that QEMU's signals keep going to the threads that expect them.
-pub fn with_signals_blocked<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: sigset_t is plain data, and both sets are valid for the calls.
-    let old = unsafe {
-        let mut all: libc::sigset_t = mem::zeroed();
-        let mut old: libc::sigset_t = mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        old
-    };
-    let result = f();
-    // SAFETY: `old` is the mask that was in force before.
+/// Blocks every signal in this thread, so that QEMU's go to the threads that expect them.
+pub fn block_signals() {
+    // SAFETY: sigset_t is plain data, and the set is valid for the calls.
     unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, &old, ptr::null_mut());
+        let mut all: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
     }
-    result
 }
 
 /// The effective user of this process, for messages about missing rights.

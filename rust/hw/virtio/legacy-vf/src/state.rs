@@ -9,23 +9,16 @@ use hwcore::{bindings::PropertyInfo, QDevProp};
 use pci::{
     backends::MemoryWatch,
     blocker::MigrationBlocker,
-    property::StringProperty,
-    shown::{self, Shown},
-    FdHandler, PciDevice,
+    property::{self, Shown, StringProperty},
+    ChainedPciDevice, FdHandler, PciDevice,
 };
 use qom::prelude::*;
 use system::MemoryRegion;
 use vfio::VfioPciBase;
 
 use crate::{
-    capabilities::Function,
-    capability_list::HiddenRange,
-    counters::{Counted, Counters, LinkState},
-    doorbell::Address,
-    ioeventfd::KernelDoorbells,
-    isr::Intx,
-    link::{Link, RunningLink},
-    vf::Kind,
+    capabilities::Function, capability_list::HiddenRange, counters::Counters, doorbell::Address,
+    ioeventfd::KernelDoorbells, isr::Intx, link::Link, reconnect::RunningLink, vf::Kind,
 };
 
 /// What the user asked for.
@@ -47,7 +40,7 @@ pub struct Options<'a> {
 }
 
 /// A device of this crate.
-pub trait LegacyVf: Counted + IsA<VfioPciBase> {
+pub trait LegacyVf: ChainedPciDevice + IsA<VfioPciBase> {
     /// Which parent it has.
     const KIND: Kind;
     /// Its properties.
@@ -102,6 +95,15 @@ impl State {
         (!link.is_gone()).then_some(link)
     }
 
+    /// How the connection to the helper stands, as `qom-get link-state` shows it.
+    pub fn link_state(&self) -> &'static str {
+        match self.link().map(|link| link.doorbell.sender()) {
+            None => "closed",
+            Some(None) => "lost",
+            Some(Some(_)) => "connected",
+        }
+    }
+
     /// How doorbells reach the VF now, as `qom-get doorbell-path` shows it; empty while unrealized.
     pub fn doorbell_path(&self) -> &'static str {
         match self.link().map(|link| link.doorbell.address()) {
@@ -130,16 +132,16 @@ impl State {
 impl Shown for State {
     fn text(&self) -> String {
         let Some(link) = self.link() else {
-            return LinkState::Closed.name().to_owned();
+            return self.link_state().to_owned();
         };
         let mut text = format!(
             "VF {}, helper {} {}, doorbells by {}",
             link.target.member,
             link.target.path.display(),
-            self.counters.link.get().name(),
+            self.link_state(),
             self.doorbell_path()
         );
-        if self.counters.state_lost.get() {
+        if link.guest().state_lost {
             text.push_str(", state lost");
         }
         text
@@ -148,5 +150,5 @@ impl Shown for State {
 
 // SAFETY: the description is made for this type.
 unsafe impl QDevProp for State {
-    const BASE_INFO: *const PropertyInfo = &shown::info::<Self>();
+    const BASE_INFO: *const PropertyInfo = &property::shown::<Self>();
 }

@@ -7,11 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The tree that the kernel shows at `/sys`.
-#[derive(Clone, Debug)]
-pub struct Sysfs {
-    root: PathBuf,
-}
+/// The tree that the kernel shows at `/sys`; in a test elsewhere.
+pub struct Sysfs(pub PathBuf);
 
 /// A VF of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,31 +77,20 @@ fn text(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
-impl Default for Sysfs {
-    fn default() -> Self {
-        Self::at("/sys")
-    }
-}
-
 impl Sysfs {
-    /// The tree at `root`.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
-    }
-
     /// The VF with this PCI address.
     pub fn by_address(&self, address: &str) -> Result<HostVf> {
         if !is_address(address) {
             return Err(not_pci(address.as_ref()));
         }
-        self.by_dir(&self.root.join("bus/pci/devices").join(address))
+        self.by_dir(&self.0.join("bus/pci/devices").join(address))
     }
 
     /// The VF whose directory in sysfs is `path`, or a link to it.
     pub fn by_path(&self, path: &str) -> Result<HostVf> {
         // In a test the tree is elsewhere.
         let inside = path.strip_prefix("/sys/").unwrap_or(path);
-        self.by_dir(&self.root.join(inside))
+        self.by_dir(&self.0.join(inside))
     }
 
     /// The VF behind a VFIO device file: from the text of its `/proc/self/fdinfo/N`, or, if that
@@ -118,7 +104,7 @@ impl Sysfs {
         }
         // .../0000:03:00.2/vfio-dev/vfio0
         let class = device.and_then(|(major, minor)| {
-            fs::canonicalize(self.root.join(format!("dev/char/{major}:{minor}"))).ok()
+            fs::canonicalize(self.0.join(format!("dev/char/{major}:{minor}"))).ok()
         });
         let parent = class.as_deref().and_then(Path::parent);
         let function = parent.filter(|p| p.ends_with("vfio-dev"));
@@ -267,7 +253,7 @@ mod tests {
         }
 
         fn sysfs(&self) -> Sysfs {
-            Sysfs::at(&self.0)
+            Sysfs(self.0.clone())
         }
     }
 

@@ -2,13 +2,17 @@
 
 //! The VF's side of `INTx`: vectors are written, and its ISR asked, through the helper.
 
-use legacy_window::{Command, CommandKind, Outcome, Source, Space, Step};
+use legacy_window::{Command, Outcome, Source, Step};
 use virtio_pci_spec::{
-    legacy::{field_of, Register},
+    legacy::Register,
     status::{ISR_CONFIG, ISR_QUEUE},
 };
 
-use crate::{events, guest::Io, link::Link, socket::Patience};
+use crate::{
+    events,
+    link::{Io, Link},
+    socket::Patience,
+};
 
 impl Link {
     /// Writes the VF's vectors that are not as they must be.
@@ -18,7 +22,7 @@ impl Link {
             let guest = self.guest();
             (guest.turn, guest.msix)
         };
-        let held = intx.held();
+        let held = intx.isr().held;
         if !held && !msix {
             // The VF has no vector registers now; whoever switches MSI-X on asks again.
             return;
@@ -57,10 +61,7 @@ impl Link {
             intx.poke(ISR_QUEUE | isr & ISR_CONFIG);
         }
         if settled.given_back {
-            let mut vectors: Vec<u16> = io.window.guest_vectors().collect();
-            vectors.sort_unstable();
-            vectors.dedup();
-            self.guest().tell = vectors;
+            self.guest().tell = io.window.guest_vectors().collect();
             self.main_loop.signal();
         }
         if io.window.settle_stalled() {
@@ -71,13 +72,7 @@ impl Link {
     /// Reads the VF's own ISR, and so clears it. A device sets its configuration bit whether it
     /// sends messages or not.
     fn ask_isr(&self, io: &mut Io, patience: &mut Patience<'_>) -> Option<u8> {
-        let field = field_of(Register::IsrStatus);
-        let command = Command {
-            space: Space::Common,
-            offset: field.offset,
-            len: field.size,
-            kind: CommandKind::Read,
-        };
+        let command = Command::register(Register::IsrStatus, None);
         match self.command(io, command, patience, &mut None) {
             Outcome::Data([isr, ..]) => Some(isr),
             Outcome::Written | Outcome::Failed(_) => None,

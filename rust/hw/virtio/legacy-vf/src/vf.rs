@@ -94,7 +94,7 @@ fn of_host(vf: HostVf, helper: Option<&str>, member: u16) -> Result<Vf, String> 
 
 /// The VF of `fd=`, `sysfsdev=` or `host=`, in the order in which VFIO looks at them.
 fn host_vf(vfio: &VfioPciBase) -> Result<HostVf, String> {
-    let sysfs = Sysfs::default();
+    let sysfs = Sysfs("/sys".into());
     let file = vfio
         .device_file()
         .map_err(|e| format!("the file given with fd= cannot be used: {e}"))?;

@@ -1,10 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Who waits for a vCPU that is inside a device.
+//! Threads inside a device: the big QEMU lock for those that may or may not have it, and who waits
+//! for a vCPU.
 
-use std::{ffi::c_void, ptr};
+use std::{
+    ffi::{c_int, c_void},
+    ptr,
+};
 
 use crate::bindings;
+
+/// Runs `f` with the big QEMU lock held, taking it if this thread does not have it yet.
+///
+/// Never call it while holding a lock that a holder of the big lock may wait for.
+pub fn with_bql<R>(f: impl FnOnce() -> R) -> R {
+    if bql::is_locked() {
+        return f();
+    }
+    // SAFETY: this thread does not hold the lock, so this cannot deadlock on itself; the file name
+    // is a NUL-terminated constant.
+    unsafe {
+        bindings::bql_lock_impl(c"rust/hw/pci/src/threads.rs".as_ptr(), line!() as c_int);
+    }
+    let result = f();
+    // SAFETY: taken above, by this thread.
+    unsafe { bindings::bql_unlock() }
+    result
+}
 
 /// Whether somebody waits until a vCPU leaves what it is doing: the machine stops, is reset or
 /// ends (QEMU halts the vCPUs first), KVM has work for one of them, or memory that this thread may
