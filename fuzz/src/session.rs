@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use helper_server::fake::FakeBackend;
 use helper_server::session::SessionId;
-use helper_server::{Hub, HubConfig, OpError, Peer, Policy};
+use helper_server::{Hub, HubConfig, Peer, Policy};
 use legacy_vf_proto::{
     decode_incoming, ErrorCode, Hello, Incoming, Name, Open, Proof, QueryKind, Reply, Request,
     Space, MAX_MESSAGE,
 };
+use virtio_pf::OpError;
 
 use crate::Choices;
 
@@ -122,7 +123,7 @@ impl Run<'_> {
                     qualifier: u16::from(value) * 257,
                 });
             }
-            4 => b.error = Some(OpError::TimedOut(Duration::from_secs(2))),
+            4 => b.error = Some(OpError::TimedOut),
             5 => b.notify_by_command = value & 1 != 0,
             6 if value == 0xff => b.failure = Some("gone".into()),
             _ => b.error = None,

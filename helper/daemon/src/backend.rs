@@ -101,12 +101,7 @@ fn start_vfio_user(path: &Path, config: &PfConfig) -> anyhow::Result<PfBackend> 
     let function = VfioUserFunction::connect(path, deadlines)
         .with_context(|| format!("PF {}", path.display()))?;
     let pf = Pf::start(Box::new(function), config.clone())?;
-    Ok(PfBackend::new(
-        pf,
-        "vfio-user",
-        config.command_timeout,
-        session_number(),
-    ))
+    Ok(PfBackend::on_vfio_user(pf, session_number()))
 }
 
 /// Decides how many VFs there are to be, and refuses what cannot work before the PF is touched.
@@ -188,7 +183,6 @@ fn start_vfio(
     if !started.adopted {
         fdstore::keep(&function);
     }
-    let timeout = config.command_timeout;
     let pf = Pf::start(Box::new(function), config)?;
     let others = device
         .settle_vfs(options.deadlines.kernel)
@@ -200,5 +194,5 @@ fn start_vfio(
         );
     }
     let files = DeviceFiles::new(device);
-    Ok(PfBackend::new(pf, "vfio", timeout, session_number()).on_vfio(token.0, files))
+    Ok(PfBackend::on_vfio(pf, session_number(), token.0, files))
 }

@@ -55,11 +55,11 @@ pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
     privileges::drop_all();
     let info = backend.info();
     tracing::info!(
-        pf = info.id,
-        virtio_id = info.virtio_id,
+        pf = %info.id,
+        virtio_id = info.vf_virtio_id(),
         vfs = info.num_vfs,
         serial = format!("{:016x}", info.serial),
-        commands = format!("{:#x}", info.commands),
+        commands = format!("{:#x}", info.commands.0),
         socket = %listener.path().display(),
         "Serving"
     );

@@ -131,7 +131,7 @@ impl Pf {
     pub(crate) fn new(function: Box<dyn PciFunction>, config: PfConfig) -> Result<Pf, PfError> {
         let id: Arc<str> = function.id().into();
         let image = ConfigImage::read(&*function)?;
-        let info = identify(&id, &image)?;
+        let info = identify(&id, &image, &config)?;
         let mut owner = [0; 6];
         for (bar, size) in (0u8..).zip(owner.iter_mut()) {
             *size = function.bar(bar).map_or(0, |b| b.size);
@@ -305,7 +305,7 @@ impl Pf {
 }
 
 /// Reads what the function is and refuses what this driver cannot be for.
-fn identify(id: &Arc<str>, image: &ConfigImage) -> Result<PfInfo, PfError> {
+fn identify(id: &Arc<str>, image: &ConfigImage, config: &PfConfig) -> Result<PfInfo, PfError> {
     let bytes = image.bytes();
     let word = |at| get_u16(bytes, at).unwrap_or(0xffff);
     let vendor_id = word(pci::header::VENDOR_ID);
@@ -337,5 +337,6 @@ fn identify(id: &Arc<str>, image: &ConfigImage) -> Result<PfInfo, PfError> {
         vf_type: None,
         commands_offered: OpcodeSet(0),
         commands: OpcodeSet(0),
+        command_timeout: config.command_timeout,
     })
 }

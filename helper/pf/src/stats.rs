@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use virtio_modern_spec::admin::opcode;
+
 /// Counters of one VF.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VfCounters {
@@ -64,6 +66,22 @@ pub struct Counters {
 impl Counters {
     pub(crate) fn vf(&mut self, member: u16) -> Option<&mut VfCounters> {
         self.vfs.get_mut(usize::from(member.checked_sub(1)?))
+    }
+
+    /// What is counted of the PF as a whole, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let commands = self.commands.iter().map(|(o, n)| (opcode::name(*o), *n));
+        commands.chain([
+            ("retries", self.retries),
+            ("timed_out", self.timed_out),
+            ("late", self.late),
+            ("short_replies", self.short_replies),
+            ("kicks", self.kicks),
+            ("kicks_suppressed", self.kicks_suppressed),
+            ("interrupts", self.interrupts),
+            ("spurious_interrupts", self.spurious),
+            ("recoveries", self.recoveries),
+        ])
     }
 
     pub(crate) fn count_status(&mut self, status: u16) {

@@ -2,9 +2,11 @@
 //! What callers hand in and get back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_modern_spec::admin::opcode;
+use virtio_pci_spec::ids::MODERN_DEVICE_BASE;
 use virtio_pci_spec::{config, legacy, DeviceType};
 
 use crate::error::{OpError, SubmitError};
@@ -214,6 +216,19 @@ pub struct PfInfo {
     pub commands_offered: OpcodeSet,
     /// Commands in use for the SR-IOV group.
     pub commands: OpcodeSet,
+    /// Longest time that one operation can take, retries included.
+    pub command_timeout: Duration,
+}
+
+impl PfInfo {
+    /// Virtio device ID of the VFs. The modern device ID tells the type even where it has no legacy
+    /// form.
+    pub fn vf_virtio_id(&self) -> u16 {
+        self.vf_type.map_or_else(
+            || self.vf_device_id.saturating_sub(MODERN_DEVICE_BASE),
+            DeviceType::virtio_id,
+        )
+    }
 }
 
 /// How [`Pf::notify`](crate::Pf::notify) did it.

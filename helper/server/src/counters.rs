@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use legacy_vf_proto::{ErrorCode, MessageType, Space};
+use legacy_vf_proto::{ErrorCode, MessageType};
+use virtio_pf::{Access, LegacyOp, Space};
 
-use crate::backend::Operation;
 use crate::histogram::Histogram;
 
 /// Different (status, qualifier) pairs that are told apart; the device chooses them freely.
@@ -68,12 +68,12 @@ pub struct AccessCounters {
 
 impl AccessCounters {
     /// Counts the start of an access.
-    pub fn started(&mut self, op: &Operation) {
-        let count = match (op.space, op.data) {
-            (Space::Common, None) => &mut self.common_read,
-            (Space::Common, Some(_)) => &mut self.common_write,
-            (Space::Device, None) => &mut self.device_read,
-            (Space::Device, Some(_)) => &mut self.device_write,
+    pub fn started(&mut self, op: &LegacyOp) {
+        let count = match (op.space, op.access) {
+            (Space::Common, Access::Read { .. }) => &mut self.common_read,
+            (Space::Common, Access::Write { .. }) => &mut self.common_write,
+            (Space::Device, Access::Read { .. }) => &mut self.device_read,
+            (Space::Device, Access::Write { .. }) => &mut self.device_write,
         };
         *count += 1;
     }

@@ -10,12 +10,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use legacy_vf_proto::{NotifyKind, Space};
-
-use crate::backend::{
-    AccessBackend, BackendEvent, BackendState, Completion, Notified, NotifyAddress, OpError,
-    Operation, PfSummary, Polled, SubmitError,
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_pci_spec::DeviceType;
+use virtio_pf::{
+    Access, Completion, Counters, LegacyOp, Notified, NotifyAddress, NotifyKind, OpError, PfError,
+    PfEvent, PfInfo, PfState, Space, SubmitError, VfInfo,
 };
+
+use crate::backend::{AccessBackend, Served};
 use crate::device_files::DeviceFiles;
 use crate::proof::ProofError;
 
@@ -33,11 +35,11 @@ pub struct Behaviour {
     /// The PF has failed for this reason.
     pub failure: Option<String>,
     /// Events to give out.
-    pub events: Vec<BackendEvent>,
+    pub events: Vec<PfEvent>,
     /// Notifications travel as commands.
     pub notify_by_command: bool,
     /// Accesses seen: member and operation.
-    pub log: Vec<(u16, Operation)>,
+    pub log: Vec<(u16, LegacyOp)>,
     /// Whether `log` is kept.
     pub keep_log: bool,
     /// Notifications seen: member and queue.
@@ -74,14 +76,32 @@ impl Control {
 struct Running {
     token: u64,
     member: u16,
-    op: Operation,
+    op: LegacyOp,
     due: Instant,
+}
+
+fn vf(member: u16) -> VfInfo {
+    let address = NotifyAddress {
+        kind: NotifyKind::Owner,
+        bar: 4,
+        offset: u64::from(member) * 4,
+        checked: true,
+    };
+    VfInfo {
+        member,
+        notify: Some(address),
+        owner_notify: Some(address),
+    }
 }
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct FakeBackend {
-    info: PfSummary,
+    info: PfInfo,
+    served: Served,
+    vfs: Vec<VfInfo>,
+    state: PfState,
+    counters: Counters,
     control: Control,
     woken: UnixStream,
     /// With VFs that have VFIO device files: the token, and how files are looked at.
@@ -101,23 +121,35 @@ impl FakeBackend {
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
         Ok(FakeBackend {
-            info: PfSummary {
+            info: PfInfo {
                 id: "fake-pf".into(),
-                transport: "vfio-user",
-                vfio_fds: false,
-                virtio_id: 1,
                 vendor_id: 0x1af4,
                 device_id: 0x1041,
-                vf_device_id: 0x1041,
+                revision: 1,
+                device_type: Some(DeviceType::Net),
                 serial: 0x1122_3344_5566_7788,
-                num_vfs,
+                features_offered: 1 << 32 | 1 << 37 | 1 << 41,
                 features: 1 << 32 | 1 << 37 | 1 << 41,
                 admin_queue_index: 3,
+                admin_queue_num: 1,
                 admin_queue_size: 64,
-                commands: 0x7f,
-                access_deadline: Duration::from_secs(2),
+                vectors: 0,
+                num_vfs,
+                vfs_kept: false,
+                vf_device_id: 0x1041,
+                vf_type: Some(DeviceType::Net),
+                commands_offered: OpcodeSet(0x7f),
+                commands: OpcodeSet(0x7f),
+                command_timeout: Duration::from_secs(2),
+            },
+            served: Served {
+                transport: "vfio-user",
+                vfio_fds: false,
                 session: 1,
             },
+            vfs: (1..=num_vfs).map(vf).collect(),
+            state: PfState::Running,
+            counters: Counters::default(),
             control: Control {
                 behaviour: Arc::default(),
                 wake: Arc::new(wake),
@@ -130,14 +162,19 @@ impl FakeBackend {
     }
 
     /// Changes what is fixed about the PF; before it is served.
-    pub fn info_mut(&mut self) -> &mut PfSummary {
+    pub fn info_mut(&mut self) -> &mut PfInfo {
         &mut self.info
+    }
+
+    /// Changes how it is served; before it is.
+    pub fn served_mut(&mut self) -> &mut Served {
+        &mut self.served
     }
 
     /// Its VFs have VFIO device files and this token.
     pub fn on_vfio(&mut self, token: [u8; 16], files: DeviceFiles) {
-        self.info.transport = "vfio";
-        self.info.vfio_fds = true;
+        self.served.transport = "vfio";
+        self.served.vfio_fds = true;
         self.vfio = Some((token, files));
     }
 
@@ -146,7 +183,17 @@ impl FakeBackend {
         self.control.clone()
     }
 
-    fn execute(&mut self, member: u16, op: &Operation) -> [u8; 8] {
+    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
+        match self.vf(member) {
+            Some(_) => Ok(()),
+            None => Err(SubmitError::NoSuchVf {
+                member,
+                num_vfs: self.info.num_vfs,
+            }),
+        }
+    }
+
+    fn execute(&mut self, member: u16, op: &LegacyOp) -> [u8; 8] {
         let mut out = [0; 8];
         let vf = usize::from(member)
             .checked_sub(1)
@@ -161,28 +208,26 @@ impl FakeBackend {
         let bytes = space
             .iter_mut()
             .skip(usize::from(op.offset))
-            .take(usize::from(op.len));
-        match op.data {
-            Some(data) => bytes.zip(data).for_each(|(dst, src)| *dst = src),
-            None => out.iter_mut().zip(bytes).for_each(|(dst, src)| *dst = *src),
+            .take(usize::from(op.len()));
+        match op.access {
+            Access::Write { data, .. } => bytes.zip(data).for_each(|(dst, src)| *dst = src),
+            Access::Read { .. } => out.iter_mut().zip(bytes).for_each(|(dst, src)| *dst = *src),
         }
         out
     }
 }
 
 impl AccessBackend for FakeBackend {
-    fn info(&self) -> &PfSummary {
+    fn info(&self) -> &PfInfo {
         &self.info
     }
 
-    fn notify_address(&self, member: u16) -> Option<NotifyAddress> {
-        (1..=self.info.num_vfs)
-            .contains(&member)
-            .then_some(NotifyAddress {
-                kind: NotifyKind::Owner,
-                bar: 4,
-                offset: u64::from(member) * 4,
-            })
+    fn served(&self) -> &Served {
+        &self.served
+    }
+
+    fn vf(&self, member: u16) -> Option<&VfInfo> {
+        self.vfs.get(usize::from(member.checked_sub(1)?))
     }
 
     fn vf_token(&self) -> Option<[u8; 16]> {
@@ -199,20 +244,21 @@ impl AccessBackend for FakeBackend {
     fn submit(
         &mut self,
         member: u16,
-        op: Operation,
+        op: LegacyOp,
         token: u64,
         now: Instant,
     ) -> Result<(), SubmitError> {
-        if self.notify_address(member).is_none() {
-            return Err(SubmitError::NoSuchVf(member));
-        }
+        self.check_member(member)?;
         let control = self.control.clone();
         let mut b = control.get();
         if let Some(why) = &b.failure {
-            return Err(SubmitError::PfFailed(why.clone()));
+            return Err(SubmitError::PfFailed(why.as_str().into()));
         }
         if b.capacity != 0 && self.running.len() >= b.capacity {
-            return Err(SubmitError::Full);
+            return Err(SubmitError::QueueFull {
+                member,
+                waiting: self.running.len(),
+            });
         }
         if b.keep_log {
             b.log.push((member, op));
@@ -228,12 +274,10 @@ impl AccessBackend for FakeBackend {
     }
 
     fn notify(&mut self, member: u16, queue: u16, _now: Instant) -> Result<Notified, SubmitError> {
-        if self.notify_address(member).is_none() {
-            return Err(SubmitError::NoSuchVf(member));
-        }
+        self.check_member(member)?;
         let mut b = self.control.get();
         if let Some(why) = &b.failure {
-            return Err(SubmitError::PfFailed(why.clone()));
+            return Err(SubmitError::PfFailed(why.as_str().into()));
         }
         if b.keep_log {
             b.notifications.push((member, queue));
@@ -245,37 +289,45 @@ impl AccessBackend for FakeBackend {
         })
     }
 
-    fn poll(&mut self, now: Instant, out: &mut Polled) {
+    fn poll(&mut self, now: Instant) -> Vec<Completion> {
+        let mut out = Vec::new();
         let mut drain = [0; 64];
         let _nothing = self.woken.read(&mut drain);
         let (stuck, error, failure) = {
-            let mut b = self.control.get();
-            out.events.append(&mut b.events);
+            let b = self.control.get();
             (b.stuck, b.error.clone(), b.failure.clone())
         };
         if let Some(why) = failure {
-            out.done.extend(self.running.drain(..).map(|r| Completion {
+            self.state = PfState::Failed(why.as_str().into());
+            out.extend(self.running.drain(..).map(|r| Completion {
+                member: r.member,
                 token: r.token,
-                result: Err(OpError::PfFailed(why.clone())),
+                result: Err(OpError::PfFailed(why.as_str().into())),
             }));
-            return;
+            return out;
         }
         if stuck {
-            return;
+            return out;
         }
         while self.running.front().is_some_and(|r| r.due <= now) {
             let Some(r) = self.running.pop_front() else {
-                return;
+                break;
             };
             let result = match &error {
                 Some(e) => Err(e.clone()),
                 None => Ok(self.execute(r.member, &r.op)),
             };
-            out.done.push(Completion {
+            out.push(Completion {
+                member: r.member,
                 token: r.token,
                 result,
             });
         }
+        out
+    }
+
+    fn take_events(&mut self) -> Vec<PfEvent> {
+        std::mem::take(&mut self.control.get().events)
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -293,18 +345,15 @@ impl AccessBackend for FakeBackend {
         Duration::ZERO
     }
 
-    fn state(&self) -> BackendState {
-        match &self.control.get().failure {
-            Some(why) => BackendState::Failed(why.clone()),
-            None => BackendState::Running,
-        }
+    fn state(&self) -> &PfState {
+        &self.state
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        vec![("fake", 1)]
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    fn shutdown(&mut self) -> Result<(), String> {
+    fn shutdown(&mut self) -> Result<(), PfError> {
         self.control.get().shut_down = true;
         Ok(())
     }

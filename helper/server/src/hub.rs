@@ -8,7 +8,7 @@ mod lifecycle;
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{AccessBackend, Polled};
+use crate::backend::AccessBackend;
 use crate::counters::Counters;
 use crate::peer::Peer;
 use crate::policy::Policy;
@@ -88,7 +88,6 @@ pub struct Hub<B> {
     dirty: Vec<SessionId>,
     /// When deadlines of sessions must be looked at; never later than the first of them.
     next_scan: Option<Instant>,
-    polled: Polled,
 }
 
 impl<B: AccessBackend> Hub<B> {
@@ -114,7 +113,6 @@ impl<B: AccessBackend> Hub<B> {
             next_retry: None,
             dirty: Vec::new(),
             next_scan: None,
-            polled: Polled::default(),
         }
     }
 

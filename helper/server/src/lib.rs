@@ -40,7 +40,7 @@ pub mod registry;
 pub mod session;
 mod wire;
 
-pub use backend::{AccessBackend, Completion, OpError, Operation, SubmitError};
+pub use backend::{AccessBackend, Served};
 pub use hub::{Hub, HubConfig};
 pub use peer::Peer;
 pub use pf_backend::PfBackend;

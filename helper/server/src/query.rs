@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use legacy_vf_proto::{ErrorCode, NotifyKind, QueryKind};
+use legacy_vf_proto::{ErrorCode, QueryKind};
 use serde::Serialize;
 use virtio_modern_spec::admin::{list::OpcodeSet, opcode, qualifier, status};
 use virtio_pci_spec::DeviceType;
+use virtio_pf::{NotifyAddress, NotifyKind, VfInfo};
 
-use crate::backend::{AccessBackend, NotifyAddress};
+use crate::backend::AccessBackend;
 use crate::counters::AccessCounters;
 use crate::histogram::Histogram;
 use crate::hub::{Hub, Stage};
@@ -197,8 +198,8 @@ fn type_name(virtio_id: u16) -> &'static str {
 }
 
 /// The names of the opcodes of a set.
-fn command_names(commands: u64) -> Vec<String> {
-    OpcodeSet(commands)
+fn command_names(commands: OpcodeSet) -> Vec<String> {
+    commands
         .iter()
         .map(|o| match opcode::name(o) {
             "unknown" => format!("{o:#x}"),
@@ -207,22 +208,20 @@ fn command_names(commands: u64) -> Vec<String> {
         .collect()
 }
 
-fn notify(address: NotifyAddress) -> NotifyPart {
-    let kind = match address.kind {
-        NotifyKind::None => "none",
-        NotifyKind::Owner => "owner",
-        NotifyKind::Member => "member",
-    };
-    let known = address.kind != NotifyKind::None;
+fn notify(address: Option<NotifyAddress>) -> NotifyPart {
     NotifyPart {
-        kind,
-        bar: known.then_some(address.bar),
-        offset: known.then_some(address.offset),
+        kind: match address.map(|a| a.kind) {
+            None => "none",
+            Some(NotifyKind::Owner) => "owner",
+            Some(NotifyKind::Member) => "member",
+        },
+        bar: address.map(|a| a.bar),
+        offset: address.map(|a| a.offset),
     }
 }
 
 fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
-    let info = hub.backend().info();
+    let (info, served) = (hub.backend().info(), hub.backend().served());
     let (state, failure) = match hub.stage() {
         Stage::Serving => ("serving", None),
         Stage::Draining(_) => ("shutting-down", None),
@@ -243,13 +242,13 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
         },
         pf: PfPart {
             id: prefix(&info.id, 200).to_owned(),
-            transport: info.transport,
+            transport: served.transport,
             state: hub.backend().state().name(),
             vendor_id: info.vendor_id,
             device_id: info.device_id,
             vf_device_id: info.vf_device_id,
-            virtio_id: info.virtio_id,
-            kind: type_name(info.virtio_id),
+            virtio_id: info.vf_virtio_id(),
+            kind: type_name(info.vf_virtio_id()),
             serial: format!("{:016x}", info.serial),
             features: format!("{:#x}", info.features),
             admin_queue: QueuePart {
@@ -257,8 +256,8 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
                 size: info.admin_queue_size,
             },
             commands: command_names(info.commands),
-            access_deadline_ms: u64::try_from(info.access_deadline.as_millis()).unwrap_or(u64::MAX),
-            session: format!("{:016x}", info.session),
+            access_deadline_ms: u64::try_from(info.command_timeout.as_millis()).unwrap_or(u64::MAX),
+            session: format!("{:016x}", served.session),
         },
         vfs: VfsPart {
             enabled: info.num_vfs,
@@ -269,20 +268,16 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
     }
 }
 
-fn vf<B: AccessBackend>(
-    hub: &Hub<B>,
-    member: u16,
-    address: NotifyAddress,
-    now: Instant,
-) -> VfAnswer {
-    let owner = hub.registry().owner(member);
+fn vf<B: AccessBackend>(hub: &Hub<B>, vf: &VfInfo, now: Instant) -> VfAnswer {
+    let owner = hub.registry().owner(vf.member);
+    let virtio_id = hub.backend().info().vf_virtio_id();
     VfAnswer {
-        member,
-        virtio_id: hub.backend().info().virtio_id,
-        kind: type_name(hub.backend().info().virtio_id),
+        member: vf.member,
+        virtio_id,
+        kind: type_name(virtio_id),
         state: if owner.is_some() { "open" } else { "free" },
         owner: owner.map(|o| owner_part(hub, o, now)),
-        notify: notify(address),
+        notify: notify(vf.notify),
     }
 }
 
@@ -336,7 +331,7 @@ fn counters<B: AccessBackend>(hub: &Hub<B>) -> CountersAnswer {
                 .collect(),
             device_others: c.device.others()
                 + c.device.iter().skip(MAX_STATUSES).map(|d| d.2).sum::<u64>(),
-            pf: hub.backend().counters().into_iter().take(40).collect(),
+            pf: hub.backend().counters().named().take(40).collect(),
         }),
     }
 }
@@ -370,8 +365,8 @@ pub fn answer<B: AccessBackend>(
     let json = match (what, member) {
         (QueryKind::HELPER, _) => serde_json::to_string(&helper(hub, now)),
         (QueryKind::VF, _) => {
-            let address = hub.notify_address(member).filter(|_| member != 0);
-            serde_json::to_string(&vf(hub, member, address.ok_or_else(no_such_vf)?, now))
+            let found = hub.backend().vf(member).ok_or_else(no_such_vf)?;
+            serde_json::to_string(&vf(hub, found, now))
         }
         (QueryKind::COUNTERS, 0) => serde_json::to_string(&counters(hub)),
         (QueryKind::COUNTERS, _) => serde_json::to_string(&CountersAnswer {

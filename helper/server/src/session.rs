@@ -13,8 +13,8 @@ use legacy_vf_proto::{
     Request, HEADER_LEN, MAX_MESSAGE,
 };
 use legacy_vf_proto_server::{decode_request, DecodeError, EncodeEvent, EncodeReply};
+use virtio_pf::{Access, LegacyOp};
 
-use crate::backend::Operation;
 use crate::peer::Peer;
 use crate::received::ReceivedFile;
 
@@ -102,7 +102,7 @@ pub enum Job {
         /// The VF.
         member: u16,
         /// The access.
-        op: Operation,
+        op: LegacyOp,
     },
     /// Notify a queue of the VF of this connection.
     Notify {
@@ -134,7 +134,7 @@ pub struct InFlight {
     /// Whom to answer.
     pub request: RequestId,
     /// What it is.
-    pub op: Operation,
+    pub op: LegacyOp,
     /// Since when.
     pub started: Instant,
 }
@@ -444,8 +444,10 @@ pub fn job_kind(job: &Job) -> MessageType {
     match job {
         Job::Open { .. } => MessageType::Open,
         Job::Token { .. } => MessageType::Token,
-        Job::Access { op, .. } if op.data.is_none() => MessageType::Read,
-        Job::Access { .. } => MessageType::Write,
+        Job::Access { op, .. } => match op.access {
+            Access::Read { .. } => MessageType::Read,
+            Access::Write { .. } => MessageType::Write,
+        },
         Job::Notify { .. } => MessageType::Notify,
         Job::Query { .. } => MessageType::Query,
     }

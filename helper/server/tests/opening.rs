@@ -8,6 +8,7 @@ mod common;
 use common::{hello, open, query, read, write, Answer, Bench};
 use helper_server::{HubConfig, Peer, Policy};
 use legacy_vf_proto::{ErrorCode, Hello, Name, NotifyKind, Open, Proof, QueryKind, Request};
+use virtio_modern_spec::admin::list::OpcodeSet;
 
 fn open_with(change: impl FnOnce(&mut Open)) -> Request {
     let mut o = Open {
@@ -206,7 +207,7 @@ fn strangers_may_ask_but_not_open() {
 
 #[test]
 fn with_device_files_proof_is_needed() {
-    let mut b = Bench::with(2, HubConfig::default(), |f| f.info_mut().vfio_fds = true);
+    let mut b = Bench::with(2, HubConfig::default(), |f| f.served_mut().vfio_fds = true);
     let id = b.connect();
     b.ask(id, &hello());
     let answer = b.ask(id, &open(1));
@@ -219,7 +220,9 @@ fn with_device_files_proof_is_needed() {
 
 #[test]
 fn a_pf_without_legacy_commands_is_named_as_such() {
-    let mut b = Bench::with(2, HubConfig::default(), |f| f.info_mut().commands = 0x3);
+    let mut b = Bench::with(2, HubConfig::default(), |f| {
+        f.info_mut().commands = OpcodeSet(0x3)
+    });
     let id = b.connect();
     b.ask(id, &hello());
     let answer = b.ask(id, &open(1));

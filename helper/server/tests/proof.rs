@@ -14,7 +14,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{encode, hello, open, read, Answer, TestClient, TestServer};
-use helper_server::backend::BackendEvent;
 use helper_server::device_files::DeviceFiles;
 use helper_server::proof::PciAddress;
 use helper_server::{Ended, HubConfig, Peer, Policy};
@@ -22,6 +21,7 @@ use legacy_vf_proto::{ErrorCode, EventKind, Open, Proof, Request};
 use pci_transport::vfio::Host;
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use test_kit::patience::OwnTime;
+use virtio_pf::PfEvent;
 
 const PF: &str = "0000:01:00.0";
 const TOKEN: [u8; 16] = [7; 16];
@@ -223,7 +223,7 @@ fn the_host_gets_its_pf_back_and_clients_are_told() {
     let begun = OwnTime::start();
     // The kernel asks more than once.
     server.control.set(|b| {
-        b.events = vec![BackendEvent::RemovalRequested; 3];
+        b.events = vec![PfEvent::RemovalRequested; 3];
     });
     assert!(matches!(c.next(), Some((0, Answer::Event(e))) if e.kind == EventKind::SHUTDOWN));
     // What was in flight is finished.

@@ -8,8 +8,10 @@ mod common;
 use std::time::Duration;
 
 use common::{encode, hello, query, read, write, Answer, Bench};
-use helper_server::{HubConfig, OpError, Peer};
+use helper_server::{HubConfig, Peer};
 use legacy_vf_proto::{ErrorCode, EventKind, QueryKind, Request, Space, MAX_MESSAGE};
+use virtio_modern_spec::admin::list::OpcodeSet;
+use virtio_pf::{OpError, PfEvent};
 
 #[test]
 fn replies_come_in_the_order_of_requests() {
@@ -169,7 +171,7 @@ fn every_status_and_qualifier_reaches_the_client() {
     );
     for (error, code, text) in [
         (
-            OpError::TimedOut(Duration::from_secs(2)),
+            OpError::TimedOut,
             ErrorCode::TIMED_OUT,
             "no answer of the device within 2s",
         ),
@@ -292,13 +294,14 @@ fn a_failed_pf_is_told_to_all_and_refuses_everything() {
 
 #[test]
 fn a_reset_pf_is_told_to_all() {
-    use helper_server::backend::BackendEvent;
     let mut b = Bench::new(1);
     let id = b.opened(1);
     b.control.set(|c| {
         c.events = vec![
-            BackendEvent::Resetting("stuck".into()),
-            BackendEvent::Recovered,
+            PfEvent::Reset {
+                cause: "stuck".into(),
+            },
+            PfEvent::Recovered { attempts: 1 },
         ];
     });
     b.hub.poll(b.now);
@@ -346,8 +349,8 @@ fn shutdown_finishes_what_is_in_flight_and_refuses_the_rest() {
 #[test]
 fn questions_are_answered_with_json_that_fits() {
     let mut b = Bench::with(2000, HubConfig::default(), |f| {
-        f.info_mut().id = "x".repeat(5000);
-        f.info_mut().commands = u64::MAX;
+        f.info_mut().id = "x".repeat(5000).into();
+        f.info_mut().commands = OpcodeSet(u64::MAX);
     });
     let ids: Vec<_> = (1..=300).map(|m| b.opened(m)).collect();
     let id = ids[0];

@@ -4,8 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use virtio_pf::{Completion, PfState};
+
 use super::{Hub, Stage};
-use crate::backend::{AccessBackend, BackendState, Polled};
+use crate::backend::AccessBackend;
 use crate::ratelimit::Kind;
 use crate::received::ReceivedFile;
 use crate::session::SessionId;
@@ -48,29 +50,27 @@ impl<B: AccessBackend> Hub<B> {
 
     /// Moves everything on. Returns how many operations have ended.
     pub fn poll(&mut self, now: Instant) -> usize {
-        let mut polled = std::mem::take(&mut self.polled);
-        self.backend.poll(now, &mut polled);
-        self.polled(polled, now)
+        let done = self.backend.poll(now);
+        self.polled(done, now)
     }
 
     /// Like [`Hub::poll`], but waits busily for at most `budget` until an operation has ended.
     pub fn poll_spinning(&mut self, budget: Duration) -> usize {
-        let mut polled = std::mem::take(&mut self.polled);
-        self.backend.poll_spinning(budget, &mut polled);
-        self.polled(polled, Instant::now())
+        let done = self.backend.poll_spinning(budget);
+        self.polled(done, Instant::now())
     }
 
-    fn polled(&mut self, mut polled: Polled, now: Instant) -> usize {
-        let ended = polled.done.len();
-        for completion in polled.done.drain(..) {
+    fn polled(&mut self, done: Vec<Completion>, now: Instant) -> usize {
+        let ended = done.len();
+        for completion in done {
             self.complete(completion, now);
         }
-        for event in polled.events.drain(..) {
-            self.backend_event(event, now);
+        for event in self.backend.take_events() {
+            self.pf_event(&event, now);
         }
-        self.polled = polled;
         if self.stage == Stage::Serving {
-            if let BackendState::Failed(cause) = self.backend.state() {
+            if let PfState::Failed(cause) = self.backend.state() {
+                let cause = cause.to_string();
                 self.pf_failed(cause);
             }
         }

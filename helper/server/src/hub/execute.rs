@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Execution of the sessions' jobs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use legacy_vf_proto::{ErrorCode, Open, OpenReply, Proof, Reply, Space};
+use legacy_vf_proto::{ErrorCode, NotifyKind, Open, OpenReply, Proof, Reply};
 use virtio_modern_spec::admin::{list::OpcodeSet, qualifier, status};
 use virtio_pci_spec::legacy;
+use virtio_pf::{
+    Access, Completion, LegacyOp, Notified, NotifyAddress, OpError, Space, SubmitError,
+};
 
 use super::{Hub, Stage};
-use crate::backend::{
-    AccessBackend, Completion, Notified, NotifyAddress, OpError, Operation, SubmitError,
-};
+use crate::backend::AccessBackend;
 use crate::peer::Peer;
 use crate::proof::ProofError;
 use crate::query;
@@ -23,8 +24,11 @@ use crate::session::{InFlight, Job, RequestId, Session};
 pub(super) struct Refusal(pub ErrorCode, pub String);
 
 /// Where an operation goes, for messages.
-pub(crate) fn place(op: &Operation) -> String {
-    let verb = if op.data.is_some() { "write" } else { "read" };
+fn place(op: &LegacyOp) -> String {
+    let verb = match op.access {
+        Access::Read { .. } => "read",
+        Access::Write { .. } => "write",
+    };
     let (space, register) = match op.space {
         Space::Common => (
             "common",
@@ -35,12 +39,28 @@ pub(crate) fn place(op: &Operation) -> String {
     let register = register.map_or(String::new(), |r| format!(" ({r})"));
     format!(
         "{verb} of {} bytes at {space}+{:#x}{register}",
-        op.len, op.offset
+        op.len(),
+        op.offset
     )
 }
 
+/// The protocol's number for where notifications go.
+fn notify_kind(address: Option<NotifyAddress>) -> NotifyKind {
+    use virtio_pf::NotifyKind as Kind;
+    match address.map(|a| a.kind) {
+        None => NotifyKind::None,
+        Some(Kind::Owner) => NotifyKind::Owner,
+        Some(Kind::Member) => NotifyKind::Member,
+    }
+}
+
 /// The code and text for an operation that failed.
-fn describe(error: &OpError, member: u16, what: &str) -> (ErrorCode, u16, u16, String) {
+fn describe(
+    error: &OpError,
+    limit: Duration,
+    member: u16,
+    what: &str,
+) -> (ErrorCode, u16, u16, String) {
     match error {
         OpError::Device {
             status: s,
@@ -61,12 +81,12 @@ fn describe(error: &OpError, member: u16, what: &str) -> (ErrorCode, u16, u16, S
             0,
             format!("VF {member}: {what}: the device gave {got} bytes instead of {want}"),
         ),
-        OpError::TimedOut(after) => (
+        OpError::TimedOut => (
             ErrorCode::TIMED_OUT,
             0,
             0,
             format!(
-                "VF {member}: {what}: no answer of the device within {after:?}; it may still \
+                "VF {member}: {what}: no answer of the device within {limit:?}; it may still \
                  execute the command later"
             ),
         ),
@@ -169,14 +189,11 @@ impl<B: AccessBackend> Hub<B> {
         let member = self.prove(session.peer(), open, files)?;
         let info = self.backend.info();
         let pf = &info.id;
-        let address = match self.backend.notify_address(member) {
-            Some(address) if member != 0 => address,
-            _ => {
-                return refuse(
-                    ErrorCode::NO_SUCH_VF,
-                    format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
-                )
-            }
+        let Some(vf) = self.backend.vf(member) else {
+            return refuse(
+                ErrorCode::NO_SUCH_VF,
+                format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
+            );
         };
         if open.serial != 0 && info.serial != 0 && open.serial != info.serial {
             return refuse(
@@ -188,36 +205,36 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             );
         }
-        if open.virtio_id != 0 && open.virtio_id != info.virtio_id {
+        let virtio_id = info.vf_virtio_id();
+        if open.virtio_id != 0 && open.virtio_id != virtio_id {
             return refuse(
                 ErrorCode::WRONG_TYPE,
                 format!(
                     "The VFs of PF {pf} have the virtio device ID {}, the client expects {}",
-                    info.virtio_id, open.virtio_id
+                    virtio_id, open.virtio_id
                 ),
             );
         }
-        let commands = OpcodeSet(info.commands);
-        if !commands.contains_all(OpcodeSet::LEGACY_ACCESS) {
+        if !info.commands.contains_all(OpcodeSet::LEGACY_ACCESS) {
             return refuse(
                 ErrorCode::NOT_SUPPORTED,
                 format!(
                     "PF {pf} does not offer the legacy register access commands (opcodes 2 to 5); \
                      commands in use: {:#x}",
-                    info.commands
+                    info.commands.0
                 ),
             );
         }
         let reply = OpenReply {
             member,
-            virtio_id: info.virtio_id,
+            virtio_id,
             num_vfs: info.num_vfs,
-            notify_kind: address.kind,
-            notify_bar: address.bar,
-            notify_offset: address.offset,
-            commands: info.commands,
-            deadline_ms: u32::try_from(info.access_deadline.as_millis()).unwrap_or(u32::MAX),
-            session: info.session,
+            notify_kind: notify_kind(vf.notify),
+            notify_bar: vf.notify.map_or(0, |a| a.bar),
+            notify_offset: vf.notify.map_or(0, |a| a.offset),
+            commands: info.commands.0,
+            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
+            session: self.backend.served().session,
         };
         let owner = Owner {
             session: session.id(),
@@ -261,7 +278,7 @@ impl<B: AccessBackend> Hub<B> {
 
     /// The VF that the client may open: the one it names, or the one it shows to hold.
     fn prove(&self, peer: Peer, open: &Open, files: &[ReceivedFile]) -> Result<u16, Refusal> {
-        let vfio_fds = self.backend.info().vfio_fds;
+        let vfio_fds = self.backend.served().vfio_fds;
         match open.proof {
             Proof::NONE => self
                 .config
@@ -301,14 +318,14 @@ impl<B: AccessBackend> Hub<B> {
     /// Tells the token. Whoever may connect may know it where a proof is asked for at OPEN: without
     /// the VF's device file it opens nothing.
     fn token(&mut self, session: &mut Session, request: RequestId, member: u16) {
-        let info = self.backend.info();
-        let denied = match info.vfio_fds {
+        let (info, served) = (self.backend.info(), self.backend.served());
+        let denied = match served.vfio_fds {
             true => None,
             false => self.config.policy.unproven(session.peer(), false).err(),
         };
         let (code, text) = if let Some(why) = denied {
             (ErrorCode::ACCESS_DENIED, why.to_string())
-        } else if member == 0 || self.backend.notify_address(member).is_none() {
+        } else if self.backend.vf(member).is_none() {
             (
                 ErrorCode::NO_SUCH_VF,
                 format!(
@@ -323,7 +340,7 @@ impl<B: AccessBackend> Hub<B> {
                 ErrorCode::NOT_SUPPORTED,
                 format!(
                     "PF {} is reached over {}, where VFs need no token",
-                    info.id, info.transport
+                    info.id, served.transport
                 ),
             )
         };
@@ -340,7 +357,7 @@ impl<B: AccessBackend> Hub<B> {
         session: &mut Session,
         request: RequestId,
         member: u16,
-        op: Operation,
+        op: LegacyOp,
         now: Instant,
     ) {
         let token = self.token_for(session);
@@ -355,7 +372,9 @@ impl<B: AccessBackend> Hub<B> {
                     started: now,
                 });
             }
-            Err(SubmitError::Full) => session.stall(request, Job::Access { member, op }),
+            Err(SubmitError::QueueFull { .. }) => {
+                session.stall(request, Job::Access { member, op })
+            }
             Err(e) => self.not_submitted(session, request, member, &place(&op), &e, now),
         }
     }
@@ -372,11 +391,13 @@ impl<B: AccessBackend> Hub<B> {
             Ok(how) => {
                 self.counters.access(member, |c| {
                     c.notifications += 1;
-                    c.notify_commands += u64::from(how == Notified::Command);
+                    c.notify_commands += u64::from(how != Notified::Address);
                 });
                 session.reply(request, &Reply::Notify);
             }
-            Err(SubmitError::Full) => session.stall(request, Job::Notify { member, queue }),
+            Err(SubmitError::QueueFull { .. }) => {
+                session.stall(request, Job::Notify { member, queue })
+            }
             Err(e) => {
                 let what = format!("notification of queue {queue}");
                 self.not_submitted(session, request, member, &what, &e, now);
@@ -394,10 +415,10 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) {
         let code = match error {
-            SubmitError::NoSuchVf(_) => ErrorCode::NO_SUCH_VF,
-            SubmitError::NotSupported(_) => ErrorCode::NOT_SUPPORTED,
-            SubmitError::OutOfRange(_) => ErrorCode::OUT_OF_RANGE,
-            SubmitError::Full => ErrorCode::TOO_MANY,
+            SubmitError::NoSuchVf { .. } => ErrorCode::NO_SUCH_VF,
+            SubmitError::NotOffered { .. } => ErrorCode::NOT_SUPPORTED,
+            SubmitError::NotOneField { .. } => ErrorCode::OUT_OF_RANGE,
+            SubmitError::QueueFull { .. } => ErrorCode::TOO_MANY,
             SubmitError::PfFailed(_) => ErrorCode::PF_FAILED,
             SubmitError::Shutdown => ErrorCode::SHUTTING_DOWN,
         };
@@ -447,14 +468,14 @@ impl<B: AccessBackend> Hub<B> {
             Ok(data) => {
                 let latency = now.saturating_duration_since(ended.started);
                 self.counters.access(member, |c| c.succeeded(latency));
-                let reply = match ended.op.data {
-                    None => Reply::Read { data },
-                    Some(_) => Reply::Write,
+                let reply = match ended.op.access {
+                    Access::Read { .. } => Reply::Read { data },
+                    Access::Write { .. } => Reply::Write,
                 };
                 session.reply(ended.request, &reply);
             }
             Err(error) => {
-                let timed_out = matches!(error, OpError::TimedOut(_));
+                let timed_out = error == OpError::TimedOut;
                 self.counters.access(member, |c| {
                     c.failed += 1;
                     c.timed_out += u64::from(timed_out);
@@ -463,7 +484,8 @@ impl<B: AccessBackend> Hub<B> {
                     self.counters.device.record(status, qualifier);
                 }
                 let what = place(&ended.op);
-                let (code, status, qualifier, text) = describe(&error, member, &what);
+                let limit = self.backend.info().command_timeout;
+                let (code, status, qualifier, text) = describe(&error, limit, member, &what);
                 let kind = match code {
                     ErrorCode::DEVICE => Kind::Device,
                     ErrorCode::TIMED_OUT => Kind::TimedOut,
@@ -475,10 +497,5 @@ impl<B: AccessBackend> Hub<B> {
                 session.fail_device(ended.request, code, status, qualifier, &text);
             }
         }
-    }
-
-    /// Where notifications of a member go.
-    pub(crate) fn notify_address(&self, member: u16) -> Option<NotifyAddress> {
-        self.backend.notify_address(member)
     }
 }

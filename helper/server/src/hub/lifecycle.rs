@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use legacy_vf_proto::{ErrorCode, Event, EventKind};
+use virtio_pf::PfEvent;
 
 use super::{Hub, Stage};
-use crate::backend::{AccessBackend, BackendEvent};
+use crate::backend::AccessBackend;
 use crate::session::Session;
 
 impl<B: AccessBackend> Hub<B> {
@@ -29,21 +30,23 @@ impl<B: AccessBackend> Hub<B> {
         self.stalled.clear();
     }
 
-    pub(super) fn backend_event(&mut self, event: BackendEvent, now: Instant) {
+    pub(super) fn pf_event(&mut self, event: &PfEvent, now: Instant) {
         match event {
-            BackendEvent::Resetting(cause) => {
+            PfEvent::Reset { cause } => {
                 // Rare by construction: the backend gives up after a few attempts.
                 tracing::warn!(
-                    cause,
+                    %cause,
                     "The PF is being reset; VFs go on, accesses fail meanwhile"
                 );
             }
-            BackendEvent::Recovered => {
+            PfEvent::Recovered { .. } => {
                 self.counters.pf_resets += 1;
                 tracing::info!("The PF works again");
                 self.tell_all(EventKind::PF_RESET, 0);
             }
-            BackendEvent::RemovalRequested => {
+            // Its cause is in the state.
+            PfEvent::Failed { .. } => {}
+            PfEvent::RemovalRequested => {
                 // The kernel asks again and again until it gets it.
                 if !self.removal_requested {
                     self.removal_requested = true;
@@ -57,7 +60,7 @@ impl<B: AccessBackend> Hub<B> {
     /// The PF is of no use any more: tells everybody and refuses everything from now on.
     pub(super) fn pf_failed(&mut self, cause: String) {
         let id = self.backend.info().id.clone();
-        tracing::error!(pf = id, "PF failed: {cause}");
+        tracing::error!(pf = %id, "PF failed: {cause}");
         self.refuse_all_queued(ErrorCode::PF_FAILED, &format!("PF {id} failed: {cause}"));
         self.tell_all(EventKind::PF_FAILED, 0);
         self.stage = Stage::Failed(cause);

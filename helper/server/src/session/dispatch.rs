@@ -4,9 +4,9 @@
 use legacy_vf_proto::limits::MIN_MESSAGE;
 use legacy_vf_proto::{ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION};
 use legacy_vf_proto_server::DecodeError;
+use virtio_pf::{LegacyOp, Space};
 
 use super::{Item, Job, Phase, RequestId, Session, MAX_OUT};
-use crate::backend::Operation;
 use crate::received::ReceivedFile;
 
 /// Features of the protocol that this helper knows.
@@ -14,6 +14,14 @@ const FEATURES: u64 = 0;
 
 const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
                              the helper with a larger --max-connections";
+
+/// The driver's name of a register space of the protocol.
+fn registers(space: legacy_vf_proto::Space) -> Space {
+    match space {
+        legacy_vf_proto::Space::Common => Space::Common,
+        legacy_vf_proto::Space::Device => Space::Device,
+    }
+}
 
 impl Session {
     /// The next thing to be done by others. Requests that the session can answer itself are
@@ -79,12 +87,7 @@ impl Session {
             (Request::Token { member }, _) => return Some(Job::Token { member }),
             (Request::Query { what, member }, _) => return Some(Job::Query { what, member }),
             (Request::Read { space, offset, len }, Phase::Open(member)) => {
-                let op = Operation {
-                    space,
-                    offset,
-                    len,
-                    data: None,
-                };
+                let op = LegacyOp::read(registers(space), offset, len);
                 return Some(Job::Access { member, op });
             }
             (
@@ -96,12 +99,7 @@ impl Session {
                 },
                 Phase::Open(member),
             ) => {
-                let op = Operation {
-                    space,
-                    offset,
-                    len,
-                    data: Some(data),
-                };
+                let op = LegacyOp::write(registers(space), offset, data, len);
                 return Some(Job::Access { member, op });
             }
             (Request::Notify { queue }, Phase::Open(member)) => {
