@@ -29,7 +29,6 @@ fn config() -> PfConfig {
         },
         queue_size: 16,
         vf_queue: 4,
-        max_spin: Duration::from_micros(5),
         ..PfConfig::default()
     }
 }
@@ -91,7 +90,7 @@ impl Run<'_> {
                 self.poll();
             }
             5 => {
-                let ended = self.pf.poll_spinning(self.pf.spin_hint());
+                let ended = self.pf.poll_spinning(Duration::from_micros(5));
                 self.ended(ended);
             }
             6 => self.script.device().turn(),

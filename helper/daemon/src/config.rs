@@ -60,6 +60,8 @@ pub struct ServeConfig {
     pub socket: SocketOptions,
     /// Rules and limits.
     pub hub: HubConfig,
+    /// Longest busy wait for answers.
+    pub spin: Duration,
     /// The log.
     pub log: LogConfig,
 }
@@ -297,12 +299,6 @@ impl TryFrom<ServeArgs> for ServeConfig {
                 )?,
             },
             queue_size: admin.queue_size,
-            max_spin: pause(
-                "--spin",
-                &admin.spin,
-                Duration::from_millis(10),
-                "at most 10ms",
-            )?,
             ..PfConfig::default()
         };
         pf.check().map_err(ConfigError::Pf)?;
@@ -331,6 +327,12 @@ impl TryFrom<ServeArgs> for ServeConfig {
                     .map(|v| group("--socket-group", v))
                     .transpose()?,
             },
+            spin: pause(
+                "--spin",
+                &admin.spin,
+                Duration::from_millis(10),
+                "at most 10ms",
+            )?,
             hub: HubConfig {
                 policy,
                 max_unopened: usize::from(socket.max_connections),

@@ -81,7 +81,7 @@ fn run(
 ) -> Result<(), Failure> {
     let reactor_config = ReactorConfig {
         tick: notify::interval(),
-        ..ReactorConfig::default()
+        spin: config.spin,
     };
     let hub = Hub::new(backend, config.hub.clone());
     let reactor = Reactor::new(hub, listener, stop, reactor_config)

@@ -4,8 +4,6 @@
 //! Each command in flight has a slot of DMA memory with its readable and its writable part. A slot
 //! is used again only when the device has used its buffer, on time or late.
 
-use std::time::Instant;
-
 use driver_virtqueue::{AddError, Buffer, QueueError, SplitQueue};
 use pci_transport::{DmaRegion, Doorbell, PciFunction, Posted, Width};
 use virtio_modern_spec::admin::{Reply, REPLY_LEN};
@@ -36,7 +34,6 @@ struct Busy {
     id: u16,
     writable: usize,
     needed: usize,
-    sent: Instant,
 }
 
 /// The end of a command.
@@ -45,7 +42,6 @@ pub(crate) struct Done {
     pub(crate) slot: u16,
     /// It had been given up before.
     pub(crate) late: bool,
-    pub(crate) sent: Instant,
     pub(crate) answer: Answer,
 }
 
@@ -107,12 +103,7 @@ impl AdminQueue {
     }
 
     /// Makes a command available to the device; [`AdminQueue::flush`] tells it. Gives the slot.
-    pub(crate) fn send(
-        &mut self,
-        command: &Command,
-        lane: u16,
-        now: Instant,
-    ) -> Result<u16, SendError> {
+    pub(crate) fn send(&mut self, command: &Command, lane: u16) -> Result<u16, SendError> {
         let Some(slot) = self.free.last().copied() else {
             return Err(SendError::Full);
         };
@@ -154,7 +145,6 @@ impl AdminQueue {
                 id,
                 writable,
                 needed: command.needed_len(),
-                sent: now,
             });
         }
         Ok(slot)
@@ -206,7 +196,6 @@ impl AdminQueue {
             lane: busy.lane,
             slot,
             late: used.late,
-            sent: busy.sent,
             answer: Answer {
                 got,
                 needed: busy.needed,

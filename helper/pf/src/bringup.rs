@@ -19,7 +19,6 @@ use crate::notify;
 use crate::pf::{Pf, Phase};
 use crate::regs::Common;
 use crate::setup::{bring_up, enable_function};
-use crate::stats::VfCounters;
 use crate::types::{NotifyKind, PfEvent, PfState, VfInfo};
 
 /// The opcodes whose meaning is known (LIST_QUERY to DEV_MODE_SET).
@@ -190,9 +189,6 @@ impl Pf {
             .collect();
         self.lanes
             .resize_with(usize::from(wanted) + 1, Lane::default);
-        self.counters
-            .vfs
-            .resize(usize::from(wanted), VfCounters::default());
         Ok(())
     }
 

@@ -95,8 +95,6 @@ pub struct PfConfig {
     pub vf_queue: usize,
     /// About devices without ACCESS_PLATFORM.
     pub access_platform: AccessPlatform,
-    /// Longest busy wait that [`spin_hint`](crate::Pf::spin_hint) may suggest; 0 for none.
-    pub max_spin: Duration,
     /// Use interrupts if the function has vectors; otherwise the owner polls.
     pub interrupts: bool,
 }
@@ -114,7 +112,6 @@ impl Default for PfConfig {
             queue_size: 256,
             vf_queue: 32,
             access_platform: AccessPlatform::default(),
-            max_spin: Duration::from_micros(50),
             interrupts: true,
         }
     }

@@ -150,7 +150,7 @@ impl Pf {
             if !self.phase.is_live() {
                 return Ok(());
             }
-            self.dispatch(now)?;
+            self.dispatch()?;
             self.flush()?;
             let more = match &mut self.admin {
                 Some(admin) if arm => admin.arm().map_err(|source| PfError::Queue {
@@ -222,19 +222,12 @@ impl Pf {
         else {
             return Ok(());
         };
-        let latency = now.saturating_duration_since(done.sent);
-        self.spin.sample(latency);
-        self.counters.latency_count += 1;
-        self.counters.latency_sum = self.counters.latency_sum.saturating_add(latency);
         if let Some(reply) = done.answer.reply {
             self.counters.count_status(reply.status);
             if job.kind.wants_retry(reply) {
                 if let Some(until) = job.retry_at(&self.config.retry, now) {
                     job.retries += 1;
                     self.counters.retries += 1;
-                    if let Some(c) = self.counters.vf(done.lane) {
-                        c.retries += 1;
-                    }
                     if let Some(lane) = self.lanes.get_mut(usize::from(done.lane)) {
                         lane.current = Some((job, Stage::Backoff { until }));
                     }
@@ -273,13 +266,6 @@ impl Pf {
             self.attempts = 0;
         }
         if let Some(token) = token {
-            if let Some(c) = self.counters.vf(member) {
-                match &result {
-                    Ok(_) => c.completed += 1,
-                    Err(OpError::TimedOut) => c.timed_out += 1,
-                    Err(_) => c.refused += 1,
-                }
-            }
             let result = result.map(|bytes| {
                 let mut data = [0; 8];
                 for (dst, src) in data.iter_mut().zip(bytes) {
@@ -371,7 +357,7 @@ impl Pf {
     }
 
     /// Sends what can be sent.
-    fn dispatch(&mut self, now: Instant) -> Result<(), PfError> {
+    fn dispatch(&mut self) -> Result<(), PfError> {
         while let Some(member) = self.ready.pop_front() {
             let index = usize::from(member);
             let Some(lane) = self.lanes.get_mut(index) else {
@@ -391,7 +377,7 @@ impl Pf {
                 break;
             }
             let command = job.kind.command(member);
-            match admin.send(&command, member, now) {
+            match admin.send(&command, member) {
                 Ok(slot) => {
                     lane.sent(slot);
                     *self.counters.commands.entry(command.opcode()).or_default() += 1;

@@ -21,7 +21,6 @@ mod pf;
 mod recovery;
 mod regs;
 mod setup;
-mod spin;
 mod start;
 mod stats;
 mod submit;
@@ -29,8 +28,9 @@ mod types;
 
 pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy};
 pub use error::{OpError, PfError, SubmitError};
+pub use limit::{RateLimit, INTERVAL};
 pub use pf::Pf;
-pub use stats::{Counters, VfCounters};
+pub use stats::Counters;
 pub use types::{
     Access, Completion, LegacyOp, Notified, NotifyAddress, NotifyKind, PfEvent, PfInfo, PfState,
     Space, VfInfo,

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Log lines that a device can provoke: at most one a second of each kind, the rest counted.
+//! Log lines that a device or a client can provoke: at most one a second of each kind, the rest
+//! counted.
 
 use std::time::{Duration, Instant};
 
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two lines of a kind.
+pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A limiter for one kind of line.
-#[derive(Debug, Default)]
-pub(crate) struct RateLimit {
+#[derive(Clone, Debug, Default)]
+pub struct RateLimit {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl RateLimit {
     /// Whether to log now; if so, how many lines were left out since the last one.
-    pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
+    pub fn allow(&mut self, now: Instant) -> Option<u64> {
         let due = self
             .last
             .is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
@@ -25,6 +27,11 @@ impl RateLimit {
             self.suppressed += 1;
             None
         }
+    }
+
+    /// Lines left out that no later line has told yet.
+    pub fn pending(&self) -> u64 {
+        self.suppressed
     }
 }
 

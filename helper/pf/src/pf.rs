@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pci_transport::{ConfigImage, IrqEvent, PciFunction, VfBar};
 use virtio_modern_spec::admin::list::OpcodeSet;
@@ -19,7 +19,6 @@ use crate::lane::{Kind, Lane, Stage};
 use crate::limit::RateLimit;
 use crate::notify::Bars;
 use crate::setup::{enable_function, Vectors};
-use crate::spin::Spin;
 use crate::stats::Counters;
 use crate::types::{Completion, PfEvent, PfInfo, PfState, VfInfo};
 
@@ -111,7 +110,6 @@ pub struct Pf {
     pub(crate) events: Vec<PfEvent>,
     pub(crate) counters: Counters,
     pub(crate) limits: Limits,
-    pub(crate) spin: Spin,
     /// Resets in a row without a completed operation in between.
     pub(crate) attempts: u32,
     /// Timeouts in a row without an answer in between.
@@ -170,7 +168,6 @@ impl Pf {
             events: Vec::new(),
             counters: Counters::default(),
             limits: Limits::default(),
-            spin: Spin::default(),
             attempts: 0,
             timeouts_in_row: 0,
             running_since: None,
@@ -261,16 +258,6 @@ impl Pf {
                 .into_iter()
                 .flatten()
                 .min(),
-        }
-    }
-
-    /// How long it is worth looking again and again, rather than sleeping on [`Pf::fds`], after a
-    /// submission; zero if it is not.
-    pub fn spin_hint(&self) -> Duration {
-        if matches!(self.phase, Phase::Running) {
-            self.spin.hint(self.config.max_spin)
-        } else {
-            Duration::ZERO
         }
     }
 

@@ -2,28 +2,8 @@
 //! Counters of a PF driver.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use virtio_modern_spec::admin::opcode;
-
-/// Counters of one VF.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VfCounters {
-    /// Operations accepted.
-    pub submitted: u64,
-    /// Operations that ended well.
-    pub completed: u64,
-    /// Operations that the device refused.
-    pub refused: u64,
-    /// Operations that ended at their deadline.
-    pub timed_out: u64,
-    /// Attempts repeated after EAGAIN or its like.
-    pub retries: u64,
-    /// Notifications by the owner's address.
-    pub notify_address: u64,
-    /// Notifications by command.
-    pub notify_command: u64,
-}
 
 /// Distinct statuses counted one by one; a device that invents more is counted under the last.
 const MAX_STATUSES: usize = 32;
@@ -55,19 +35,9 @@ pub struct Counters {
     pub spurious: u64,
     /// Resets of the PF begun in order to recover it.
     pub recoveries: u64,
-    /// Completed commands, for the mean latency.
-    pub latency_count: u64,
-    /// Sum of the times from giving a command to the device to its completion.
-    pub latency_sum: Duration,
-    /// Per VF; index 0 is VF 1.
-    pub vfs: Vec<VfCounters>,
 }
 
 impl Counters {
-    pub(crate) fn vf(&mut self, member: u16) -> Option<&mut VfCounters> {
-        self.vfs.get_mut(usize::from(member.checked_sub(1)?))
-    }
-
     /// What is counted of the PF as a whole, by name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let commands = self.commands.iter().map(|(o, n)| (opcode::name(*o), *n));
@@ -91,12 +61,6 @@ impl Counters {
             self.other_statuses += 1;
         }
     }
-
-    /// Mean time from giving a command to the device to its completion.
-    pub fn mean_latency(&self) -> Option<Duration> {
-        let n = u32::try_from(self.latency_count).unwrap_or(u32::MAX);
-        (n > 0).then(|| self.latency_sum / n)
-    }
 }
 
 #[cfg(test)]
@@ -105,10 +69,7 @@ mod tests {
 
     #[test]
     fn a_device_cannot_make_the_counters_grow() {
-        let mut c = Counters {
-            vfs: vec![VfCounters::default(); 2],
-            ..Counters::default()
-        };
+        let mut c = Counters::default();
         for s in 0..=u16::MAX {
             c.count_status(s);
         }
@@ -116,6 +77,5 @@ mod tests {
         assert_eq!(c.statuses.len(), MAX_STATUSES);
         assert_eq!(c.statuses.get(&3), Some(&2));
         assert_eq!(c.other_statuses, 65536 - MAX_STATUSES as u64);
-        assert!(c.vf(0).is_none() && c.vf(3).is_none() && c.vf(2).is_some());
     }
 }

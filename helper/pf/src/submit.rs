@@ -31,11 +31,7 @@ impl Pf {
         self.check_member(member)?;
         op.check(self.info.vf_type)?;
         self.check_offered(op.opcode())?;
-        self.enqueue(member, Kind::Op { token, op }, now)?;
-        if let Some(c) = self.counters.vf(member) {
-            c.submitted += 1;
-        }
-        Ok(())
+        self.enqueue(member, Kind::Op { token, op }, now)
     }
 
     /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
@@ -53,12 +49,7 @@ impl Pf {
                 self.function
                     .bar_write(at.bar, at.offset, Width::B2, queue.into(), Posted::Yes);
             return match stored {
-                Ok(()) => {
-                    if let Some(c) = self.counters.vf(member) {
-                        c.notify_address += 1;
-                    }
-                    Ok(Notified::Address)
-                }
+                Ok(()) => Ok(Notified::Address),
                 Err(error) => {
                     let cause: Arc<str> = error.to_string().into();
                     self.trouble(error.into(), now);
@@ -73,9 +64,6 @@ impl Pf {
             return Ok(Notified::Merged);
         }
         self.enqueue(member, kind, now)?;
-        if let Some(c) = self.counters.vf(member) {
-            c.notify_command += 1;
-        }
         Ok(Notified::Command)
     }
 

@@ -36,7 +36,6 @@ fn notifications_go_to_the_address_of_the_owner_if_there_is_one() {
     assert_eq!(hold.device().owner_notifies, [(0x24, Width::B2, 0x0102)]);
     pf.poll(now);
     assert!(hold.device().seen.is_empty(), "no command");
-    assert_eq!(pf.counters().vfs[1].notify_address, 1);
 }
 
 // Covers: NTF-06, NTF-07
@@ -68,7 +67,6 @@ fn notifications_go_by_command_without_a_usable_address() {
         assert_eq!(seen[0].readable[32..], [5, 0]);
         assert_eq!(seen[1].readable[32..], [6, 0]);
         assert!(hold.device().owner_notifies.is_empty());
-        assert_eq!(pf.counters().vfs[0].notify_command, 2);
     }
 }
 
@@ -159,7 +157,6 @@ fn spinning_finds_the_answer_without_interrupts() {
         assert_eq!(done.len(), 1);
     }
     assert_eq!(pf.counters().interrupts, before);
-    assert!(pf.spin_hint() > Duration::ZERO);
     // Afterwards an interrupt comes again.
     hold.device().hook = Box::new(|_| Action::Hold);
     pf.submit(1, read(0, 4), 1, Instant::now()).unwrap();

@@ -100,10 +100,6 @@ pub trait AccessBackend {
     /// When [`AccessBackend::poll`] must be called at the latest.
     fn next_deadline(&self) -> Option<Instant>;
 
-    /// How long to poll for completions before waiting on [`AccessBackend::fds`]; zero if there is
-    /// nothing to wait for.
-    fn spin_hint(&self) -> Duration;
-
     /// What the PF is doing.
     fn state(&self) -> &PfState;
 

@@ -6,14 +6,13 @@
 //! fdinfo. One opened through its own character device is known by its device number.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use pci_transport::vfio::{is_in_use, Device};
+use pci_transport::vfio::{is_in_use, Device, FdinfoError};
 use rustix::fs::{fcntl_getfl, statx, AtFlags, FileType, OFlags, StatxFlags};
 
-use crate::proof::{device_of_fdinfo, member_of, PciAddress, ProofError, MAX_FDINFO};
+use crate::proof::{member_of, PciAddress, ProofError};
 
 /// What the kernel calls a function that was opened through its group.
 const ANONYMOUS: &str = "anon_inode:[vfio-device]";
@@ -22,7 +21,7 @@ const ANONYMOUS: &str = "anon_inode:[vfio-device]";
 #[derive(Clone, Debug)]
 pub struct DeviceFiles {
     pf: Device,
-    /// What the kernel tells of this process's files: `fd` and `fdinfo` are in it.
+    /// Links to what this process's files are.
     own: PathBuf,
 }
 
@@ -33,7 +32,7 @@ fn unreadable(e: impl std::fmt::Display) -> ProofError {
 impl DeviceFiles {
     /// For the VFs of `pf`.
     pub fn new(pf: Device) -> Self {
-        let own = pf.host().proc.join("self");
+        let own = pf.host().proc.join("self/fd");
         DeviceFiles { pf, own }
     }
 
@@ -50,17 +49,19 @@ impl DeviceFiles {
 
     fn device(&self, file: &File) -> Result<PciAddress, ProofError> {
         let fd = file.as_raw_fd().to_string();
-        let link = std::fs::read_link(self.own.join("fd").join(&fd)).map_err(unreadable)?;
+        let link = std::fs::read_link(self.own.join(&fd)).map_err(unreadable)?;
         let link = link.to_string_lossy();
         let flags = fcntl_getfl(file).map_err(unreadable)?;
         if flags.contains(OFlags::PATH) || !flags.contains(OFlags::RDWR) {
             return Err(ProofError::NoAccess);
         }
         if link == ANONYMOUS {
-            return match device_of_fdinfo(&self.fdinfo(&fd)?) {
-                Err(ProofError::NoDevice) => Err(ProofError::Untold),
-                other => other,
-            };
+            let told = self.pf.host().function_of_file(file.as_fd());
+            return told.map_err(|e| match e {
+                FdinfoError::NoDevice => ProofError::Untold,
+                FdinfoError::NotPci(what) => ProofError::NotPci(what),
+                FdinfoError::Unreadable(e) => ProofError::Unreadable(e),
+            });
         }
         let other = || ProofError::NotVfio(link.chars().take(80).collect());
         // Not to be answered by a file system, which may be the client's own and never answer.
@@ -80,21 +81,12 @@ impl DeviceFiles {
         }
         Ok(device)
     }
-
-    fn fdinfo(&self, fd: &str) -> Result<String, ProofError> {
-        let info = File::open(self.own.join("fdinfo").join(fd)).map_err(unreadable)?;
-        let mut bytes = Vec::new();
-        info.take(MAX_FDINFO as u64)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pci_transport::vfio::Host;
+    use pci_transport::vfio::{Host, MAX_FDINFO};
     use std::fs::{create_dir_all, write, OpenOptions};
     use std::os::unix::fs::{symlink, OpenOptionsExt};
     use std::path::Path;

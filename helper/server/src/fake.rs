@@ -341,10 +341,6 @@ impl AccessBackend for FakeBackend {
         self.running.front().map(|r| r.due)
     }
 
-    fn spin_hint(&self) -> Duration {
-        Duration::ZERO
-    }
-
     fn state(&self) -> &PfState {
         &self.state
     }

@@ -12,7 +12,7 @@ use crate::backend::AccessBackend;
 use crate::counters::Counters;
 use crate::peer::Peer;
 use crate::policy::Policy;
-use crate::ratelimit::{Kind, RateLimit};
+use crate::ratelimit::{Kind, RateLimits};
 use crate::registry::Registry;
 use crate::session::{Phase, Session, SessionId};
 
@@ -69,7 +69,7 @@ pub struct Hub<B> {
     config: HubConfig,
     registry: Registry,
     counters: Counters,
-    limits: RateLimit,
+    limits: RateLimits,
     started: Instant,
     stage: Stage,
     removal_requested: bool,
@@ -99,7 +99,7 @@ impl<B: AccessBackend> Hub<B> {
             config,
             registry: Registry::new(num_vfs),
             counters: Counters::new(num_vfs),
-            limits: RateLimit::default(),
+            limits: RateLimits::default(),
             started: Instant::now(),
             stage: Stage::Serving,
             removal_requested: false,
@@ -157,7 +157,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     /// The rate limiter of the log, for the caller's own lines.
-    pub fn limits(&mut self) -> &mut RateLimit {
+    pub fn limits(&mut self) -> &mut RateLimits {
         &mut self.limits
     }
 

@@ -111,10 +111,6 @@ impl AccessBackend for PfBackend {
         self.pf.next_deadline()
     }
 
-    fn spin_hint(&self) -> Duration {
-        self.pf.spin_hint()
-    }
-
     fn state(&self) -> &PfState {
         self.pf.state()
     }

@@ -2,10 +2,9 @@
 //! Log lines that a client or the device can trigger come at most once a second per kind; the
 //! number of those left out is part of the next one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Time between two lines of a kind.
-pub const INTERVAL: Duration = Duration::from_secs(1);
+use virtio_pf::RateLimit;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -47,54 +46,41 @@ kinds! {
     TooMany,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-/// One limiter for all kinds.
+/// A limiter for each kind.
 #[derive(Clone, Debug)]
-pub struct RateLimit {
-    slots: Vec<Slot>,
+pub struct RateLimits {
+    by_kind: Vec<RateLimit>,
 }
 
-impl Default for RateLimit {
+impl Default for RateLimits {
     fn default() -> Self {
-        RateLimit {
-            slots: vec![Slot::default(); Kind::ALL.len()],
+        RateLimits {
+            by_kind: vec![RateLimit::default(); Kind::ALL.len()],
         }
     }
 }
 
-impl RateLimit {
+impl RateLimits {
     /// Whether a line of this kind may be written now; if so, how many were left out before it.
     pub fn allow(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        let slot = self.slots.get_mut(kind as usize)?;
-        if slot
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
-        {
-            slot.suppressed += 1;
-            return None;
-        }
-        slot.last = Some(now);
-        Some(std::mem::take(&mut slot.suppressed))
+        self.by_kind.get_mut(kind as usize)?.allow(now)
     }
 
     /// Lines left out that no later line has told yet.
     pub fn pending(&self) -> u64 {
-        self.slots.iter().map(|s| s.suppressed).sum()
+        self.by_kind.iter().map(RateLimit::pending).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use virtio_pf::INTERVAL;
 
     #[test]
     fn one_line_a_second_per_kind_and_the_rest_counted() {
-        let mut r = RateLimit::default();
+        let mut r = RateLimits::default();
         let t = Instant::now();
         for kind in Kind::ALL {
             assert_eq!(r.allow(*kind, t), Some(0));

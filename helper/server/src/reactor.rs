@@ -31,8 +31,9 @@ const FAILED_GRACE: Duration = Duration::from_millis(500);
 /// How the loop waits.
 #[derive(Clone, Copy, Debug)]
 pub struct ReactorConfig {
-    /// Whether to poll for completions before waiting, for as long as the backend suggests.
-    pub spin: bool,
+    /// How long to poll for completions before waiting; without effect on a single processor, which
+    /// the device may need.
+    pub spin: Duration,
     /// How often [`Notice::Tick`] is given.
     pub tick: Option<Duration>,
 }
@@ -40,7 +41,7 @@ pub struct ReactorConfig {
 impl Default for ReactorConfig {
     fn default() -> Self {
         ReactorConfig {
-            spin: std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
+            spin: Duration::from_micros(50),
             tick: None,
         }
     }
@@ -122,6 +123,8 @@ impl<B: AccessBackend> Reactor<B> {
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         add(&epoll, &listener, LISTENER)?;
+        let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+        let spin = if several { config.spin } else { Duration::ZERO };
         rustix::io::ioctl_fionbio(&stop, true)?;
         add(&epoll, &stop, STOP)?;
         Ok(Reactor {
@@ -136,7 +139,7 @@ impl<B: AccessBackend> Reactor<B> {
             next_tick: config.tick.map(|t| Instant::now() + t),
             backend_fds: Vec::new(),
             backend_epoch: None,
-            spinner: Spinner::default(),
+            spinner: Spinner::new(spin),
             counters: ReactorCounters::default(),
             events: Vec::new(),
         })
@@ -269,8 +272,8 @@ impl<B: AccessBackend> Reactor<B> {
             return now;
         }
         // What the descriptors announce is taken by a plain poll only.
-        let budget = if self.config.spin && !backend && self.hub.in_flight() > 0 {
-            self.spinner.budget(self.hub.backend().spin_hint())
+        let budget = if !backend && self.hub.in_flight() > 0 {
+            self.spinner.budget()
         } else {
             Duration::ZERO
         };

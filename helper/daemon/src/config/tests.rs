@@ -134,7 +134,7 @@ fn values_are_taken_over() {
     assert_eq!(c.socket.mode, 0o600);
     assert_eq!(c.pf.command_timeout, Duration::from_millis(500));
     assert_eq!(c.pf.retry.max, 3);
-    assert_eq!(c.pf.max_spin, Duration::ZERO);
+    assert_eq!(c.spin, Duration::ZERO);
     assert_eq!(c.pf.existing_vfs, ExistingVfs::Adopt);
 }
 

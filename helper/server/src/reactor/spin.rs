@@ -9,16 +9,27 @@ const MAX_LOST: u32 = 8;
 /// Then, one of this many opportunities is tried again.
 const PROBE_EVERY: u32 = 64;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Spinner {
+    max: Duration,
     lost: u32,
     skipped: u32,
     won: bool,
 }
 
 impl Spinner {
-    /// How long to poll now, given the backend's suggestion.
-    pub(super) fn budget(&mut self, hint: Duration) -> Duration {
+    /// Polls for at most `max` at a time; zero for never.
+    pub(super) fn new(max: Duration) -> Self {
+        Spinner {
+            max,
+            lost: 0,
+            skipped: 0,
+            won: false,
+        }
+    }
+
+    /// How long to poll now.
+    pub(super) fn budget(&mut self) -> Duration {
         if self.lost >= MAX_LOST {
             self.skipped += 1;
             if self.skipped < PROBE_EVERY {
@@ -26,7 +37,7 @@ impl Spinner {
             }
             self.skipped = 0;
         }
-        hint
+        self.max
     }
 
     pub(super) fn won(&mut self) {
@@ -52,15 +63,15 @@ mod tests {
 
     #[test]
     fn a_slow_device_is_polled_rarely_and_a_fast_one_again() {
-        let hint = Duration::from_micros(50);
-        let mut s = Spinner::default();
+        let max = Duration::from_micros(50);
+        let mut s = Spinner::new(max);
         for _ in 0..MAX_LOST {
-            assert_eq!(s.budget(hint), hint);
+            assert_eq!(s.budget(), max);
             s.lost();
         }
         let polled = (0..PROBE_EVERY * 10)
             .filter(|_| {
-                let polls = s.budget(hint) > Duration::ZERO;
+                let polls = s.budget() > Duration::ZERO;
                 if polls {
                     s.lost();
                 }
@@ -71,6 +82,6 @@ mod tests {
         s.won();
         assert!(s.busy());
         assert!(!s.busy());
-        assert_eq!(s.budget(hint), hint);
+        assert_eq!(s.budget(), max);
     }
 }

@@ -3,6 +3,7 @@
 //! iommufd.
 
 mod attribute;
+mod fdinfo;
 #[cfg(test)]
 mod file_tests;
 mod function;
@@ -15,6 +16,7 @@ mod tests;
 mod vfs;
 
 pub use crate::error::HostError;
+pub use fdinfo::{FdinfoError, MAX_FDINFO};
 pub use opened::VfioFunction;
 pub use opening::Interface;
 pub use sysfs::{Device, Host};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use virtio_pci_spec::bytes::get_u8;
 use virtio_pci_spec::pci;
 
+use super::fdinfo::FdinfoError;
 use super::opened::{Bar, VfioFunction, IRQ_MSIX};
 use super::opening::{open_function, Files};
 use super::sysfs::Device;
@@ -77,8 +78,13 @@ impl VfioFunction {
         let host = options.host.device(address).map_err(host_error)?;
         let (files, memory, iova) = Files::from_kept(kept)
             .ok_or_else(|| error(Cause::State("files were kept, but not all".into())))?;
-        let other = options.host.function_of_file(files.device.as_fd());
-        if let Some(other) = other.filter(|name| **name != *id) {
+        let other = match options.host.function_of_file(files.device.as_fd()) {
+            Ok(other) => Some(other.to_string()).filter(|_| other != address),
+            Err(FdinfoError::NotPci(other)) => Some(other),
+            // This kernel does not tell.
+            Err(FdinfoError::NoDevice | FdinfoError::Unreadable(_)) => None,
+        };
+        if let Some(other) = other {
             let why = format!("the files that were kept are those of {other}");
             return Err(error(Cause::State(why)));
         }

@@ -3,7 +3,6 @@
 //! tests.
 
 use std::fs::{self, OpenOptions};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -84,16 +83,6 @@ impl Host {
             return None;
         }
         PciAddress::parse(class.parent()?.file_name()?.to_str()?)
-    }
-
-    /// The function behind a VFIO device file of this process, where the kernel tells it in fdinfo.
-    pub(super) fn function_of_file(&self, file: BorrowedFd<'_>) -> Option<String> {
-        let info = self.proc.join(format!("self/fdinfo/{}", file.as_raw_fd()));
-        let text = read(&info).ok()??;
-        let path = text
-            .lines()
-            .find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
-        Some(path.trim().rsplit('/').next()?.to_owned())
     }
 
     /// Which other process has `path` open, as far as this process may see.
