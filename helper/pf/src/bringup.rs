@@ -35,6 +35,20 @@ impl Pf {
             if now < at {
                 return Ok(());
             }
+            // What follows waits for the device, which may have stopped. A start may wait.
+            let answers = self.state == PfState::Starting || self.status_later()?.is_some();
+            self.phase = match answers {
+                true => Phase::Answering,
+                false => Phase::Asking,
+            };
+        }
+        if self.phase == Phase::Asking {
+            self.expect_status(now);
+        }
+        if self.phase == Phase::Answering {
+            if self.completions_first(now) {
+                return Ok(());
+            }
             enable_function(&*self.function)?;
             Common::new(&*self.function, self.structures.common).set_status(0)?;
             self.phase = Phase::Resetting {
@@ -43,7 +57,7 @@ impl Pf {
             };
         }
         if let Phase::Resetting { since, look_at } = self.phase {
-            if now < look_at {
+            if now < look_at || self.completions_first(now) {
                 return Ok(());
             }
             let regs = Common::new(&*self.function, self.structures.common);

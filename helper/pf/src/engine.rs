@@ -43,6 +43,7 @@ impl Pf {
         let begun = Instant::now();
         if self.phase == Phase::Running && !budget.is_zero() {
             self.wake = None;
+            self.function.hurry(self.patience(begun));
             if let Err(error) = self.spin_for(begun, budget) {
                 self.trouble(error, begun);
             }
@@ -83,14 +84,30 @@ impl Pf {
         }
     }
 
+    /// What has ended, or is over its time, comes first: everything after it may have to wait for a
+    /// device that does not answer.
     fn turn(&mut self, now: Instant) -> Result<(), PfError> {
-        self.service(now)?;
+        self.function.hurry(self.patience(now));
+        let answers = self.reap_live(now)?;
+        if self.timer.is_some_and(|t| now >= t) {
+            self.expire(now)?;
+        }
+        self.service(answers, now)?;
+        self.check_silence(now)?;
         self.advance(now)?;
         self.work(now, true)
     }
 
-    /// Takes what the file descriptors announce.
-    fn service(&mut self, now: Instant) -> Result<(), PfError> {
+    fn reap_live(&mut self, now: Instant) -> Result<usize, PfError> {
+        if self.phase.is_live() {
+            self.reap_all(now)
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// Takes what the file descriptors announce. `answers` were taken before in this turn.
+    fn service(&mut self, mut answers: usize, now: Instant) -> Result<(), PfError> {
         let ready = pci_transport::ready(&self.fds())?;
         let (irqs, function) = ready.split_at(self.irqs.len().min(ready.len()));
         let mut config = false;
@@ -103,9 +120,14 @@ impl Pf {
                 queue |= self.vectors.queue == Some(index);
             }
         }
-        if function.contains(&true) {
+        let said = function.contains(&true);
+        if said && self.completions_first(now) {
+            return Ok(());
+        }
+        if said || self.status_by.is_some() {
             for event in self.function.service()? {
                 match event {
+                    FunctionEvent::Register(value) => self.status_came(value, now)?,
                     FunctionEvent::RemovalRequested => {
                         tracing::warn!(function = %self.id, "the host wants the PF back");
                         self.events.push(PfEvent::RemovalRequested);
@@ -123,8 +145,7 @@ impl Pf {
         if !self.phase.is_live() {
             return Ok(());
         }
-        // What was answered before the failure still counts.
-        let answers = self.reap_all(now)?;
+        answers += self.reap_all(now)?;
         if queue && !config && answers == 0 {
             self.counters.spurious += 1;
         }
@@ -134,16 +155,14 @@ impl Pf {
                 .is_none_or(|t| now.saturating_duration_since(t) >= STATUS_INTERVAL);
         if config || overdue {
             self.status_seen = Some(now);
-            self.check_status()?;
+            self.ask_status(now)?;
         }
         Ok(())
     }
 
     fn work(&mut self, now: Instant, arm: bool) -> Result<(), PfError> {
         for _ in 0..MAX_ROUNDS {
-            if self.phase.is_live() {
-                self.reap_all(now)?;
-            }
+            self.reap_live(now)?;
             if self.timer.is_some_and(|t| now >= t) {
                 self.expire(now)?;
             }
@@ -342,7 +361,6 @@ impl Pf {
             return Ok(());
         }
         self.timeouts_in_row = self.timeouts_in_row.saturating_add(unanswered);
-        self.check_status()?;
         if self.timeouts_in_row >= self.config.recovery.stuck_after {
             return Err(PfError::Misbehaved {
                 function: self.id.clone(),
@@ -353,7 +371,7 @@ impl Pf {
                 ),
             });
         }
-        Ok(())
+        self.ask_status(now)
     }
 
     /// Sends what can be sent.

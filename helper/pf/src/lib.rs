@@ -21,6 +21,7 @@ mod pf;
 mod recovery;
 mod regs;
 mod setup;
+mod silence;
 mod start;
 mod stats;
 mod submit;

@@ -27,6 +27,10 @@ use crate::types::{Completion, PfEvent, PfInfo, PfState, VfInfo};
 pub(crate) enum Phase {
     /// A reset is to be requested.
     ToReset { at: Instant },
+    /// Waiting for a sign that the device answers, before a reset is requested.
+    Asking,
+    /// The device answers: its reset is to be requested now.
+    Answering,
     /// Waiting for device_status to read 0.
     Resetting { since: Instant, look_at: Instant },
     /// LIST_QUERY is under way.
@@ -119,6 +123,8 @@ pub struct Pf {
     pub(crate) notify_left: usize,
     /// The notification addresses are known; they do not change with a reset of the PF.
     pub(crate) notify_known: bool,
+    /// When device_status, which was asked for, must have come.
+    pub(crate) status_by: Option<Instant>,
     /// When device_status was last looked at for want of an interrupt.
     pub(crate) status_seen: Option<Instant>,
     /// Why the start failed.
@@ -173,6 +179,7 @@ impl Pf {
             running_since: None,
             notify_left: 0,
             notify_known: false,
+            status_by: None,
             status_seen: None,
             failure: None,
         })
@@ -254,10 +261,16 @@ impl Pf {
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Failed | Phase::Stopped => None,
-            _ => [self.wake, self.timer, self.look_at, self.phase.timer()]
-                .into_iter()
-                .flatten()
-                .min(),
+            _ => [
+                self.wake,
+                self.timer,
+                self.look_at,
+                self.status_by,
+                self.phase.timer(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 

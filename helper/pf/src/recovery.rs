@@ -5,14 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use virtio_modern_spec::common::DEVICE_STATUS;
 use virtio_pci_spec::status;
 
 use crate::bringup::{FIRST_LOOK, LAST_LOOK};
 use crate::error::{OpError, PfError};
 use crate::lane::{Kind, Stage};
 use crate::pf::{Pf, Phase};
-use crate::regs::{name, Common};
+use crate::regs::Common;
 use crate::types::{Completion, PfEvent, PfState};
 
 /// A PF that ran this long counts as recovered for good, even if nobody used it.
@@ -76,6 +75,7 @@ impl Pf {
         };
         self.timeouts_in_row = 0;
         self.look_at = None;
+        self.status_by = None;
         self.phase = Phase::ToReset { at: now + delay };
         self.state = PfState::Recovering;
     }
@@ -111,11 +111,13 @@ impl Pf {
         let cause: Arc<str> = error.to_string().into();
         tracing::error!(function = %self.id, %cause, "PF given up");
         self.end_all(&OpError::PfFailed(cause.clone()));
-        let regs = Common::new(&*self.function, self.structures.common);
-        let told = regs
-            .status()
-            .and_then(|now| regs.set_status(now | status::FAILED));
-        tracing::debug!(function = %self.id, told = told.is_ok(), "FAILED");
+        if self.status_by.take().is_none() {
+            let regs = Common::new(&*self.function, self.structures.common);
+            let told = regs
+                .status()
+                .and_then(|now| regs.set_status(now | status::FAILED));
+            tracing::debug!(function = %self.id, told = told.is_ok(), "FAILED");
+        }
         self.events.push(PfEvent::Failed {
             cause: cause.clone(),
         });
@@ -132,6 +134,7 @@ impl Pf {
             return (Vec::new(), Ok(()));
         }
         self.end_all(&OpError::Shutdown);
+        self.function.hurry(None);
         let result = self.reset_and_wait();
         self.phase = Phase::Stopped;
         self.state = PfState::Stopped;
@@ -161,22 +164,5 @@ impl Pf {
             self.fds_epoch += 1;
         }
         Ok(())
-    }
-
-    /// Looks whether the device still works at all.
-    pub(crate) fn check_status(&self) -> Result<(), PfError> {
-        let now = Common::new(&*self.function, self.structures.common).status()?;
-        let why = if now & status::DEVICE_NEEDS_RESET != 0 {
-            format!("{now:#x}: the device needs a reset")
-        } else if now & status::DRIVER_OK == 0 {
-            format!("{now:#x}: the device lost its state")
-        } else {
-            return Ok(());
-        };
-        Err(PfError::Misbehaved {
-            function: self.id.clone(),
-            register: name(DEVICE_STATUS),
-            why,
-        })
     }
 }

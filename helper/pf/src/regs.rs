@@ -147,6 +147,14 @@ impl<'a> Common<'a> {
         Ok((self.read(c::DEVICE_STATUS)? & 0xff) as u8)
     }
 
+    /// Reads device_status without waiting for it; see [`PciFunction::bar_read_later`].
+    pub(crate) fn status_later(&self) -> Result<Option<u8>, PfError> {
+        let width = self.width(c::DEVICE_STATUS)?;
+        let offset = self.at.offset + c::DEVICE_STATUS;
+        let value = self.function.bar_read_later(self.at.bar, offset, width)?;
+        Ok(value.map(|value| (value & 0xff) as u8))
+    }
+
     /// Writes device_status.
     pub(crate) fn set_status(&self, status: u8) -> Result<(), PfError> {
         self.write(c::DEVICE_STATUS, status.into())

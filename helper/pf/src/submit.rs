@@ -45,6 +45,7 @@ impl Pf {
         self.check_open()?;
         self.check_member(member)?;
         if let Some(at) = self.vf(member).and_then(|vf| vf.owner_notify) {
+            self.function.hurry(self.patience(now));
             let stored =
                 self.function
                     .bar_write(at.bar, at.offset, Width::B2, queue.into(), Posted::Yes);

@@ -378,6 +378,60 @@ fn devices_of_every_shape() {
 }
 
 #[test]
+fn a_simulator_that_stops_is_given_up_after_its_commands_have_ended() {
+    let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
+    let mut pf = sim.pf(config(4)).unwrap();
+    sim.signal("STOP");
+    let op = LegacyOp::read(Space::Common, 0, 4);
+    for member in 1..=4 {
+        pf.submit(member, op, 5, Instant::now()).unwrap();
+    }
+    let done = complete(&mut pf, 4);
+    assert!(done.iter().all(|c| c.result == Err(OpError::TimedOut)));
+    // They are told before it is known what became of the device.
+    assert_eq!(pf.state(), &PfState::Recovering);
+    pf.submit(1, op, 6, Instant::now()).unwrap();
+    let done = complete(&mut pf, 1);
+    assert!(done[0].result.is_err());
+    let last_resort = Instant::now() + Duration::from_secs(60);
+    while !matches!(pf.state(), PfState::Failed(_)) {
+        assert!(Instant::now() < last_resort);
+        pf.poll(Instant::now());
+    }
+    sim.signal("CONT");
+}
+
+#[test]
+fn a_simulator_that_goes_on_is_reset_and_serves() {
+    let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
+    let slow = PfConfig {
+        command_timeout: Duration::from_secs(2),
+        ..config(4)
+    };
+    let mut pf = sim.pf(slow).unwrap();
+    sim.signal("STOP");
+    let op = LegacyOp::read(Space::Common, 0, 4);
+    let begun = Instant::now();
+    for member in 1..=4 {
+        pf.submit(member, op, 5, begun).unwrap();
+    }
+    let mut done = pf.poll(begun);
+    // In the driver's time, its commands are over now.
+    done.extend(pf.poll(begun + Duration::from_secs(2)));
+    assert_eq!(done.len(), 4);
+    assert_eq!(pf.state(), &PfState::Recovering);
+    pf.poll(Instant::now());
+    sim.signal("CONT");
+    let last_resort = Instant::now() + Duration::from_secs(60);
+    while pf.state() != &PfState::Running {
+        assert!(Instant::now() < last_resort, "{:?}", pf.state());
+        pf.poll(Instant::now());
+    }
+    assert_eq!(read(&mut pf, 1, 18, 1), 0);
+    assert_eq!(sim.violations(), json!({}));
+}
+
+#[test]
 fn the_death_of_the_simulator_is_an_error_at_once() {
     let mut sim = Sim::start(&["--type", "net", "--vfs", "2"]);
     let mut pf = sim.pf(config(2)).unwrap();

@@ -156,6 +156,14 @@ pub enum Cause {
     Dead(Box<Cause>),
 }
 
+impl Cause {
+    /// A refusal by a server. One that gives no number still refused.
+    pub(crate) fn refused(number: u32) -> Self {
+        let number = i32::try_from(number).ok().filter(|n| (1..4096).contains(n));
+        Cause::Refused(number.map_or(Errno::IO, Errno::from_raw_os_error))
+    }
+}
+
 /// An error of a transport: function, place and cause.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{function}: {place}: {cause}")]

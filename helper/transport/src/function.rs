@@ -9,6 +9,7 @@
 //! request and error interrupts as [`FunctionEvent`]s.
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use crate::dma::{DmaPool, DmaRegion, PoolStats};
 use crate::error::{Cause, Error};
@@ -147,6 +148,8 @@ pub enum FunctionEvent {
     RemovalRequested,
     /// The bus reported an error (kernel VFIO: error interrupt).
     BusError,
+    /// The value of a register that was asked for with [`PciFunction::bar_read_later`].
+    Register(u32),
 }
 
 /// A write that somebody else performs each time an eventfd is signalled.
@@ -188,6 +191,17 @@ pub trait PciFunction: Send {
     fn bar(&self, bar: u8) -> Result<BarInfo, Error>;
     /// Reads a little-endian register at an aligned offset, in one access of that width.
     fn bar_read(&self, bar: u8, offset: u64, width: Width) -> Result<u32, Error>;
+    /// Reads a register like [`PciFunction::bar_read`], but never waits for it: with `None`, the value
+    /// comes later, as [`FunctionEvent::Register`] from [`PciFunction::service`]. One such read is under
+    /// way at a time, and whoever asks meanwhile gets that one. The caller decides for how long.
+    fn bar_read_later(&self, bar: u8, offset: u64, width: Width) -> Result<Option<u32>, Error> {
+        self.bar_read(bar, offset, width).map(Some)
+    }
+    /// From now on no call waits beyond `until`, with `None` for as long as the function was opened
+    /// with. A peer that is too slow then is lost, as it is after the usual time.
+    fn hurry(&self, until: Option<Instant>) {
+        let _unused = until;
+    }
     /// Writes a little-endian register at an aligned offset, in one access of that width.
     fn bar_write(
         &self,

@@ -4,6 +4,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::dma::{DeviceView, DmaPool, DmaRegion, PoolStats};
 use crate::error::{Cause, Error, Place};
@@ -55,6 +56,12 @@ pub enum Access {
         width: Width,
         value: u32,
     },
+    /// A read that nobody waits for.
+    BarReadLater {
+        bar: u8,
+        offset: u64,
+        width: Width,
+    },
     BarWrite {
         bar: u8,
         offset: u64,
@@ -74,6 +81,11 @@ struct Log {
     /// Fail the access with this number, counted from 0.
     fail_at: Option<(usize, Cause)>,
     dead: Option<Cause>,
+    /// Reads that nobody waits for are not answered at once.
+    slow: bool,
+    /// The one under way.
+    later: Option<(u8, u64, Width)>,
+    until: Option<Instant>,
 }
 
 /// The function that a driver gets. Clones of [`ScriptedFunction::script`] stay with the test.
@@ -197,6 +209,22 @@ impl<D: ScriptedDevice> Script<D> {
         let _ = self.peer.signal();
     }
 
+    /// What the driver last said with [`PciFunction::hurry`].
+    pub fn until(&self) -> Option<Instant> {
+        lock(&self.log).until
+    }
+
+    /// From now on reads that nobody waits for are answered only by [`Script::answer_later`].
+    pub fn hold_later(&self) {
+        lock(&self.log).slow = true;
+    }
+
+    /// Answers the read that is under way, and others at once from now on.
+    pub fn answer_later(&self) {
+        lock(&self.log).slow = false;
+        let _ = self.peer.signal();
+    }
+
     /// State of the DMA memory.
     pub fn dma_stats(&self) -> PoolStats {
         self.pool.stats()
@@ -258,6 +286,22 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
             },
         )?;
         Ok(value)
+    }
+
+    fn bar_read_later(&self, bar: u8, offset: u64, width: Width) -> Result<Option<u32>, Error> {
+        if !lock(&self.script.log).slow {
+            return self.bar_read(bar, offset, width).map(Some);
+        }
+        let len = width.bytes();
+        let place = Place::Bar { bar, offset, len };
+        self.check(&place, bar, offset, width)?;
+        self.step(&place, Access::BarReadLater { bar, offset, width })?;
+        lock(&self.script.log).later = Some((bar, offset, width));
+        Ok(None)
+    }
+
+    fn hurry(&self, until: Option<Instant>) {
+        lock(&self.script.log).until = until;
     }
 
     fn bar_write(
@@ -347,9 +391,16 @@ impl<D: ScriptedDevice> PciFunction for ScriptedFunction<D> {
     }
 
     fn service(&mut self) -> Result<Vec<FunctionEvent>, Error> {
-        match &lock(&self.script.log).dead {
-            Some(cause) => Err(Error::new(ID, Place::Function, cause.clone())),
-            None => Ok(Vec::new()),
+        let mut log = lock(&self.script.log);
+        if let Some(cause) = &log.dead {
+            return Err(Error::new(ID, Place::Function, cause.clone()));
         }
+        self.peer.drain()?;
+        let later = if log.slow { None } else { log.later.take() };
+        let Some((bar, offset, width)) = later else {
+            return Ok(Vec::new());
+        };
+        let value = lock(&self.script.device).bar_read(bar, offset, width);
+        Ok(vec![FunctionEvent::Register(value)])
     }
 }

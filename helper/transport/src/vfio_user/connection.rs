@@ -18,8 +18,9 @@ use rustix::net::{
     RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     Shutdown, SocketAddrUnix, SocketFlags, SocketType,
 };
-use vfio_user_wire::{errno, Header, Limits, Reply, Request, WireError, HEADER_LEN};
+use vfio_user_wire::{errno, Header, Limits, RegionAccess, Reply, Request, WireError, HEADER_LEN};
 
+use super::later::{Came, Later};
 use crate::error::{Cause, Error, Place};
 
 /// File descriptors that one received message may carry; the kernel closes surplus ones.
@@ -40,7 +41,12 @@ pub(super) struct Connection {
     waited: Duration,
     /// When `waited` was brought up to date.
     waited_at: Instant,
+    /// No call waits beyond this.
+    until: Option<Instant>,
     next_id: u16,
+    /// The read that is under way without anybody waiting for it, and what came of it.
+    later: Option<Later>,
+    came: Option<Came>,
     dead: Option<Cause>,
     out: Vec<u8>,
     payload: Vec<u8>,
@@ -95,7 +101,10 @@ impl Connection {
                         request_timeout,
                         waited: Duration::ZERO,
                         waited_at: Instant::now(),
+                        until: None,
                         next_id: 1,
+                        later: None,
+                        came: None,
                         dead: None,
                         out: Vec::new(),
                         payload: Vec::new(),
@@ -128,6 +137,16 @@ impl Connection {
         self.limits.max_transfer = bytes;
     }
 
+    /// No call waits beyond `until`; `None`: for the request timeout.
+    pub(super) fn hurry(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
+    fn deadline(&self, begun: Instant) -> Instant {
+        let usual = begun + self.request_timeout;
+        self.until.map_or(usual, |until| until.min(usual))
+    }
+
     fn error(&self, place: &Place, cause: Cause) -> Error {
         Error::new(self.id.clone(), place.clone(), cause)
     }
@@ -158,7 +177,7 @@ impl Connection {
     pub(super) fn post(&mut self, place: &Place, request: &Request<'_>) -> Result<(), Error> {
         self.check_alive(place)?;
         let id = self.take_id();
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = self.deadline(Instant::now());
         let mut out = std::mem::take(&mut self.out);
         request.encode(id, true, &mut out);
         let sent = self.send(&out, &[], deadline);
@@ -179,7 +198,7 @@ impl Connection {
         self.check_alive(place)?;
         let id = self.take_id();
         let begun = Instant::now();
-        let deadline = begun + self.request_timeout;
+        let deadline = self.deadline(begun);
         let mut out = std::mem::take(&mut self.out);
         request.encode(id, false, &mut out);
         let sent = self.send(&out, fds, deadline);
@@ -194,6 +213,12 @@ impl Connection {
             let received = self
                 .receive(deadline)
                 .map_err(|cause| self.kill(place, cause))?;
+            if self
+                .take_later(&received.header)
+                .map_err(|cause| self.kill(place, cause))?
+            {
+                continue;
+            }
             if received.header.is_reply() {
                 break received;
             }
@@ -212,12 +237,7 @@ impl Connection {
         }
         let payload = std::mem::take(&mut self.payload);
         let result = match Reply::decode(&header, &payload, &self.limits) {
-            Ok(Reply::Error(number)) => {
-                // A server that gives no number still refused.
-                let number = i32::try_from(number).ok().filter(|n| (1..4096).contains(n));
-                let errno = number.map_or(Errno::IO, Errno::from_raw_os_error);
-                Err(self.error(place, Cause::Refused(errno)))
-            }
+            Ok(Reply::Error(number)) => Err(self.error(place, Cause::refused(number))),
             Ok(reply) => take(reply, received.fds).map_err(|cause| match cause {
                 Cause::Protocol(_) => self.kill(place, cause),
                 other => self.error(place, other),
@@ -228,30 +248,70 @@ impl Connection {
         result
     }
 
-    /// Looks, without waiting, whether the peer went away or said something unasked.
-    pub(super) fn service(&mut self) -> Result<(), Error> {
+    /// Sends a read whose reply [`Connection::service`] gives. If one is under way, that is the one.
+    pub(super) fn read_later(&mut self, place: Place, access: RegionAccess) -> Result<(), Error> {
+        self.check_alive(&place)?;
+        self.came = None;
+        if self.later.is_some() {
+            return Ok(());
+        }
+        let id = self.take_id();
+        let deadline = self.deadline(Instant::now());
+        let mut out = std::mem::take(&mut self.out);
+        Request::RegionRead(access).encode(id, false, &mut out);
+        let sent = self.send(&out, &[], deadline);
+        self.out = out;
+        sent.map_err(|cause| self.kill(&place, cause))?;
+        self.later = Some(Later { id, place, access });
+        Ok(())
+    }
+
+    /// Whether what was received is the reply to the read that nobody waits for.
+    fn take_later(&mut self, header: &Header) -> Result<bool, Cause> {
+        let ours = |later: &mut Later| header.is_reply() && later.id == header.id;
+        let Some(later) = self.later.take_if(ours) else {
+            return Ok(false);
+        };
+        self.came = Some(later.take(&self.id, header, &self.payload, &self.limits)?);
+        Ok(true)
+    }
+
+    /// Looks, without waiting, whether the peer went away or said something unasked, or answered the
+    /// read of [`Connection::read_later`].
+    pub(super) fn service(&mut self) -> Result<Option<Came>, Error> {
         let place = Place::Function;
         self.check_alive(&place)?;
+        // It may have come before the reply to a call.
+        if let Some(came) = self.came.take() {
+            return Ok(Some(came));
+        }
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         let zero = timespec(Duration::ZERO);
         match poll(&mut fds, Some(&zero)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(()),
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
             Ok(_) => {}
             Err(errno) => {
                 let call = "poll";
                 return Err(self.kill(&place, Cause::Os { call, errno }));
             }
         }
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = self.deadline(Instant::now());
         let received = self
             .receive(deadline)
             .map_err(|cause| self.kill(&place, cause))?;
+        if self
+            .take_later(&received.header)
+            .map_err(|cause| self.kill(&place, cause))?
+        {
+            return Ok(self.came.take());
+        }
         if received.header.is_reply() {
             let text = format!("reply {} to nothing", received.header.id);
             return Err(self.kill(&place, Cause::Protocol(text)));
         }
         self.refuse(&received.header, deadline)
-            .map_err(|cause| self.kill(&place, cause))
+            .map_err(|cause| self.kill(&place, cause))?;
+        Ok(None)
     }
 
     /// Answers a command of the server: this client offers none.

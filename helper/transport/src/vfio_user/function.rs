@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use vfio_user_wire::{
@@ -259,6 +260,21 @@ impl PciFunction for VfioUserFunction {
         Ok(u32::from_le_bytes(bytes))
     }
 
+    fn bar_read_later(&self, bar: u8, offset: u64, width: Width) -> Result<Option<u32>, Error> {
+        let place = self.check_bar(bar, offset, width)?;
+        let access = RegionAccess {
+            offset,
+            region: REGION_BAR0 + u32::from(bar),
+            count: width.bytes() as u32,
+        };
+        self.connection.borrow_mut().read_later(place, access)?;
+        Ok(None)
+    }
+
+    fn hurry(&self, until: Option<Instant>) {
+        self.connection.borrow_mut().hurry(until);
+    }
+
     fn bar_write(
         &self,
         bar: u8,
@@ -399,8 +415,10 @@ impl PciFunction for VfioUserFunction {
     }
 
     fn service(&mut self) -> Result<Vec<FunctionEvent>, Error> {
-        self.connection.borrow_mut().service()?;
-        Ok(Vec::new())
+        match self.connection.borrow_mut().service()? {
+            Some(came) => Ok(vec![FunctionEvent::Register(came?)]),
+            None => Ok(Vec::new()),
+        }
     }
 }
 

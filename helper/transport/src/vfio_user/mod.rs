@@ -4,6 +4,7 @@
 mod connection;
 mod doorbell;
 mod function;
+mod later;
 mod opening;
 
 pub use function::VfioUserFunction;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_peer;
+mod later;
 mod server;
 
 use std::os::fd::OwnedFd;
