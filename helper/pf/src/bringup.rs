@@ -311,6 +311,7 @@ impl Pf {
 
     fn enter_running(&mut self, now: Instant) {
         self.phase = Phase::Running;
+        self.info.initialisations = self.info.initialisations.wrapping_add(1);
         self.running_since = Some(now);
         if self.state == PfState::Recovering {
             tracing::info!(function = %self.id, attempts = self.attempts, "PF works again");

@@ -337,6 +337,7 @@ fn identify(id: &Arc<str>, image: &ConfigImage, config: &PfConfig) -> Result<PfI
         vf_type: None,
         commands_offered: OpcodeSet(0),
         commands: OpcodeSet(0),
+        initialisations: 0,
         command_timeout: config.command_timeout,
     })
 }

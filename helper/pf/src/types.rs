@@ -216,6 +216,8 @@ pub struct PfInfo {
     pub commands_offered: OpcodeSet,
     /// Commands in use for the SR-IOV group.
     pub commands: OpcodeSet,
+    /// Times that the PF was initialised and began to serve; what is above may differ after each.
+    pub initialisations: u32,
     /// Longest time that one operation can take, retries included.
     pub command_timeout: Duration,
 }

@@ -484,3 +484,19 @@ fn a_device_that_answers_anything_at_all_cannot_break_the_driver() {
         assert!(rest.is_empty());
     }
 }
+
+#[test]
+fn each_initialisation_is_counted_and_renews_what_is_known() {
+    let (mut pf, hold) = start(TestPf::new());
+    assert_eq!(pf.info().initialisations, 1);
+    hold.device().offered[1] &= !(1 << 4);
+    hold.device().listed = 0x3f;
+    hold.device().queue_max = 16;
+    let before = pf.info().features;
+    hold.device().fail();
+    settle(&mut pf);
+    let info = pf.info();
+    assert_eq!(info.initialisations, 2);
+    assert_eq!(before & !info.features, 1 << 36);
+    assert_eq!((info.commands.0, info.admin_queue_size), (0x3f, 16));
+}

@@ -33,6 +33,12 @@ pub trait AccessBackend {
     /// How it is served.
     fn served(&self) -> &Served;
 
+    /// Number of this session with the PF; another after each initialisation.
+    fn session(&self) -> u64 {
+        let times = self.info().initialisations.into();
+        self.served().session.wrapping_add(times)
+    }
+
     /// One VF, from 1; `None` if there is no such VF.
     fn vf(&self, member: u16) -> Option<&VfInfo>;
 
@@ -73,7 +79,7 @@ pub trait AccessBackend {
     fn poll(&mut self, now: Instant) -> Vec<Completion>;
 
     /// Like [`AccessBackend::poll`], but looks again and again for at most `budget` until something
-    /// has ended, without asking the device for interrupts meanwhile.
+    /// has ended, without asking the device for interrupts meanwhile. With no budget, once.
     fn poll_spinning(&mut self, budget: Duration) -> Vec<Completion> {
         let begun = Instant::now();
         loop {

@@ -141,11 +141,12 @@ impl FakeBackend {
                 commands_offered: OpcodeSet(0x7f),
                 commands: OpcodeSet(0x7f),
                 command_timeout: Duration::from_secs(2),
+                initialisations: 1,
             },
             served: Served {
                 transport: "vfio-user",
                 vfio_fds: false,
-                session: 1,
+                session: 0,
             },
             vfs: (1..=num_vfs).map(vf).collect(),
             state: PfState::Running,
@@ -161,7 +162,7 @@ impl FakeBackend {
         })
     }
 
-    /// Changes what is fixed about the PF; before it is served.
+    /// Changes what is known about the PF.
     pub fn info_mut(&mut self) -> &mut PfInfo {
         &mut self.info
     }

@@ -257,7 +257,7 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
             },
             commands: command_names(info.commands),
             access_deadline_ms: u64::try_from(info.command_timeout.as_millis()).unwrap_or(u64::MAX),
-            session: format!("{:016x}", served.session),
+            session: format!("{:016x}", hub.backend().session()),
         },
         vfs: VfsPart {
             enabled: info.num_vfs,

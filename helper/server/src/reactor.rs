@@ -4,6 +4,7 @@
 
 mod clients;
 mod spin;
+mod timer;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,10 +19,12 @@ use crate::listener::Listener;
 use crate::session::SessionId;
 use clients::Clients;
 use spin::Spinner;
+use timer::Timer;
 
 const LISTENER: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
 const BACKEND: u64 = u64::MAX - 2;
+const TIMER: u64 = u64::MAX - 3;
 
 /// Events taken per wait.
 const BATCH: usize = 128;
@@ -90,6 +93,7 @@ pub struct Reactor<B> {
     hub: Hub<B>,
     config: ReactorConfig,
     epoll: OwnedFd,
+    timer: Timer,
     listener: Option<Listener>,
     stop: OwnedFd,
     clients: Clients,
@@ -123,6 +127,8 @@ impl<B: AccessBackend> Reactor<B> {
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         add(&epoll, &listener, LISTENER)?;
+        let timer = Timer::new()?;
+        add(&epoll, &timer, TIMER)?;
         let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
         let spin = if several { config.spin } else { Duration::ZERO };
         rustix::io::ioctl_fionbio(&stop, true)?;
@@ -131,6 +137,7 @@ impl<B: AccessBackend> Reactor<B> {
             hub,
             config,
             epoll,
+            timer,
             listener: Some(listener),
             stop,
             clients: Clients::new(),
@@ -205,6 +212,7 @@ impl<B: AccessBackend> Reactor<B> {
                 LISTENER => self.accept(now),
                 STOP => self.stop(now, notice),
                 BACKEND => backend = true,
+                TIMER => self.timer.take(),
                 id => {
                     let id = SessionId::from_u64(id);
                     self.clients
@@ -231,9 +239,9 @@ impl<B: AccessBackend> Reactor<B> {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
         events.reserve(BATCH);
-        let mut timeout = Some(Duration::ZERO);
         // While polling pays, only look for new requests.
-        if !(self.spinner.busy() && self.hub.in_flight() > 0) {
+        let mut look = self.spinner.busy() && self.hub.in_flight() > 0;
+        if !look {
             let now = Instant::now();
             let deadline = [
                 self.hub.next_deadline(),
@@ -244,15 +252,16 @@ impl<B: AccessBackend> Reactor<B> {
             .into_iter()
             .flatten()
             .min();
-            // Rounded up: waking early would only mean waiting again.
-            timeout = deadline
-                .map(|d| d.saturating_duration_since(now) + Duration::from_micros(999))
-                .map(|d| Duration::from_millis(u64::try_from(d.as_millis()).unwrap_or(60_000)));
+            match deadline {
+                Some(deadline) if deadline > now => self.timer.set(deadline, now)?,
+                Some(_) => look = true,
+                None => {}
+            }
         }
         self.counters.waits += 1;
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs().min(3600) as i64,
-            tv_nsec: i64::from(t.subsec_nanos()),
+        let timeout = look.then_some(Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
         });
         match epoll::wait(
             &self.epoll,
@@ -277,9 +286,10 @@ impl<B: AccessBackend> Reactor<B> {
         } else {
             Duration::ZERO
         };
+        let ended = self.hub.poll_spinning(budget);
         if budget.is_zero() {
-            self.hub.poll(now);
-        } else if self.hub.poll_spinning(budget) > 0 {
+            // Nothing to learn from it.
+        } else if ended > 0 {
             self.counters.spins_won += 1;
             self.spinner.won();
         } else {

@@ -69,14 +69,17 @@ pub struct RequestId {
     pub kind: u16,
     /// Nothing is to be answered.
     pub no_reply: bool,
+    /// When it came.
+    pub arrived: Instant,
 }
 
-impl From<&Header> for RequestId {
-    fn from(header: &Header) -> Self {
+impl RequestId {
+    fn new(header: &Header, arrived: Instant) -> Self {
         RequestId {
             seq: header.seq,
             kind: header.kind,
             no_reply: header.flags & flags::NO_REPLY != 0,
+            arrived,
         }
     }
 }
@@ -122,8 +125,8 @@ pub enum Job {
 
 #[derive(Debug)]
 enum Item {
-    Request(Header, Request, Vec<ReceivedFile>),
-    Bad(DecodeError),
+    Request(RequestId, Request, Vec<ReceivedFile>),
+    Bad(DecodeError, Instant),
 }
 
 /// An operation that the backend works on.
@@ -135,8 +138,6 @@ pub struct InFlight {
     pub request: RequestId,
     /// What it is.
     pub op: LegacyOp,
-    /// Since when.
-    pub started: Instant,
 }
 
 /// Counts of one connection.
@@ -245,19 +246,25 @@ impl Session {
     /// Takes one message. `bytes` longer than 4096 stand for a message that was cut.
     ///
     /// Returns whether the bytes were a request.
-    pub fn receive(&mut self, bytes: &[u8], files: Vec<ReceivedFile>) -> Result<(), DecodeError> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        files: Vec<ReceivedFile>,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
         self.counters.requests += 1;
         if self.phase == Phase::Closing || !self.has_room() {
             return Ok(());
         }
         match decode_request(bytes) {
             Ok((header, request)) => {
-                self.queue.push_back(Item::Request(header, request, files));
+                let id = RequestId::new(&header, now);
+                self.queue.push_back(Item::Request(id, request, files));
                 Ok(())
             }
             Err(e) => {
                 self.counters.bad += 1;
-                self.queue.push_back(Item::Bad(e));
+                self.queue.push_back(Item::Bad(e, now));
                 Err(e)
             }
         }
@@ -403,8 +410,8 @@ impl Session {
             .queue
             .drain(..)
             .filter_map(|item| match item {
-                Item::Request(header, ..) => Some(RequestId::from(&header)),
-                Item::Bad(_) => None,
+                Item::Request(id, ..) => Some(id),
+                Item::Bad(..) => None,
             })
             .collect();
         for id in stalled.into_iter().chain(queued) {

@@ -217,9 +217,14 @@ fn the_host_gets_its_pf_back_and_clients_are_told() {
         ask_with(&mut c, &proven(1), &[file().as_fd()]),
         Answer::Open(_)
     ));
-    server.control.set(|b| b.delay = Duration::from_millis(100));
+    server.control.set(|b| {
+        b.stuck = true;
+        b.keep_log = true;
+    });
     let seq = c.send(&read(0, 4));
-    std::thread::sleep(Duration::from_millis(20));
+    while server.control.get().log.is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let begun = OwnTime::start();
     // The kernel asks more than once.
     server.control.set(|b| {
@@ -227,6 +232,7 @@ fn the_host_gets_its_pf_back_and_clients_are_told() {
     });
     assert!(matches!(c.next(), Some((0, Answer::Event(e))) if e.kind == EventKind::SHUTDOWN));
     // What was in flight is finished.
+    server.control.set(|b| b.stuck = false);
     assert!(matches!(c.next(), Some((got, Answer::Read(_))) if got == seq));
     assert_eq!(server.ended(), Ended::Returned);
     assert!(begun.elapsed() < Duration::from_secs(3));

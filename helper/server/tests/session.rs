@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{encode, hello, query, read, write, Answer, Bench};
+use common::{encode, hello, open, query, read, write, Answer, Bench};
 use helper_server::{HubConfig, Peer};
 use legacy_vf_proto::{ErrorCode, EventKind, QueryKind, Request, Space, MAX_MESSAGE};
 use virtio_modern_spec::admin::list::OpcodeSet;
@@ -460,4 +460,48 @@ fn device_space_and_field_errors() {
     };
     assert_eq!(b.ask(id, &request), Answer::Read([0; 8]));
     assert_eq!(b.hub.counters().accesses.device_read, 1);
+}
+
+#[test]
+fn a_latency_is_counted_from_arrival() {
+    let mut b = Bench::new(1);
+    let id = b.opened(1);
+    b.control.set(|c| c.delay = Duration::from_millis(1));
+    // The second waits for the first.
+    b.send(id, &read(0, 4));
+    b.send(id, &read(0, 4));
+    b.later(Duration::from_millis(1));
+    b.later(Duration::from_millis(1));
+    assert_eq!(b.take(id).len(), 2);
+    let latency = &b.hub.counters().accesses.latency;
+    assert_eq!(latency.total(), 2);
+    assert_eq!(latency.max(), Duration::from_millis(2));
+}
+
+#[test]
+fn a_pf_that_was_initialised_anew_has_another_session_and_what_is_new() {
+    let mut b = Bench::new(2);
+    let told = |answer| match answer {
+        Answer::Open(o) => (o.session, o.commands),
+        other => panic!("{other:?}"),
+    };
+    let id = b.connect();
+    b.ask(id, &hello());
+    let before = told(b.ask(id, &open(1)));
+    let info = b.hub.backend_mut().info_mut();
+    info.initialisations += 1;
+    info.commands = OpcodeSet(0x3f);
+    b.control
+        .set(|c| c.events = vec![PfEvent::Recovered { attempts: 1 }]);
+    b.hub.poll(b.now);
+    b.hub.disconnect(id, b.now);
+    let id = b.connect();
+    b.ask(id, &hello());
+    let after = told(b.ask(id, &open(1)));
+    assert_ne!(after.0, before.0);
+    assert_eq!((before.1, after.1), (0x7f, 0x3f));
+    let Answer::Json(v) = b.ask(id, &query(QueryKind::HELPER, 0)) else {
+        panic!()
+    };
+    assert_eq!(v["pf"]["session"], format!("{:016x}", after.0));
 }

@@ -323,3 +323,37 @@ fn files_that_take_long_to_close_keep_nobody_waiting() {
         assert!(begun.elapsed() < Duration::from_secs(2), "case {case}");
     }
 }
+
+#[test]
+fn an_answer_in_the_same_turn_takes_some_time_all_the_same() {
+    let server = TestServer::start(1, HubConfig::default());
+    let mut c = TestClient::opened(&server.path, 1);
+    for _ in 0..20 {
+        c.ask(&read(0, 4));
+    }
+    let Answer::Json(v) = c.ask(&query(QueryKind::COUNTERS, 1)) else {
+        panic!()
+    };
+    let latency = &v["accesses"]["latency_us"];
+    assert_eq!(latency["count"], 20);
+    assert!(latency["p50"].as_f64().unwrap() > 0.0, "{latency}");
+}
+
+#[test]
+fn a_wait_for_less_than_a_millisecond_is_one() {
+    let server = TestServer::start(1, HubConfig::default());
+    server.control.set(|c| c.delay = Duration::from_micros(200));
+    let mut c = TestClient::opened(&server.path, 1);
+    // A busy machine makes many a wait long, but not all.
+    let last_resort = Instant::now() + Duration::from_secs(60);
+    loop {
+        let begun = Instant::now();
+        assert_eq!(c.ask(&read(0, 4)), Answer::Read([0; 8]));
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_micros(200));
+        if took < Duration::from_micros(950) {
+            return;
+        }
+        assert!(begun < last_resort);
+    }
+}

@@ -23,7 +23,7 @@ impl<B: AccessBackend> Hub<B> {
         };
         let kind = virtio_pci_spec::bytes::get_u16(bytes, 0).unwrap_or(0);
         self.counters.request(kind);
-        if let Err(e) = session.receive(bytes, files) {
+        if let Err(e) = session.receive(bytes, files, now) {
             self.counters.bad_messages += 1;
             if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
                 tracing::warn!(peer = %session.peer(), name = %session.name(), suppressed,
@@ -48,13 +48,14 @@ impl<B: AccessBackend> Hub<B> {
         }
     }
 
-    /// Moves everything on. Returns how many operations have ended.
+    /// Moves everything on, at a time of the caller's. Returns how many operations have ended.
     pub fn poll(&mut self, now: Instant) -> usize {
         let done = self.backend.poll(now);
         self.polled(done, now)
     }
 
-    /// Like [`Hub::poll`], but waits busily for at most `budget` until an operation has ended.
+    /// Like [`Hub::poll`] in real time, and waits busily for at most `budget` until an operation has
+    /// ended. It has ended when it is seen to, not when the look at the PF began.
     pub fn poll_spinning(&mut self, budget: Duration) -> usize {
         let done = self.backend.poll_spinning(budget);
         self.polled(done, Instant::now())

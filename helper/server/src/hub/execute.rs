@@ -234,7 +234,7 @@ impl<B: AccessBackend> Hub<B> {
             notify_offset: vf.notify.map_or(0, |a| a.offset),
             commands: info.commands.0,
             deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
-            session: self.backend.served().session,
+            session: self.backend.session(),
         };
         let owner = Owner {
             session: session.id(),
@@ -365,12 +365,7 @@ impl<B: AccessBackend> Hub<B> {
             Ok(()) => {
                 self.in_flight += 1;
                 self.counters.access(member, |c| c.started(&op));
-                session.begin(InFlight {
-                    token,
-                    request,
-                    op,
-                    started: now,
-                });
+                session.begin(InFlight { token, request, op });
             }
             Err(SubmitError::QueueFull { .. }) => {
                 session.stall(request, Job::Access { member, op })
@@ -466,7 +461,7 @@ impl<B: AccessBackend> Hub<B> {
         let member = session.member().unwrap_or(0);
         match result {
             Ok(data) => {
-                let latency = now.saturating_duration_since(ended.started);
+                let latency = now.saturating_duration_since(ended.request.arrived);
                 self.counters.access(member, |c| c.succeeded(latency));
                 let reply = match ended.op.access {
                     Access::Read { .. } => Reply::Read { data },

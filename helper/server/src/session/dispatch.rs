@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a request means in the state that the connection is in.
 
+use std::time::Instant;
+
 use legacy_vf_proto::limits::MIN_MESSAGE;
 use legacy_vf_proto::{ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION};
 use legacy_vf_proto_server::DecodeError;
@@ -36,9 +38,8 @@ impl Session {
                 return Some(stalled);
             }
             match self.queue.pop_front()? {
-                Item::Bad(e) => self.answer_bad(&e),
-                Item::Request(header, request, files) => {
-                    let id = RequestId::from(&header);
+                Item::Bad(e, arrived) => self.answer_bad(&e, arrived),
+                Item::Request(id, request, files) => {
                     if self.surplus {
                         self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
                         self.close();
@@ -52,12 +53,12 @@ impl Session {
         }
     }
 
-    fn answer_bad(&mut self, e: &DecodeError) {
+    fn answer_bad(&mut self, e: &DecodeError, arrived: Instant) {
         if let Some(header) = &e.header {
             // An answer is due even if the flags ask for none: they are part of what is wrong.
             let id = RequestId {
                 no_reply: false,
-                ..RequestId::from(header)
+                ..RequestId::new(header, arrived)
             };
             self.fail(id, e.code(), &e.to_string());
         }
