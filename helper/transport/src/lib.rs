@@ -33,4 +33,5 @@ pub use function::{
 pub use irq::{ready, IrqEvent};
 pub use rustix::io::Errno;
 pub use sriov::ConfigSriov;
+pub use sys::barrier::{dma_mb, dma_rmb, dma_wmb};
 pub use vfio_user::Deadlines;

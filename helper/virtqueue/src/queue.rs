@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{fence, Ordering};
 
-use pci_transport::{DmaRegion, Order};
+use pci_transport::{dma_mb, dma_rmb, dma_wmb, DmaRegion, Order};
 use virtio_modern_spec::ring;
 
 use crate::error::{AddError, QueueError};
@@ -23,9 +23,7 @@ const NIL: u16 = u16::MAX;
 pub enum Barriers {
     /// The device is another CPU of this system (ORDER_PLATFORM was not negotiated).
     Processor,
-    /// The device may be hardware behind a bus (ORDER_PLATFORM). On x86-64, where DMA is coherent
-    /// and ordered like a processor's accesses, both come to the same fences; other hosts must add
-    /// theirs here.
+    /// The device may be hardware behind a bus (ORDER_PLATFORM).
     Platform,
 }
 
@@ -250,6 +248,9 @@ impl SplitQueue {
             .store_u16(avail + RING + 2 * slot, head, Order::Relaxed)?;
         self.avail_idx = self.avail_idx.wrapping_add(1);
         // Descriptors and ring entry before the index ("Updating idx").
+        if self.config.barriers == Barriers::Platform {
+            dma_wmb();
+        }
         self.ring
             .store_u16(avail + IDX, self.avail_idx, Order::Ordered)?;
         Ok(())
@@ -259,7 +260,8 @@ impl SplitQueue {
     /// wants ("Notifying The Device", "Used Buffer Notification Suppression").
     pub(crate) fn barrier(&self) {
         match self.config.barriers {
-            Barriers::Processor | Barriers::Platform => fence(Ordering::SeqCst),
+            Barriers::Processor => fence(Ordering::SeqCst),
+            Barriers::Platform => dma_mb(),
         }
     }
 
@@ -273,8 +275,12 @@ impl SplitQueue {
     }
 
     pub(crate) fn used_idx(&self) -> Result<u16, QueueError> {
-        // Acquire: the elements are read after the index that announces them.
-        Ok(self.ring.load_u16(self.layout.used + IDX, Order::Ordered)?)
+        // The elements are read after the index that announces them.
+        let idx = self.ring.load_u16(self.layout.used + IDX, Order::Ordered)?;
+        if self.config.barriers == Barriers::Platform {
+            dma_rmb();
+        }
+        Ok(idx)
     }
 
     fn try_pop(&mut self) -> Result<Option<Used>, QueueError> {

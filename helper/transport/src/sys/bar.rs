@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
+use super::barrier::dma_mb;
 use super::mapped::Mapped;
 use crate::function::Width;
 
@@ -47,7 +48,7 @@ impl RegisterMapping {
     pub(crate) fn write(&self, offset: usize, width: Width, value: u32) -> Option<()> {
         let at = self.0.at(offset, width.bytes())?.as_ptr();
         // What was stored to memory before must be there before the device is told.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        dma_mb();
         // SAFETY: as in `read`.
         unsafe {
             match width {

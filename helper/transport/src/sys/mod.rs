@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod bar;
+pub(crate) mod barrier;
 pub(crate) mod inherited;
 mod mapped;
 mod mapping;
