@@ -21,10 +21,8 @@ use crate::regs::Common;
 use crate::setup::{bring_up, enable_function};
 use crate::types::{NotifyKind, PfEvent, PfState, VfInfo};
 
-/// The opcodes whose meaning is known (LIST_QUERY to DEV_MODE_SET).
-const UNDERSTOOD: u64 = (1 << (opcode::DEV_MODE_SET + 1)) - 1;
-/// What is tried when the device refuses the whole list.
-const LEGACY_ONLY: u64 = OpcodeSet::LIST.0 | OpcodeSet::LEGACY.0;
+/// The opcodes that this driver sends.
+const USED: u64 = OpcodeSet::LIST.0 | OpcodeSet::LEGACY.0;
 pub(crate) const FIRST_LOOK: Duration = Duration::from_micros(200);
 pub(crate) const LAST_LOOK: Duration = Duration::from_millis(10);
 
@@ -222,17 +220,6 @@ impl Pf {
                 self.agreed(now);
                 Ok(())
             }
-            (Kind::ListUse(set), Err(OpError::Device { status, qualifier }))
-                if set.0 & !LEGACY_ONLY != 0 =>
-            {
-                tracing::warn!(
-                    function = %self.id, status, qualifier,
-                    set = format_args!("{:#x}", set.0),
-                    "the device refuses its own list of commands: asking for the legacy ones only"
-                );
-                self.start_setup(0, Kind::ListUse(OpcodeSet(set.0 & LEGACY_ONLY)), now);
-                Ok(())
-            }
             (Kind::NotifyInfo, result) => {
                 self.notify_info(member, result);
                 self.notify_left = self.notify_left.saturating_sub(1);
@@ -262,9 +249,9 @@ impl Pf {
                 ),
             });
         }
-        // Only what was offered and is understood; bits 0 and 1 stay, so that the list can be
-        // asked for and changed again.
-        let set = OpcodeSet(offered.0 & UNDERSTOOD);
+        // Only what was offered and is sent; bits 0 and 1 stay, so that the list can be asked for
+        // and changed again.
+        let set = OpcodeSet(offered.0 & USED);
         self.phase = Phase::ListUse;
         self.start_setup(0, Kind::ListUse(set), now);
         Ok(())
