@@ -344,16 +344,16 @@ fn a_wait_for_less_than_a_millisecond_is_one() {
     let server = TestServer::start(1, HubConfig::default());
     server.control.set(|c| c.delay = Duration::from_micros(200));
     let mut c = TestClient::opened(&server.path, 1);
-    // A busy machine makes many a wait long, but not all.
-    let last_resort = Instant::now() + Duration::from_secs(60);
-    loop {
+    let mut short = || {
         let begun = Instant::now();
         assert_eq!(c.ask(&read(0, 4)), Answer::Read([0; 8]));
         let took = begun.elapsed();
         assert!(took >= Duration::from_micros(200));
-        if took < Duration::from_micros(950) {
-            return;
-        }
-        assert!(begun < last_resort);
+        took < Duration::from_micros(950)
+    };
+    // A busy machine makes many a wait long, but not all.
+    let last_resort = Instant::now() + Duration::from_secs(60);
+    while (0..20).filter(|_| short()).count() < 8 {
+        assert!(Instant::now() < last_resort);
     }
 }

@@ -301,7 +301,11 @@ impl TestServer {
         let control = backend.control();
         let thread = std::thread::spawn(move || {
             let hub = Hub::new(backend, config);
-            let config = ReactorConfig::default();
+            // The fake has nothing that would be found by spinning.
+            let config = ReactorConfig {
+                spin: Duration::ZERO,
+                ..ReactorConfig::default()
+            };
             let reactor = Reactor::new(hub, listener, stopped.into(), config).unwrap();
             reactor.run(|_| {})
         });
