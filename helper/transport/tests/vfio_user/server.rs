@@ -106,7 +106,7 @@ pub(crate) fn options() -> Options {
     Options {
         deadlines: Deadlines {
             connect: Duration::from_secs(2),
-            request: Duration::from_millis(300),
+            request: Duration::from_secs(1),
         },
         ..Options::default()
     }
