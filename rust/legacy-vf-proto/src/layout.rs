@@ -167,7 +167,7 @@ field! { ErrorCode as u16, |v| v.0, |b| Ok(ErrorCode(b)) }
 layout! {
     /// The header, as it lies on the wire.
     pub struct Header {
-        /// Message type; see [`MessageType`].
+        /// Message type; see `MessageType`.
         kind: u16,
         /// Flags; see [`flags`].
         flags: u16,

@@ -172,7 +172,7 @@ same_fields! {
 // virtio_pci.h: capabilities and admin commands.
 same_offsets! {
     virtio_pci_cap {
-        cap::CAP_LEN, cap_len; cap::CFG_TYPE, cfg_type; cap::BAR, bar; cap::ID, id;
+        cap::CAP_LEN, cap_len; cap::CFG_TYPE, cfg_type; cap::BAR, bar;
         cap::OFFSET, offset; cap::LENGTH, length;
     }
     virtio_pci_notify_cap {

@@ -20,13 +20,13 @@ impl RateLimit {
     /// Whether a line may be written now; if so, how many were left out since the last one.
     pub fn allow(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, left_out) = &mut *state;
-        if last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
-            *left_out = left_out.saturating_add(1);
+        let since = |last| now.saturating_duration_since(last);
+        if state.0.is_some_and(|last| since(last) < INTERVAL) {
+            state.1 = state.1.saturating_add(1);
             return None;
         }
-        *last = Some(now);
-        Some(std::mem::take(left_out))
+        state.0 = Some(now);
+        Some(std::mem::take(&mut state.1))
     }
 
     /// Passes `text` to `report` if a line may be written now.

@@ -145,8 +145,8 @@ impl Link {
             );
         }
         // Whoever notifies from now on finds the new sender; before, it is in the list.
-        let patience = || Patience::new(&self.stop, self.deadline, Who::User);
-        if let Err(e) = self.doorbell.send_again(&socket, patience) {
+        let each = || Patience::new(&self.stop, self.deadline, Who::User);
+        if let Err(e) = self.doorbell.send_again(&socket, each) {
             self.warn(format_args!("notifications could not be repeated: {e}"));
         }
         Ok(())
