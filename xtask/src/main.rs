@@ -112,7 +112,7 @@ fn dispatch(args: Args) -> Result<()> {
             };
             let steps = &mut Steps::new(&project, "build")?;
             let programs = programs::build(&project, steps, profile, out.as_deref())?;
-            let mut built = vec![programs.helper, programs.simulator];
+            let mut built = vec![programs.helper, programs.tool, programs.simulator];
             if !no_qemu {
                 built.push(qemu::ensure(&project, steps)?);
             }

@@ -19,11 +19,13 @@ use test_kit::steps::{Step, Steps};
 use test_machine::rig::RunDir;
 
 /// What an installation has besides documentation, relative to its root, with permissions.
-const INSTALLED: [(&str, u32); 5] = [
+const INSTALLED: [(&str, u32); 7] = [
+    ("usr/bin/virtio-legacy-vf", 0o755),
     ("usr/bin/virtio-pf-sim", 0o755),
     (UNIT, 0o644),
     ("usr/libexec/qemu-virtio-admin-helper", 0o755),
     ("usr/share/man/man1/qemu-virtio-admin-helper.1", 0o644),
+    ("usr/share/man/man1/virtio-legacy-vf.1", 0o644),
     ("usr/share/man/man1/virtio-pf-sim.1", 0o644),
 ];
 /// The helper's systemd unit, and the line in it with the program.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The programs cargo builds: the helper and the simulated PF.
+//! The programs cargo builds: the helper, the program that asks it, and the simulated PF.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,13 @@ use test_kit::steps::Steps;
 use test_machine::rig;
 
 /// The packages that have them, and their names.
-const PACKAGES: [&str; 2] = ["qemu_virtio_admin_helper", "virtio_pf_sim"];
+const PACKAGES: [&str; 3] = [
+    "qemu_virtio_admin_helper",
+    "legacy_vf_tool",
+    "virtio_pf_sim",
+];
 const HELPER: &str = "qemu-virtio-admin-helper";
+const TOOL: &str = "virtio-legacy-vf";
 const SIMULATOR: &str = "virtio-pf-sim";
 const PROBE: &str = "vlvf-vfio-probe";
 const KEXEC: &str = "vlvf-kexec";
@@ -23,6 +28,7 @@ const KEXEC: &str = "vlvf-kexec";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Programs {
     pub(crate) helper: PathBuf,
+    pub(crate) tool: PathBuf,
     pub(crate) simulator: PathBuf,
 }
 
@@ -43,7 +49,7 @@ pub(crate) fn build(
     profile: Profile,
     out: Option<&Path>,
 ) -> Result<Programs> {
-    steps.run("build the helper and the simulated PF", |step| {
+    steps.run("build the helper, its tool and the simulated PF", |step| {
         let mut cargo = Cmd::cargo()
             .args([
                 "build",
@@ -62,30 +68,35 @@ pub(crate) fn build(
         let Some(out) = out else { return Ok(built) };
         Ok(Programs {
             helper: install(&built.helper, out)?,
+            tool: install(&built.tool, out)?,
             simulator: install(&built.simulator, out)?,
         })
     })
 }
 
 /// Builds everything that tests of whole machines run; what is current is not built again. `VLVF_QEMU`,
-/// and `VLVF_HELPER` together with `VLVF_SIM`, name programs that are to be used instead.
+/// and `VLVF_HELPER` together with `VLVF_TOOL` and `VLVF_SIM`, name programs that are to be used
+/// instead.
 ///
 /// # Errors
 /// When something cannot be built.
 pub(crate) fn for_machines(project: &Project, steps: &mut Steps) -> Result<rig::Programs> {
     let qemu = qemu::ensure(project, steps)?;
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let (helper, simulator) = match (given("VLVF_HELPER"), given("VLVF_SIM")) {
-        (Some(helper), Some(simulator)) => (helper, simulator),
-        _ => {
-            let built = build(project, steps, Profile::Release, None)?;
-            (built.helper, built.simulator)
-        }
+    let all = (given("VLVF_HELPER"), given("VLVF_TOOL"), given("VLVF_SIM"));
+    let built = match all {
+        (Some(helper), Some(tool), Some(simulator)) => Programs {
+            helper,
+            tool,
+            simulator,
+        },
+        _ => build(project, steps, Profile::Release, None)?,
     };
     Ok(rig::Programs {
         qemu,
-        helper,
-        simulator,
+        helper: built.helper,
+        tool: built.tool,
+        simulator: built.simulator,
         kexec: build_static(project, steps, "guest_kexec", KEXEC)?,
         probe: build_static(project, steps, "vfio_probe", PROBE)?,
     })
@@ -137,6 +148,7 @@ impl Programs {
     fn of(messages: &str) -> Result<Self> {
         Ok(Self {
             helper: program(messages, HELPER)?,
+            tool: program(messages, TOOL)?,
             simulator: program(messages, SIMULATOR)?,
         })
     }
@@ -189,12 +201,15 @@ mod tests {
         let mut messages = "{\"executable\":null}\nnot json\n".to_owned();
         messages += &line("/t/release/virtio-pf-sim");
         assert!(Programs::of(&messages).is_err());
+        messages += &line("/t/release/virtio-legacy-vf");
+        assert!(Programs::of(&messages).is_err());
         messages += &line("/t/release/qemu-virtio-admin-helper");
         let programs = Programs::of(&messages).unwrap();
         assert_eq!(
             programs.helper,
             Path::new("/t/release/qemu-virtio-admin-helper")
         );
+        assert_eq!(programs.tool, Path::new("/t/release/virtio-legacy-vf"));
         assert_eq!(programs.simulator, Path::new("/t/release/virtio-pf-sim"));
     }
 

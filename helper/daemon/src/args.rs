@@ -4,40 +4,20 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, ValueEnum};
 use pci_transport::{PciAddress, VfToken};
 
 /// Legacy register access to virtio VFs through their PF
 ///
 /// Drives one virtio PF in user space and executes accesses to the legacy registers of its VFs
 /// with group administration commands, for QEMU's virtio-legacy-vf devices. One process serves one
-/// PF, on one Unix socket. Without a subcommand it serves; the subcommands ask a serving helper.
+/// PF, on one Unix socket; virtio-legacy-vf(1) asks it what it does.
 #[derive(Clone, Debug, Parser)]
-#[command(
-    name = "qemu-virtio-admin-helper",
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    max_term_width = 100
-)]
+#[command(name = "qemu-virtio-admin-helper", version, max_term_width = 100)]
 pub struct Args {
-    #[allow(missing_docs)]
-    #[command(subcommand)]
-    pub command: Option<Command>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub serve: ServeArgs,
-}
-
-/// Questions to a serving helper.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// List the helpers that serve in a directory
-    List(ListArgs),
-    /// Show a helper, its PF and its VFs
-    Show(AskArgs),
-    /// Show what a helper has done: accesses, failures, latencies
-    Stats(StatsArgs),
 }
 
 /// How log lines look.
@@ -230,51 +210,4 @@ pub struct LogArgs {
     /// How log lines look; by default journal under systemd, otherwise text
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-}
-
-/// Options of `show`, and of every question to one helper.
-#[derive(Clone, Debug, clap::Args)]
-pub struct AskArgs {
-    /// Socket of the helper
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-    /// Only this VF
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub vf: Option<u16>,
-    /// How the answer is printed.
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// How an answer is printed.
-#[derive(Clone, Debug, clap::Args)]
-pub struct OutputArgs {
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `list`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ListArgs {
-    /// Directory with the helpers' sockets
-    #[arg(long, value_name = "DIR", default_value = "/run/qemu-virtio-admin")]
-    pub dir: PathBuf,
-    /// How the answer is printed.
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `stats`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct StatsArgs {
-    /// Whom to ask, and about what.
-    #[command(flatten)]
-    pub ask: AskArgs,
-    /// Ask again every so often and show what was added, as a rate per second
-    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
-    pub watch: Option<String>,
-    /// With --watch: end after this many lines
-    #[arg(long, value_name = "N", requires = "watch")]
-    pub count: Option<u64>,
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use helper_cli::RUN_DIR;
 use helper_server::device_files::DeviceFiles;
 use helper_server::PfBackend;
 use pci_transport::vfio::{self, HostError, VfioFunction};
 use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
 use virtio_pf::{ExistingVfs, Pf, PfConfig};
 
-use crate::config::{HostPf, PfSource, ServeConfig, RUN_DIR};
+use crate::config::{HostPf, PfSource, ServeConfig};
 use crate::{fdstore, token};
 
 /// Makes the usual directory of the sockets, if that is where the socket goes.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use helper_cli::{parse_time, RUN_DIR};
 use helper_server::listener::SocketOptions;
 use helper_server::{HubConfig, Policy};
 use nix::unistd::{Group, User};
@@ -16,14 +17,11 @@ use crate::exit::{self, Failure};
 /// How to log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// Which lines, in tracing-subscriber's filter language.
+    /// Which lines: a level, or levels per part.
     pub filter: String,
     /// How they look.
     pub format: LogFormat,
 }
-
-/// Directory of the sockets, where QEMU's devices look for them.
-pub const RUN_DIR: &str = "/run/qemu-virtio-admin";
 
 /// Where the PF is.
 #[derive(Clone, Debug)]
@@ -125,20 +123,6 @@ pub enum ConfigError {
 impl From<ConfigError> for Failure {
     fn from(e: ConfigError) -> Self {
         Failure::new(exit::USAGE, e)
-    }
-}
-
-/// A number and a unit.
-pub fn parse_time(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "us" => Some(Duration::from_micros(number)),
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "min" => number.checked_mul(60).map(Duration::from_secs),
-        _ => None,
     }
 }
 

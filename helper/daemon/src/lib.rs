@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `qemu-virtio-admin-helper`: the privileged process that drives one virtio PF in user space and
 //! executes legacy register accesses of its VFs for QEMU. This library is the whole program, so
-//! that its man page and its tests use the same code.
+//! that its tests, which make its man page as well, use the same code.
 //!
-//! [`args`] (the command line) -> [`config`] (what it means, validated) -> [`serve`] or one of the
-//! questions ([`ask`]).
+//! [`args`] (the command line) -> [`config`] (what it means, validated) -> [`serve`].
 
 #![forbid(unsafe_code)]
 
 pub mod args;
-pub mod ask;
 mod backend;
 pub mod config;
 pub mod exit;
 mod fdstore;
 mod logging;
-pub mod man;
 mod notify;
 mod privileges;
 pub mod serve;
-mod stats;
-mod table;
 mod token;
 
 use std::process::ExitCode;
@@ -28,13 +23,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::Parser;
 
-use args::{Args, Command};
+use args::Args;
 use exit::Failure;
-
-/// The man page, in roff.
-pub fn man_page() -> Vec<u8> {
-    man::page()
-}
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -60,14 +50,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
-    match args.command {
-        None => {
-            let config = config::ServeConfig::try_from(args.serve)?;
-            logging::init(&config.log)?;
-            serve::serve(&config)
-        }
-        Some(Command::List(list)) => ask::list(&list),
-        Some(Command::Show(show)) => ask::show(&show),
-        Some(Command::Stats(args)) => stats::stats(&args),
-    }
+    let config = config::ServeConfig::try_from(args.serve)?;
+    logging::init(&config.log)?;
+    serve::serve(&config)
 }

@@ -4,10 +4,12 @@
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{DefaultFields, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::LogFormat;
 use crate::config::LogConfig;
@@ -41,23 +43,23 @@ where
 
 /// Starts logging.
 pub(crate) fn init(config: &LogConfig) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|e| {
+    let filter: Targets = config.filter.parse().map_err(|e| {
         Failure::text(
             exit::USAGE,
             format!("--log {}: not a log filter: {e}", config.filter),
         )
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter);
     match config.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Journal => builder
-            .fmt_fields(DefaultFields::new())
-            .event_format(Journal)
-            .init(),
+        LogFormat::Text => log.with(lines).init(),
+        LogFormat::Json => log.with(lines.json()).init(),
+        LogFormat::Journal => {
+            let lines = lines.fmt_fields(DefaultFields::new()).event_format(Journal);
+            log.with(lines).init();
+        }
     }
     Ok(())
 }

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The program from outside: options, texts, exit codes; questions to a helper with a fake PF.
+//! The program from outside: options, texts, exit codes.
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use helper_server::fake::FakeBackend;
 use helper_server::listener::{Listener, SocketOptions};
-use helper_server::{Ended, Hub, HubConfig, Reactor, ReactorConfig};
 use test_kit::patience::OwnTime;
 
 fn run(args: &[&str]) -> Output {
@@ -94,19 +89,8 @@ fn wrong_command_lines_are_explained() {
         2,
         "--socket and --pf-socket are the same file",
     );
-    fails(&["show"], 2, "--socket <PATH>");
-    fails(&["stats"], 2, "--socket <PATH>");
-    fails(&["dance"], 2, "unrecognized subcommand 'dance'");
-    fails(
-        &["--vfs", "2", "list"],
-        2,
-        "the subcommand 'list' cannot be used with '--vfs <N>'",
-    );
-    fails(
-        &["stats", "--socket", "/a", "--watch", "1ms"],
-        2,
-        "--watch 1ms: give a time from 10ms on",
-    );
+    // Questions are another program's.
+    fails(&["list"], 2, "unexpected argument 'list'");
 }
 
 #[test]
@@ -164,14 +148,7 @@ fn options_of_a_pf_of_the_host() {
 fn help_and_version() {
     let o = run(&["--help"]);
     assert!(o.status.success());
-    for text in [
-        "--pf-socket",
-        "--socket-mode",
-        "[default: 0660]",
-        "list",
-        "show",
-        "stats",
-    ] {
+    for text in ["--pf-socket", "--socket-mode", "[default: 0660]"] {
         assert!(stdout(&o).contains(text), "{text}");
     }
     let o = run(&["--version"]);
@@ -204,14 +181,20 @@ fn socket_trouble_comes_before_the_pf_is_touched() {
         4,
         "can have at most 107 bytes",
     );
-    let server = Server::start(1);
-    let live = server.path.display().to_string();
+    let live = path("live.sock");
+    let listener = Listener::bind(&SocketOptions {
+        path: live.clone().into(),
+        mode: 0o600,
+        owner: None,
+        group: None,
+    })
+    .unwrap();
     fails(
         &with(&PF, &["--socket", &live]),
         4,
         "Another helper serves this PF",
     );
-    assert!(server.path.exists());
+    assert!(listener.path().exists());
 }
 
 #[test]
@@ -253,138 +236,4 @@ fn a_pf_that_is_not_there_is_named() {
         start.elapsed()
     );
     drop(listener);
-}
-
-/// A helper with a fake PF in a thread of this process.
-struct Server {
-    path: PathBuf,
-    dir: tempfile::TempDir,
-    stop: UnixStream,
-    thread: Option<JoinHandle<Ended>>,
-}
-
-impl Server {
-    fn start(vfs: u16) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("fake.sock");
-        let listener = Listener::bind(&SocketOptions {
-            path: path.clone(),
-            mode: 0o600,
-            owner: None,
-            group: None,
-        })
-        .unwrap();
-        let (stop, stopped) = UnixStream::pair().unwrap();
-        let thread = std::thread::spawn(move || {
-            let hub = Hub::new(FakeBackend::new(vfs).unwrap(), HubConfig::default());
-            let config = ReactorConfig::default();
-            Reactor::new(hub, listener, stopped.into(), config)
-                .unwrap()
-                .run(|_| {})
-        });
-        Server {
-            path,
-            dir,
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _sent = rustix::io::write(&self.stop, &[1]);
-        let _ended = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-#[test]
-fn list_shows_who_serves_and_who_does_not() {
-    let server = Server::start(4);
-    let stale = server.dir.path().join("stale.sock");
-    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    let dir = server.dir.path().display().to_string();
-    let o = run(&["list", "--dir", &dir]);
-    assert!(o.status.success(), "{}", stderr(&o));
-    let text = stdout(&o);
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[0].starts_with("SOCKET"));
-    let words: Vec<&str> = lines[1].split_whitespace().collect();
-    assert_eq!(
-        words[1..6],
-        ["fake-pf", "net", "4", "0", "serving"],
-        "{text}"
-    );
-    assert!(lines[2].contains("unreachable"), "{text}");
-    let o = run(&["list", "--dir", &dir, "--json"]);
-    let v: serde_json::Value = serde_json::from_str(&stdout(&o)).unwrap();
-    assert_eq!(v[0]["answer"]["pf"]["id"], "fake-pf");
-    assert!(v[1]["error"].as_str().unwrap().contains("stale.sock"));
-
-    let empty = tempfile::tempdir().unwrap();
-    let empty = empty.path().display().to_string();
-    let o = run(&["list", "--dir", &empty]);
-    assert_eq!(stdout(&o), format!("No helper serves in {empty}.\n"));
-    fails(
-        &["list", "--dir", "/nonexistent"],
-        4,
-        "Directory /nonexistent:",
-    );
-}
-
-#[test]
-fn show_and_stats_in_both_forms() {
-    let server = Server::start(2);
-    let path = server.path.display().to_string();
-    let o = run(&["show", "--socket", &path]);
-    let text = stdout(&o);
-    for part in [
-        "fake-pf",
-        "1af4:1041 net, serial number 1122334455667788",
-        "LEGACY_COMMON_CFG_READ",
-        "2 enabled, 0 open",
-        "owner BAR4+0x8",
-    ] {
-        assert!(text.contains(part), "{part}: {text}");
-    }
-    assert_eq!(text.lines().filter(|l| l.contains("free")).count(), 2);
-    let o = run(&["show", "--socket", &path, "--json"]);
-    let v: serde_json::Value = serde_json::from_str(&stdout(&o)).unwrap();
-    assert_eq!(v["vfs"][1]["member"], 2);
-    assert_eq!(v["helper"]["pid"], std::process::id());
-    let o = run(&["show", "--socket", &path, "--vf", "2"]);
-    assert_eq!(stdout(&o).lines().count(), 2);
-    fails(
-        &["show", "--socket", &path, "--vf", "3"],
-        1,
-        "The helper answered NO_SUCH_VF: PF fake-pf has VFs 1 to 2, no VF 3",
-    );
-    let o = run(&["stats", "--socket", &path]);
-    assert!(
-        stdout(&o).contains("Common register reads"),
-        "{}",
-        stdout(&o)
-    );
-    let o = run(&["stats", "--socket", &path, "--vf", "1", "--json"]);
-    let v: serde_json::Value = serde_json::from_str(&stdout(&o)).unwrap();
-    assert_eq!(
-        (&v["member"], &v["accesses"]["failed"]),
-        (&1.into(), &0.into())
-    );
-    let o = run(&[
-        "stats", "--socket", &path, "--watch", "10ms", "--count", "3",
-    ]);
-    assert_eq!(stdout(&o).lines().count(), 4, "{}", stdout(&o));
-}
-
-#[test]
-fn questions_without_a_helper_say_why() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.sock").display().to_string();
-    fails(&["show", "--socket", &path], 4, "no helper serves there");
-    let stream = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    fails(&["show", "--socket", &path], 4, "not a helper's socket");
-    drop(stream);
-    fails(&["stats", "--socket", &path], 4, "gone without removing it");
 }

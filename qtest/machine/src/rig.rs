@@ -28,6 +28,8 @@ pub struct Programs {
     pub qemu: PathBuf,
     /// The helper.
     pub helper: PathBuf,
+    /// The program that asks helpers.
+    pub tool: PathBuf,
     /// The simulated PF.
     pub simulator: PathBuf,
     /// The guest's program that starts another kernel.

@@ -54,6 +54,7 @@ pub(crate) fn make(
     let mut libraries = BTreeSet::new();
     for (program, name) in [
         (&programs.helper, "qemu-virtio-admin-helper"),
+        (&programs.tool, "virtio-legacy-vf"),
         (&programs.qemu, "qemu-system-x86_64"),
     ] {
         let stripped = dir.join(name);

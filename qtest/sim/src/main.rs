@@ -6,6 +6,9 @@ use clap::Parser;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use virtio_pf_sim::args::{Cli, Command, RunArgs};
 use virtio_pf_sim::control::client;
 use virtio_pf_sim::device::types::TypeArgs;
@@ -29,12 +32,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs, types: &TypeArgs) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+    let filter: Targets = args
+        .log
+        .parse()
         .with_context(|| format!("--log {}", args.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(false)
+        .with_ansi(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     let (device, front) = args.options(types).map_err(anyhow::Error::msg)?;
     let (signal, writer) = UnixStream::pair().context("signal pipe")?;

@@ -42,7 +42,7 @@ fn a_vf_must_be_named() -> Result<()> {
 
 #[test]
 fn a_vf_that_is_not_there_is_refused() -> Result<()> {
-    let texts = [NOWHERE, "no PCI function", "qemu-virtio-admin-helper list"];
+    let texts = [NOWHERE, "no PCI function", "virtio-legacy-vf list"];
     refused(&json!({"host": NOWHERE}), &texts)?;
     refused(
         &json!({"sysfsdev": format!("/sys/bus/pci/devices/{NOWHERE}")}),

@@ -91,7 +91,7 @@ fn the_helper_must_be_named_and_there() -> Result<()> {
     refused(
         &stack,
         &device,
-        &["vf= is not set", "qemu-virtio-admin-helper list"],
+        &["vf= is not set", "virtio-legacy-vf list"],
     )?;
     other.check()
 }

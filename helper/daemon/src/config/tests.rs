@@ -26,29 +26,6 @@ fn the_argument_parser_is_consistent() {
 }
 
 #[test]
-fn times() {
-    let ms = Duration::from_millis;
-    assert_eq!(parse_time("250us"), Some(Duration::from_micros(250)));
-    assert_eq!(parse_time("5ms"), Some(ms(5)));
-    assert_eq!(parse_time("2s"), Some(ms(2000)));
-    assert_eq!(parse_time("3min"), Some(ms(180_000)));
-    for bad in [
-        "",
-        "5",
-        "s",
-        "-1s",
-        "1.5s",
-        " 1s",
-        "1 s",
-        "1h",
-        "99999999999999999999s",
-        "18446744073709551615min",
-    ] {
-        assert_eq!(parse_time(bad), None, "{bad}");
-    }
-}
-
-#[test]
 fn defaults_are_the_documented_ones() {
     let c = config(&[]).unwrap();
     assert_eq!(c.pf.vfs, 4);

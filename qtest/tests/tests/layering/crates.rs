@@ -18,6 +18,7 @@ const TRANSPORT: &str = "pci_transport";
 const QUEUE: &str = "driver_virtqueue";
 const PF: &str = "virtio_pf";
 const SERVER: &str = "helper_server";
+const CLI: &str = "helper_cli";
 const DAEMON: &str = "qemu_virtio_admin_helper";
 const MODEL: &str = "virtio_pf_model";
 const P9: &str = "p9_server";
@@ -25,7 +26,7 @@ const P9: &str = "p9_server";
 /// What a crate of ours may depend on among our own. Tests and tools may use anything.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        SPEC | MAN_PAGE | WIRE | P9 => &[],
+        SPEC | MAN_PAGE | WIRE | P9 | CLI => &[],
         PROTO | WINDOW | MODERN => &[SPEC],
         PROTO_SERVER => &[PROTO],
         MODEL => &[MODERN, SPEC],
@@ -33,7 +34,8 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         QUEUE => &[TRANSPORT, MODERN, SPEC, PROTO],
         PF => &[QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
         SERVER => &[PROTO_SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
-        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, MAN_PAGE],
+        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, CLI],
+        "legacy_vf_tool" => &[PROTO, CLI],
         "virtio_pf_sim" => &[MODEL, P9, WIRE, MODERN, SPEC, MAN_PAGE],
         "guest_kexec" => &[],
         "vfio_probe" => &[PROTO, SPEC],

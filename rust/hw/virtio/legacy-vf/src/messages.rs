@@ -187,7 +187,7 @@ fn refused(at: &Vf, why: &Refusal) -> String {
             "the helper serves another PF, or has not enabled this VF; correct helper=, or see \
              its --vfs"
         }
-        ErrorCode::NO_SUCH_VF => "correct vf=; `qemu-virtio-admin-helper list` shows the VFs",
+        ErrorCode::NO_SUCH_VF => "correct vf=; `virtio-legacy-vf list` shows the VFs",
         ErrorCode::BUSY => "stop the other user of this VF, or choose another VF",
         ErrorCode::WRONG_OWNER => {
             "this VF belongs to another PF; correct helper=, or the VF given to the device"

@@ -118,7 +118,7 @@ impl Sysfs {
         let own = follow(path)?.ok_or_else(|| {
             let name = address_of(path).unwrap_or_else(|| path.display().to_string());
             format!(
-                "the host has no PCI function {name}; `qemu-virtio-admin-helper list` shows the \
+                "the host has no PCI function {name}; `virtio-legacy-vf list` shows the \
                  VFs, which are there as long as the helper of their PF has enabled them"
             )
         })?;

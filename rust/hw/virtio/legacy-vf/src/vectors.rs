@@ -103,7 +103,7 @@ impl Link {
         };
         self.warn(format_args!(
             "the VF gives no interrupt vector to {what}, so {consequence}; let the guest use MSI-X, \
-             or see why the VF refuses (`qemu-virtio-admin-helper stats`)"
+             or see why the VF refuses (`virtio-legacy-vf stats`)"
         ));
     }
 }

@@ -62,7 +62,7 @@ pub fn find(
     if member == 0 {
         return Err(
             "vf= is not set; give the number of the VF at its PF, from 1 \
-             (`qemu-virtio-admin-helper list` shows them)"
+             (`virtio-legacy-vf list` shows them)"
                 .to_owned(),
         );
     }
@@ -110,7 +110,7 @@ fn host_vf(vfio: &VfioPciBase) -> Result<HostVf, String> {
     } else {
         Err(
             "no VF is given; use host=ADDRESS with the PCI address of a VF \
-             (`qemu-virtio-admin-helper list` shows them)"
+             (`virtio-legacy-vf list` shows them)"
                 .to_owned(),
         )
     }

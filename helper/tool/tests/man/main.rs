@@ -2,31 +2,32 @@
 //! The man page in the tree is the one that the program describes.
 #![allow(clippy::unwrap_used)]
 
+mod page;
+
 use std::path::Path;
 
-/// `UPDATE=1 cargo test -p qemu_virtio_admin_helper --test man` writes the page anew.
+/// `UPDATE=1 cargo test -p legacy_vf_tool --test man` writes the page anew.
 #[test]
 fn the_man_page_is_fresh() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tools/qemu-virtio-admin-helper.1");
-    let page = qemu_virtio_admin_helper::man_page();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tools/virtio-legacy-vf.1");
+    let page = page::page();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let committed = std::fs::read(&path).unwrap();
     assert!(
         committed == page,
-        "docs/tools/qemu-virtio-admin-helper.1 is not what the argument parser says; write it \
-         anew: UPDATE=1 cargo test -p qemu_virtio_admin_helper --test man"
+        "docs/tools/virtio-legacy-vf.1 is not what the argument parser says; write it \
+         anew: UPDATE=1 cargo test -p legacy_vf_tool --test man"
     );
 }
 
 #[test]
 fn the_man_page_has_every_option_and_exit_code() {
     use clap::CommandFactory;
-    let page = String::from_utf8(qemu_virtio_admin_helper::man_page()).unwrap();
+    let page = String::from_utf8(page::page()).unwrap();
     let plain = page.replace("\\-", "-");
-    let command = qemu_virtio_admin_helper::args::Args::command();
+    let command = legacy_vf_tool::args::Args::command();
     let mut checked = 0;
     for c in std::iter::once(&command).chain(command.get_subcommands()) {
         for arg in c.get_arguments() {
@@ -35,8 +36,8 @@ fn the_man_page_has_every_option_and_exit_code() {
             checked += 1;
         }
     }
-    assert!(checked > 30, "{checked}");
-    for (code, text) in qemu_virtio_admin_helper::exit::ALL {
+    assert!(checked >= 10, "{checked}");
+    for (code, text) in legacy_vf_tool::exit::ALL {
         let first = text.split_whitespace().next().unwrap();
         assert!(
             plain.contains(&format!("\\fB{code}\\fR\n{first}")),
@@ -46,13 +47,10 @@ fn the_man_page_has_every_option_and_exit_code() {
     for title in [
         "NAME",
         "SYNOPSIS",
-        "OPTIONS",
-        "SUBCOMMANDS",
-        "SIGNALS",
+        "COMMANDS",
         "EXIT STATUS",
         "FILES",
         "EXAMPLES",
-        "PROTOCOL",
     ] {
         assert!(
             plain.contains(&format!(".SH {title}")) || plain.contains(&format!(".SH \"{title}\"")),

@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The man page, made from the command line's own description.
 
-use std::fmt::Write as _;
+use clap::CommandFactory;
+use man_page::Page;
 
-use clap::{Command, CommandFactory};
-use man_page::roff::{bold, roman};
-use man_page::{Page, Roff};
+use qemu_virtio_admin_helper::args::Args;
+use qemu_virtio_admin_helper::exit;
 
-use crate::args::Args;
-use crate::exit;
-
-const SYNOPSIS: [&str; 5] = [
+const SYNOPSIS: [&str; 2] = [
     "qemu-virtio-admin-helper [OPTION]... --pf ADDRESS [--vfs N] [--bind]",
     "qemu-virtio-admin-helper [OPTION]... --pf-socket PATH --vfs N --socket PATH",
-    "qemu-virtio-admin-helper list [--dir DIR] [--json]",
-    "qemu-virtio-admin-helper show --socket PATH [--vf N] [--json]",
-    "qemu-virtio-admin-helper stats --socket PATH [--vf N] [--json | --watch [TIME] [--count N]]",
 ];
 
 const DESCRIPTION: &str = "\
@@ -81,7 +75,7 @@ const FILES: [(&str, &str); 4] = [
     ),
 ];
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 2] = [
     (
         "Serve 8 VFs of a PF of this host, for QEMUs of group kvm:",
         "qemu-virtio-admin-helper --pf 0000:03:00.0 --vfs 8 --bind --socket-group kvm\n\
@@ -92,66 +86,16 @@ const EXAMPLES: [(&str, &str); 5] = [
         "qemu-virtio-admin-helper --pf-socket /tmp/sim/pf.sock --vfs 4 \\\n    --socket \
          /run/qemu-virtio-admin/sim.sock --socket-group kvm --allow-gid kvm",
     ),
-    ("Which helpers are there?", "qemu-virtio-admin-helper list"),
-    (
-        "Who uses VF 3?",
-        "qemu-virtio-admin-helper show --socket /run/qemu-virtio-admin/sim.sock --vf 3",
-    ),
-    (
-        "What is going on, every second:",
-        "qemu-virtio-admin-helper stats --socket /run/qemu-virtio-admin/sim.sock --watch",
-    ),
 ];
 
-fn subcommand(roff: &mut Roff, command: &Command) {
-    roff.control("SS", [command.get_name()]);
-    let about = command.get_about().map(ToString::to_string);
-    roff.text([roman(about.unwrap_or_default())]);
-    for arg in command.get_arguments() {
-        let Some(long) = arg.get_long().filter(|l| *l != "help") else {
-            continue;
-        };
-        let value = arg
-            .get_value_names()
-            .filter(|_| arg.get_action().takes_values())
-            .and_then(<[_]>::first)
-            .map(|v| format!(" {v}"));
-        roff.control("TP", []);
-        roff.text([bold(format!("--{long}")), roman(value.unwrap_or_default())]);
-        let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let defaults: Vec<_> = arg
-            .get_default_values()
-            .iter()
-            .filter(|_| arg.get_action().takes_values())
-            .map(|v| v.to_string_lossy())
-            .collect();
-        if !defaults.is_empty() {
-            let _infallible = write!(help, " [default: {}]", defaults.join(" "));
-        }
-        roff.text([roman(help)]);
-    }
-}
-
 /// The page in roff.
-pub fn page() -> Vec<u8> {
+pub(crate) fn page() -> Vec<u8> {
     let mut command = Args::command();
     command.build();
-    let subcommands: Vec<Command> = command
-        .get_subcommands()
-        .filter(|c| c.get_name() != "help")
-        .cloned()
-        .collect();
     let mut page = Page::new(command, &SYNOPSIS);
     page.text("BACKGROUND", DESCRIPTION);
     page.text("PFS OF THE HOST", VFIO);
     page.options_with_subsections();
-    page.text(
-        "SUBCOMMANDS",
-        "They ask a serving helper and need permission to connect to its socket, no more.",
-    );
-    for c in &subcommands {
-        page.part(|r| subcommand(r, c));
-    }
     page.text("PRIVILEGES", PRIVILEGES);
     page.text("SIGNALS", SIGNALS);
     page.list(

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use helper_cli::{exit, Failure};
 use legacy_vf_proto::client::{Client, Received, SendError};
 use legacy_vf_proto::{ErrorReply, Name, Printable, QueryKind, Reply, Request, MAX_MESSAGE};
 use rustix::io::Errno;
@@ -16,14 +17,13 @@ use rustix::net::{
 use serde_json::{json, Value};
 
 use crate::args::{AskArgs, ListArgs};
-use crate::exit::{self, Failure};
 use crate::table::{age, number, print, print_json, table, text};
 
 /// Time for a helper to answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection that asks questions.
-pub struct Asker {
+pub(crate) struct Asker {
     socket: OwnedFd,
     path: PathBuf,
     client: Client,
@@ -34,7 +34,7 @@ impl Asker {
     ///
     /// # Errors
     /// With a text that says what to do.
-    pub fn connect(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let fail = |e: Errno| {
             let hint = match e {
@@ -64,7 +64,7 @@ impl Asker {
         let mut asker = Asker {
             socket,
             path: path.to_owned(),
-            client: Client::new(Name::new("qemu-virtio-admin-helper cli"), 0),
+            client: Client::new(Name::new("virtio-legacy-vf"), 0),
         };
         let mut buf = [0; MAX_MESSAGE];
         let len = asker.client.request(&asker.client.hello(), &mut buf);
@@ -114,7 +114,7 @@ impl Asker {
     ///
     /// # Errors
     /// If there is no answer, or it is an error, or not JSON.
-    pub fn query(&mut self, what: QueryKind, member: u16) -> Result<Value, Failure> {
+    pub(crate) fn query(&mut self, what: QueryKind, member: u16) -> Result<Value, Failure> {
         let mut buf = [0; MAX_MESSAGE];
         let request = Request::Query { what, member };
         let len = self
@@ -135,7 +135,7 @@ fn os_text(e: Errno) -> String {
 ///
 /// # Errors
 /// If the directory cannot be read; a helper that does not answer is a row of the table.
-pub fn list(args: &ListArgs) -> Result<(), Failure> {
+pub(crate) fn list(args: &ListArgs) -> Result<(), Failure> {
     let dir = args.dir.display();
     let entries = std::fs::read_dir(&args.dir)
         .map_err(|e| Failure::text(exit::SOCKET, format!("Directory {dir}: {e}")))?;
@@ -193,7 +193,7 @@ fn heading(cells: &[&str]) -> Vec<String> {
 ///
 /// # Errors
 /// If the helper does not answer.
-pub fn show(args: &AskArgs) -> Result<(), Failure> {
+pub(crate) fn show(args: &AskArgs) -> Result<(), Failure> {
     let mut asker = Asker::connect(&args.socket)?;
     let mut helper = asker.query(QueryKind::HELPER, 0)?;
     let last = u16::try_from(number(&helper, "/vfs/enabled")).unwrap_or(u16::MAX);

@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use helper_cli::{exit, parse_time, Failure};
 use legacy_vf_proto::QueryKind;
 use serde_json::Value;
 
 use crate::args::StatsArgs;
 use crate::ask::Asker;
-use crate::config::parse_time;
-use crate::exit::{self, Failure};
 use crate::table::{number, print, print_json, table, text};
 
 /// Shortest time between two questions.
