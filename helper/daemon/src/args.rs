@@ -42,6 +42,17 @@ pub enum Existing {
     Replace,
 }
 
+/// What happens at a system call that serving does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SeccompMode {
+    /// The process is killed (SIGSYS); a service manager starts it again
+    Kill,
+    /// The kernel logs it and carries it out, to find out what is missing in the list
+    Log,
+    /// System calls are not filtered
+    Off,
+}
+
 /// VFIO's interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Interface {
@@ -65,6 +76,9 @@ pub struct ServeArgs {
     /// The socket.
     #[command(flatten)]
     pub socket: SocketArgs,
+    /// Privileges.
+    #[command(flatten)]
+    pub privileges: PrivilegeArgs,
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -155,6 +169,22 @@ pub struct AdminArgs {
     pub spin: String,
 }
 
+/// Privileges, while it serves.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Privileges")]
+pub struct PrivilegeArgs {
+    /// User to serve as, once everything is open; names or numbers
+    ///
+    /// By default, if started as root, qemu-virtio-admin if there is such a user; otherwise the user
+    /// that started it, as with --user root. The socket's directory must be writable for that user,
+    /// so that the socket can be removed at the end.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// What happens at a system call that serving does not need
+    #[arg(long, value_name = "HOW", default_value = "kill")]
+    pub seccomp: SeccompMode,
+}
+
 /// The socket, and who may use it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Socket")]
@@ -174,7 +204,7 @@ pub struct SocketArgs {
     /// Group of the socket, name or number
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,
-    /// User that may open VFs, besides root and the helper's own user; may be repeated
+    /// User that may open VFs, besides root and the user that started the helper; may be repeated
     #[arg(long, value_name = "USER")]
     pub allow_uid: Vec<String>,
     /// Group (the effective one of a client) that may open VFs; may be repeated

@@ -9,23 +9,48 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use helper_cli::RUN_DIR;
+use helper_confine::user::User;
 use helper_server::device_files::DeviceFiles;
 use helper_server::PfBackend;
 use pci_transport::vfio::{self, HostError, VfioFunction};
 use pci_transport::vfio_user::{Deadlines, VfioUserFunction};
+use rustix::fs::{fchown, fstat, open, Mode, OFlags, Uid};
 use virtio_pf::{ExistingVfs, Pf, PfConfig};
 
 use crate::config::{HostPf, PfSource, ServeConfig};
 use crate::{fdstore, token};
 
-/// Makes the usual directory of the sockets, if that is where the socket goes.
+/// Makes the usual directory of the sockets, if that is where the socket goes, and gives it to the
+/// user as whom helpers serve.
 ///
 /// # Errors
-/// If it cannot be made.
-pub(crate) fn make_run_dir(socket: &Path) -> anyhow::Result<()> {
-    if socket.parent() != Some(Path::new(RUN_DIR)) || Path::new(RUN_DIR).is_dir() {
+/// If it cannot be made or given.
+pub(crate) fn make_run_dir(socket: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    if socket.parent() != Some(Path::new(RUN_DIR)) {
         return Ok(());
     }
+    if !Path::new(RUN_DIR).is_dir() {
+        create_run_dir()?;
+    }
+    match user {
+        Some(user) => {
+            give_run_dir(user).with_context(|| format!("Cannot give {RUN_DIR} to {user}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Only from root, so that one helper does not take it from another one's user.
+fn give_run_dir(user: &User) -> std::io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    let dir = open(RUN_DIR, flags, Mode::empty())?;
+    if fstat(&dir)?.st_uid == 0 {
+        fchown(&dir, Some(Uid::from_raw(user.uid)), None)?;
+    }
+    Ok(())
+}
+
+fn create_run_dir() -> anyhow::Result<()> {
     let made = std::fs::create_dir(RUN_DIR).and_then(|()| {
         // Whatever the mask: QEMU must reach the socket.
         std::fs::set_permissions(RUN_DIR, std::fs::Permissions::from_mode(0o755))

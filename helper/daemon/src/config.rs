@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use helper_cli::{parse_time, RUN_DIR};
+use helper_confine::calls::Unlisted;
+use helper_confine::user::{User as ServeAs, UserError};
 use helper_server::listener::SocketOptions;
 use helper_server::{HubConfig, Policy};
 use nix::unistd::{Group, User};
 use pci_transport::{vfio, PciAddress, VfToken};
 use virtio_pf::{AccessPlatform, ExistingVfs, PfConfig, RetryPolicy};
 
-use crate::args::{Existing, Interface, LogFormat, PfArgs, ServeArgs};
+use crate::args::{Existing, Interface, LogFormat, PfArgs, SeccompMode, ServeArgs};
 use crate::exit::{self, Failure};
 
 /// How to log.
@@ -47,6 +49,18 @@ pub struct HostPf {
     pub vfs: Option<u16>,
 }
 
+/// The user to serve as, if there is such a user.
+pub const DEFAULT_USER: &str = "qemu-virtio-admin";
+
+/// What is given up before serving.
+#[derive(Clone, Debug)]
+pub struct PrivilegeConfig {
+    /// Another user to become.
+    pub user: Option<ServeAs>,
+    /// How system calls are filtered, if at all.
+    pub seccomp: Option<Unlisted>,
+}
+
 /// Everything that serving needs.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -60,6 +74,8 @@ pub struct ServeConfig {
     pub hub: HubConfig,
     /// Longest busy wait for answers.
     pub spin: Duration,
+    /// Privileges.
+    pub privileges: PrivilegeConfig,
     /// The log.
     pub log: LogConfig,
 }
@@ -104,6 +120,17 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
+    /// Not a user to serve as.
+    #[error("--user {value}: {why}")]
+    NotAUser {
+        /// Its value.
+        value: String,
+        /// Why.
+        why: UserError,
+    },
+    /// Only root can become somebody else.
+    #[error("--user {0}: only root can serve as another user")]
+    NotRoot(String),
     /// No such group.
     #[error("{option} {value}: no such group")]
     NoSuchGroup {
@@ -190,6 +217,26 @@ fn group(option: &'static str, value: &str) -> Result<u32, ConfigError> {
     }
 }
 
+/// The user to become, if it is another one.
+fn serve_as(asked: Option<&str>) -> Result<Option<ServeAs>, ConfigError> {
+    let root = rustix::process::geteuid().is_root();
+    let user = match asked {
+        Some(value) => Some(value.parse::<ServeAs>().map_err(|why| {
+            let value = value.to_owned();
+            ConfigError::NotAUser { value, why }
+        })?),
+        None if root => ServeAs::named(DEFAULT_USER),
+        None => None,
+    };
+    let Some(user) = user.filter(|user| !user.is_current()) else {
+        return Ok(None);
+    };
+    match root {
+        true => Ok(Some(user)),
+        false => Err(ConfigError::NotRoot(user.name)),
+    }
+}
+
 fn mode(value: &str) -> Result<u32, ConfigError> {
     let mode = u32::from_str_radix(value, 8)
         .ok()
@@ -241,6 +288,7 @@ impl TryFrom<ServeArgs> for ServeConfig {
             pf,
             admin,
             socket,
+            privileges,
             log,
         } = args;
         let source = PfSource::of(&pf)?;
@@ -323,6 +371,14 @@ impl TryFrom<ServeArgs> for ServeConfig {
                 write_timeout: deadline("--client-timeout", &socket.client_timeout)?,
                 drain_timeout: deadline("--drain-timeout", &socket.drain_timeout)?,
                 ..HubConfig::default()
+            },
+            privileges: PrivilegeConfig {
+                user: serve_as(privileges.user.as_deref())?,
+                seccomp: match privileges.seccomp {
+                    SeccompMode::Kill => Some(Unlisted::Kill),
+                    SeccompMode::Log => Some(Unlisted::Log),
+                    SeccompMode::Off => None,
+                },
             },
             log: LogConfig {
                 filter: log.log,

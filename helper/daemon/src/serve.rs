@@ -47,12 +47,14 @@ pub fn serve(config: &ServeConfig) -> Result<(), Failure> {
     let inherited = fdstore::take();
     let stop = stop_signal().map_err(|e| Failure::new(exit::RUNTIME, e))?;
     raise_file_limit();
-    backend::make_run_dir(&config.socket.path).map_err(|e| Failure::new(exit::SOCKET, e))?;
+    let user = config.privileges.user.as_ref();
+    backend::make_run_dir(&config.socket.path, user).map_err(|e| Failure::new(exit::SOCKET, e))?;
+    privileges::check_directory(config)?;
+    privileges::join_socket_group(config);
     // Before the PF is touched: another helper may be using it.
     let listener = Listener::bind(&config.socket).map_err(|e| Failure::new(exit::SOCKET, e))?;
     let (backend, kept) =
         backend::start(config, inherited).map_err(|e| Failure::new(exit::PF, e))?;
-    privileges::drop_all();
     let info = backend.info();
     tracing::info!(
         pf = %info.id,
@@ -86,6 +88,7 @@ fn run(
     let hub = Hub::new(backend, config.hub.clone());
     let reactor = Reactor::new(hub, listener, stop, reactor_config)
         .map_err(|e| Failure::new(exit::RUNTIME, e))?;
+    privileges::drop_all(config)?;
     notify::ready(status);
     println!("ready");
     let _closed = std::io::stdout().flush();

@@ -75,6 +75,16 @@ fn wrong_command_lines_are_explained() {
             &["--socket-group", "no-such-group"],
             "--socket-group no-such-group: no such group",
         ),
+        (
+            &["--user", "no-such-user"],
+            "--user no-such-user: no such user",
+        ),
+        (
+            &["--user", "4000001"],
+            "--user 4000001: no account has this number, so give its group as well, as in \
+             4000001:4000001",
+        ),
+        (&["--seccomp", "maybe"], "possible values: kill, log, off"),
         (&["--log", "a=b=c"], "--log a=b=c: not a log filter"),
     ] {
         fails(&with(&base, extra), 2, text);

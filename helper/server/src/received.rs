@@ -4,9 +4,10 @@
 //! file system that the client itself serves may never answer. So a thread of its own closes them.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{sync_channel, SyncSender, TrySendError};
 use std::sync::OnceLock;
@@ -105,6 +106,18 @@ fn closer() -> Option<&'static SyncSender<Closing>> {
     CLOSER.get_or_init(make).as_ref()
 }
 
+/// Starts what closes files and waits until it does, for a process that may not start threads later,
+/// nor make the system calls of a thread that starts. Without, it is started when it is needed.
+///
+/// # Errors
+/// If there is no file to try it with.
+pub fn prepare() -> std::io::Result<()> {
+    let (mut here, there) = UnixStream::pair()?;
+    drop(ReceivedFile::from(File::from(OwnedFd::from(there))));
+    // Until the other end is closed.
+    here.read(&mut [0]).map(drop)
+}
+
 /// Closes a file. A socket of the client does not linger; a file system of its own still may.
 fn close_now(file: OwnedFd) {
     let _no_socket = rustix::net::sockopt::set_socket_linger(&file, None);
@@ -139,8 +152,6 @@ impl Drop for ReceivedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_dropped_file_is_closed() {

@@ -41,9 +41,12 @@ go on.";
 
 const PRIVILEGES: &str = "\
 To make the socket and to reach the PF, the program needs the permissions of files and directories, \
-no more; to give the socket to another owner it must be root. With --pf these are /dev/vfio/* or \
+no more; to give the socket to another owner or to serve as another user it must be root. With --pf these are /dev/vfio/* or \
 /dev/iommu and /dev/vfio/devices/*; to bind the PF and to enable VFs it must be root as well, as it \
-writes to sysfs. Before it serves it gives up all capabilities and can gain none (no_new_privs).";
+writes to sysfs. Before it serves, and started as root, it becomes another user (--user). It gives up \
+all capabilities and can gain none, cannot be traced, opens files only for reading and only below \
+/proc and /sys (where the kernel has Landlock), and makes only system calls that serving needs \
+(--seccomp).";
 
 const PROTOCOL: &str = "\
 The socket is of type SOCK_SEQPACKET. Its messages are described in \

@@ -38,6 +38,16 @@ const DEVICE_ATTACH_IOMMUFD_PT: u64 = request(19);
 const IOAS_ALLOC: u64 = 0x3b << 8 | 0x81;
 const IOAS_MAP: u64 = 0x3b << 8 | 0x85;
 
+/// Those that are made of an open function, and not to open one.
+pub(crate) const OF_OPEN_DEVICE: [u64; 6] = [
+    DEVICE_GET_INFO,
+    DEVICE_GET_REGION_INFO,
+    DEVICE_GET_IRQ_INFO,
+    DEVICE_SET_IRQS,
+    DEVICE_RESET,
+    DEVICE_IOEVENTFD,
+];
+
 const IOAS_MAP_FIXED_IOVA: u32 = 1;
 const IOAS_MAP_WRITEABLE: u32 = 2;
 const IOAS_MAP_READABLE: u32 = 4;

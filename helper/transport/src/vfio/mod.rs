@@ -26,6 +26,9 @@ use std::time::Duration;
 
 use crate::address::VfToken;
 
+/// Numbers of the ioctl() requests that are made after a function was opened and has its memory.
+pub const REQUESTS_WHEN_OPEN: [u64; 6] = crate::sys::vfio::OF_OPEN_DEVICE;
+
 /// Whether whoever opened this VFIO device file has the device: a function's own device file can
 /// be opened by several, but used only by the one who bound it to an iommufd. Only for files that
 /// are known to be VFIO's.

@@ -19,6 +19,7 @@ const QUEUE: &str = "driver_virtqueue";
 const PF: &str = "virtio_pf";
 const SERVER: &str = "helper_server";
 const CLI: &str = "helper_cli";
+const CONFINE: &str = "helper_confine";
 const DAEMON: &str = "qemu_virtio_admin_helper";
 const MODEL: &str = "virtio_pf_model";
 const P9: &str = "p9_server";
@@ -26,7 +27,7 @@ const P9: &str = "p9_server";
 /// What a crate of ours may depend on among our own. Tests and tools may use anything.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        SPEC | MAN_PAGE | WIRE | P9 | CLI => &[],
+        SPEC | MAN_PAGE | WIRE | P9 | CLI | CONFINE => &[],
         PROTO | WINDOW | MODERN => &[SPEC],
         PROTO_SERVER => &[PROTO],
         MODEL => &[MODERN, SPEC],
@@ -34,7 +35,9 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         QUEUE => &[TRANSPORT, MODERN, SPEC, PROTO],
         PF => &[QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
         SERVER => &[PROTO_SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO],
-        DAEMON => &[SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, CLI],
+        DAEMON => &[
+            SERVER, PF, QUEUE, TRANSPORT, MODERN, SPEC, PROTO, CLI, CONFINE,
+        ],
         "legacy_vf_tool" => &[PROTO, CLI],
         "virtio_pf_sim" => &[MODEL, P9, WIRE, MODERN, SPEC, MAN_PAGE],
         "guest_kexec" => &[],
