@@ -19,9 +19,10 @@ use test_kit::steps::{Step, Steps};
 use test_machine::rig::RunDir;
 
 /// What an installation has besides documentation, relative to its root, with permissions.
-const INSTALLED: [(&str, u32); 7] = [
+const INSTALLED: [(&str, u32); 8] = [
     ("usr/bin/virtio-legacy-vf", 0o755),
     ("usr/bin/virtio-pf-sim", 0o755),
+    ("usr/lib/sysusers.d/qemu-virtio-admin.conf", 0o644),
     (UNIT, 0o644),
     ("usr/libexec/qemu-virtio-admin-helper", 0o755),
     ("usr/share/man/man1/qemu-virtio-admin-helper.1", 0o644),
@@ -30,7 +31,7 @@ const INSTALLED: [(&str, u32); 7] = [
 ];
 /// The helper's systemd unit, and the line in it with the program.
 const UNIT: &str = "usr/lib/systemd/system/qemu-virtio-admin-helper@.service";
-const UNIT_START: &str = "ExecStart=/usr/libexec/qemu-virtio-admin-helper --pf ";
+const UNIT_START: &str = "ExecStart=!/usr/libexec/qemu-virtio-admin-helper --pf ";
 /// Documentation that an installation has; there may be more.
 const DOCS: &str = "usr/share/doc/virtio-legacy-vf";
 const PAGES: [&str; 2] = ["README.md", "system/virtio-legacy-vf.md"];

@@ -2,9 +2,11 @@
 //! The systemd unit says what the program understands.
 #![allow(clippy::unwrap_used)]
 
+use std::process::Command;
+
 use clap::Parser;
 use qemu_virtio_admin_helper::args::Args;
-use qemu_virtio_admin_helper::config::ServeConfig;
+use qemu_virtio_admin_helper::config::{ServeConfig, DEFAULT_USER};
 use qemu_virtio_admin_helper::exit;
 
 const UNIT: &str = include_str!("../qemu-virtio-admin-helper@.service.in");
@@ -36,7 +38,13 @@ fn command() -> Vec<String> {
 #[test]
 fn the_command_line_is_one() {
     let command = command();
-    assert_eq!(command[0], "qemu-virtio-admin-helper");
+    // Started as root whatever User= says.
+    assert_eq!(command[0], "!qemu-virtio-admin-helper");
+    assert_eq!(value("User"), DEFAULT_USER);
+    let accounts = include_str!("../qemu-virtio-admin.conf");
+    assert!(accounts
+        .lines()
+        .any(|line| line.starts_with("u qemu-virtio-admin ")));
     let args = Args::try_parse_from(&command).unwrap();
     let config = ServeConfig::try_from(args.serve).unwrap();
     // Where QEMU looks, and what the unit keeps.
@@ -79,12 +87,51 @@ fn it_may_reach_vfio_and_write_to_sysfs_and_little_else() {
     assert_eq!(value("NoNewPrivileges"), "yes");
     let kept: usize = value("FileDescriptorStoreMax").parse().unwrap();
     assert!(kept >= 4, "device, container, group, memory");
-    // A stale socket that --socket-owner and --socket-group gave away can be asked, and replaced.
+    // A stale socket that --socket-owner and --socket-group gave away can be asked, and replaced; and
+    // what is needed to become another user without capabilities.
     let capabilities: Vec<&str> = value("CapabilityBoundingSet").split(' ').collect();
     assert_eq!(
         capabilities,
-        ["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]
+        [
+            "CAP_DAC_OVERRIDE",
+            "CAP_FOWNER",
+            "CAP_SETGID",
+            "CAP_SETUID",
+            "CAP_SETPCAP"
+        ]
     );
-    // It would make sysfs read-only.
-    assert!(!UNIT.contains("ProtectKernelTunables=yes"));
+    // sysfs would be read-only without the second.
+    assert_eq!(value("ProtectKernelTunables"), "yes");
+    assert_eq!(value("ReadWritePaths"), "/sys/bus/pci /sys/devices");
+    assert_eq!(value("PrivateDevices"), "yes");
+    assert_eq!(value("BindPaths"), "-/dev/vfio -/dev/iommu");
+}
+
+/// What systemd itself says about it, where there is one: 0 is nothing exposed, 10 everything.
+#[test]
+fn systemd_finds_little_exposed() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("helper@.service");
+    // Programs that are not there would be complained about.
+    let text = UNIT.replace("@HELPER_DIR@/qemu-virtio-admin-helper", "/bin/true");
+    std::fs::write(&unit, text).unwrap();
+    let verdict = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(&unit)
+        .output();
+    let Ok(verdict) = verdict else {
+        println!("There is no systemd-analyze.");
+        return;
+    };
+    let text = String::from_utf8_lossy(&verdict.stdout).into_owned();
+    let Some(line) = text
+        .lines()
+        .find(|line| line.contains("Overall exposure level"))
+    else {
+        println!("This systemd-analyze looks at no files: {text}");
+        return;
+    };
+    let words = line.rsplit(": ").next().unwrap();
+    let level: f64 = words.split(' ').next().unwrap().parse().unwrap();
+    assert!(level < 1.0, "{text}");
 }
