@@ -5,6 +5,7 @@
 //! [`lanes`]. Where time is limited, [`order`] says which jobs are run, by what is known of them: [`history`].
 
 mod counts;
+mod deny;
 mod history;
 mod jobs;
 mod lanes;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::counts::Counts;
+use super::deny;
 use crate::docs;
 use crate::meson;
 use crate::programs::{self, Profile};
@@ -44,6 +45,8 @@ pub(crate) enum Suite {
     Guest,
     /// Links, licence lines, the conformance page.
     Docs,
+    /// Licences, duplicates and sources of the crates that are built in; skipped without cargo-deny.
+    Deny,
     /// The packager's door: meson.build, its installation and its tests.
     Meson,
     /// A short run of every fuzz target.
@@ -69,6 +72,7 @@ impl Suite {
             Self::Qtest => "qtest",
             Self::Guest => "guest",
             Self::Docs => "docs",
+            Self::Deny => "deny",
             Self::Meson => "meson",
             Self::Fuzz => "fuzz",
         }
@@ -78,8 +82,9 @@ impl Suite {
     fn in_meson(self) -> InMeson {
         match self {
             Self::Qemu | Self::Qtest | Self::Guest => InMeson::WithQemu,
-            // Itself, and what works only in a build of QEMU that this program made.
-            Self::Meson | Self::QemuClippy => InMeson::Never,
+            // Itself, what works only in a build of QEMU that this program made, and what is no
+            // affair of a packager's.
+            Self::Meson | Self::QemuClippy | Self::Deny => InMeson::Never,
             _ => InMeson::Always,
         }
     }
@@ -124,6 +129,12 @@ pub(super) fn run(project: &Project, steps: &mut Steps, suite: Suite) -> Counts 
         }
         Suite::Qtest => {
             return qtest(project, steps).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                Counts::one(false)
+            })
+        }
+        Suite::Deny => {
+            return deny::run(project, steps).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");
                 Counts::one(false)
             })
