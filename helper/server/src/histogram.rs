@@ -18,6 +18,7 @@ const BUCKETS: usize = 1 + OCTAVES * SUB;
 pub struct Histogram {
     counts: [u32; BUCKETS],
     total: u64,
+    sum: Duration,
     max: Duration,
 }
 
@@ -26,6 +27,7 @@ impl Default for Histogram {
         Histogram {
             counts: [0; BUCKETS],
             total: 0,
+            sum: Duration::ZERO,
             max: Duration::ZERO,
         }
     }
@@ -57,12 +59,25 @@ impl Histogram {
             *count = count.saturating_add(1);
         }
         self.total += 1;
+        self.sum = self.sum.saturating_add(latency);
         self.max = self.max.max(latency);
     }
 
     /// Latencies counted.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+
+    /// How many were shorter than 2^`exponent` nanoseconds; exact from 2^8 on.
+    pub fn shorter_than(&self, exponent: u32) -> u64 {
+        let end = 1 + (exponent.saturating_sub(FIRST) as usize).min(OCTAVES) * SUB;
+        let counted = self.counts.iter().take(end);
+        counted.map(|count| u64::from(*count)).sum()
     }
 
     /// The longest.
@@ -121,5 +136,11 @@ mod tests {
         assert!((990..=1000).contains(&p99), "{p99}");
         assert_eq!(h.max(), Duration::from_millis(1));
         assert_eq!(h.total(), 1000);
+        assert_eq!(h.sum(), Duration::from_micros(500_500));
+        assert_eq!(h.shorter_than(8), 0);
+        assert_eq!(h.shorter_than(10), 1, "1024 ns");
+        assert_eq!(h.shorter_than(16), 65, "65.536 us");
+        assert_eq!(h.shorter_than(20), 1000);
+        assert_eq!(h.shorter_than(u32::MAX), 1000);
     }
 }

@@ -28,6 +28,7 @@ pub mod fake;
 pub mod histogram;
 pub mod hub;
 pub mod listener;
+mod metrics;
 pub mod peer;
 mod pf_backend;
 pub mod policy;

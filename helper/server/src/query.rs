@@ -14,6 +14,7 @@ use crate::backend::AccessBackend;
 use crate::counters::AccessCounters;
 use crate::histogram::Histogram;
 use crate::hub::{Hub, Stage};
+use crate::metrics;
 use crate::registry::Owner;
 
 /// Owned VFs that the answer about the helper lists.
@@ -374,10 +375,19 @@ pub fn answer<B: AccessBackend>(
             accesses: accesses(hub.counters().vf(member).ok_or_else(no_such_vf)?),
             helper: None,
         }),
+        (QueryKind::METRICS, _) => {
+            let first = member.max(1);
+            hub.backend().vf(first).ok_or_else(no_such_vf)?;
+            let small = || {
+                let text = format!("No VF fits into {max} bytes; connect with a larger max_message");
+                (ErrorCode::OUT_OF_RANGE, text)
+            };
+            return metrics::page(hub, first, max).ok_or_else(small);
+        }
         (QueryKind(other), _) => {
             return Err((
                 ErrorCode::NOT_SUPPORTED,
-                format!("Unknown question {other}; known are 0 (helper), 1 (one VF), 2 (counters)"),
+                format!("Unknown question {other}; known are 0 (helper), 1 (one VF), 2 (counters), 3 (metrics)"),
             ))
         }
     };

@@ -386,7 +386,8 @@ fn questions_are_answered_with_json_that_fits() {
         (QueryKind::VF, 0, ErrorCode::NO_SUCH_VF),
         (QueryKind::VF, 2001, ErrorCode::NO_SUCH_VF),
         (QueryKind::COUNTERS, 2001, ErrorCode::NO_SUCH_VF),
-        (QueryKind(3), 0, ErrorCode::NOT_SUPPORTED),
+        (QueryKind::METRICS, 2001, ErrorCode::NO_SUCH_VF),
+        (QueryKind(4), 0, ErrorCode::NOT_SUPPORTED),
     ] {
         assert_eq!(b.ask(id, &query(what, member)).code(), code);
     }

@@ -71,6 +71,9 @@ pub struct StatsArgs {
     /// Ask again every so often and show what was added, as a rate per second
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
     pub watch: Option<String>,
+    /// Print the counters of the helper and of all its VFs, with latencies in buckets, as OpenMetrics text
+    #[arg(long, conflicts_with_all = ["watch", "count", "json", "vf"])]
+    pub openmetrics: bool,
     /// With --watch: end after this many lines
     #[arg(long, value_name = "N", requires = "watch")]
     pub count: Option<u64>,

@@ -8,6 +8,7 @@
 pub mod args;
 mod ask;
 pub mod exit;
+mod openmetrics;
 mod stats;
 mod table;
 
@@ -47,6 +48,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => ask::list(args),
         Command::Show(args) => ask::show(args),
+        Command::Stats(args) if args.openmetrics => openmetrics::stats(&args.ask),
         Command::Stats(args) => stats::stats(args),
     }
 }

@@ -2,6 +2,7 @@
 //! Questions to a helper with a fake PF: tables, JSON, texts, exit codes.
 #![allow(clippy::unwrap_used)]
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -10,6 +11,12 @@ use std::thread::JoinHandle;
 use helper_server::fake::FakeBackend;
 use helper_server::listener::{Listener, SocketOptions};
 use helper_server::{Ended, Hub, HubConfig, Reactor, ReactorConfig};
+use legacy_vf_proto::client::{Client, Received};
+use legacy_vf_proto::{Name, Open, Proof, Reply, Request, Space, MAX_MESSAGE};
+use rustix::net::{
+    connect, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_virtio-legacy-vf"))
@@ -193,4 +200,107 @@ fn questions_without_a_helper_say_why() {
     fails(&["show", "--socket", &path], 4, "not a helper's socket");
     drop(stream);
     fails(&["stats", "--socket", &path], 4, "gone without removing it");
+}
+
+/// A client that has opened a VF and read a register of it.
+fn opened(path: &std::path::Path, member: u16) -> OwnedFd {
+    let kind = SocketType::SEQPACKET;
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    let mut client = Client::new(Name::new("test"), 0);
+    let open = Request::Open(Open {
+        member,
+        proof: Proof::NONE,
+        virtio_id: 1,
+        serial: 0,
+    });
+    let read = Request::Read {
+        space: Space::Common,
+        offset: 0,
+        len: 4,
+    };
+    for request in [client.hello(), open, read] {
+        let mut buf = [0; MAX_MESSAGE];
+        let len = client.request(&request, &mut buf).unwrap();
+        send(&socket, &buf[..len], SendFlags::empty()).unwrap();
+        let (len, _) = recv(&socket, &mut buf[..], RecvFlags::empty()).unwrap();
+        match client.receive(&buf[..len]) {
+            Received::Reply(Reply::Error(e)) => panic!("{e:?}"),
+            Received::Reply(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    socket
+}
+
+/// A value by the whole name of its sample.
+fn value(text: &str, sample: &str) -> f64 {
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    found
+        .unwrap_or_else(|| panic!("no {sample} in:\n{text}"))
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn all_vfs_at_once_for_monitoring() {
+    // More VFs than fit into a message.
+    let server = Server::start(300);
+    let socket = server.path.to_str().unwrap().to_owned();
+    let _open: Vec<_> = (1..=100).map(|vf| opened(&server.path, vf)).collect();
+    let o = run(&["stats", "--socket", &socket, "--openmetrics"]);
+    let text = stdout(&o);
+    assert_eq!(o.status.code(), Some(0), "{}", stderr(&o));
+    assert!(text.ends_with("\n# EOF\n"));
+    let pf = "pf=\"fake-pf\"";
+    assert_eq!(
+        value(&text, &format!("virtio_legacy_vf_vfs_enabled{{{pf}}}")),
+        300.0
+    );
+    assert_eq!(
+        value(&text, &format!("virtio_legacy_vf_vfs_open{{{pf}}}")),
+        100.0
+    );
+    let opens = format!("virtio_legacy_vf_opens_total{{{pf}}}");
+    assert_eq!(value(&text, &opens), 100.0);
+    for vf in [1, 57, 100] {
+        let of = |name: &str, more: &str| {
+            value(
+                &text,
+                &format!("virtio_legacy_vf_{name}{{{pf},vf=\"{vf}\"{more}}}"),
+            )
+        };
+        assert_eq!(of("vf_open", ""), 1.0);
+        assert_eq!(of("vf_operations_total", ",operation=\"common_read\""), 1.0);
+        assert_eq!(of("vf_latency_seconds_count", ""), 1.0);
+        assert_eq!(of("vf_latency_seconds_bucket", ",le=\"+Inf\""), 1.0);
+        assert!(of("vf_latency_seconds_sum", "") > 0.0);
+        let buckets: Vec<f64> = text
+            .lines()
+            .filter(|l| {
+                l.starts_with("virtio_legacy_vf_vf_latency_seconds_bucket")
+                    && l.contains(&format!("vf=\"{vf}\""))
+            })
+            .map(|l| l.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(buckets.len() == 12 && buckets.is_sorted(), "{buckets:?}");
+    }
+    assert!(!text.contains("vf=\"101\""), "never used");
+    // Each family is described once, and its samples are together.
+    let mut families: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE "))
+        .collect();
+    let all = families.len();
+    families.dedup();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(families.len(), all);
+    fails(
+        &["stats", "--socket", &socket, "--openmetrics", "--watch"],
+        2,
+        "cannot be used with",
+    );
 }

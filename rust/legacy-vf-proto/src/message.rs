@@ -163,6 +163,8 @@ numbers! {
         VF = 1,
         /// Counters of one VF, or of the helper for member 0.
         COUNTERS = 2,
+        /// Counters and latencies of the VFs from `member` on, as many as fit.
+        METRICS = 3,
     }
 }
 
