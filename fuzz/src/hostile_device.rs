@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use pci_transport::testing::ScriptedDevice;
 use pci_transport::{DeviceView, IrqEvent, Width};
 use virtio_modern_spec::admin::{opcode, REPLY_LEN, REQUEST_LEN};
-use virtio_modern_spec::features::{bit, ACCESS_PLATFORM, ADMIN_VQ, SR_IOV, VERSION_1};
 use virtio_modern_spec::common;
-use virtio_pci_spec::modern::{cap, cfg_type};
+use virtio_modern_spec::features::{bit, ACCESS_PLATFORM, ADMIN_VQ, SR_IOV, VERSION_1};
 use virtio_modern_spec::sriov;
+use virtio_pci_spec::modern::{cap, cfg_type};
 use virtio_pci_spec::pci::{self, express, header, msix};
 use virtio_pci_spec::{ids, DeviceType};
 

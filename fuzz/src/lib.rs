@@ -4,11 +4,14 @@
 //!
 //! A broken promise is a panic here: that is how a fuzzer learns of it.
 
+pub mod host_texts;
 pub mod hostile_device;
 pub mod hostile_pf;
 pub mod p9;
 pub mod proto_decode;
 pub mod session;
+pub mod vfio_user_peer;
+pub mod vfio_user_wire;
 pub mod window;
 
 /// Bytes to decide with. After the last one, every answer is 0, which by convention means the

@@ -4,8 +4,7 @@
 use legacy_vf_proto::client::{Client, Received, State};
 use legacy_vf_proto::limits::MAX_QUEUED;
 use legacy_vf_proto::{
-    decode_incoming, flags, Incoming, Name, Open, Proof, Request, Space, HEADER_LEN,
-    MAX_MESSAGE,
+    decode_incoming, flags, Incoming, Name, Open, Proof, Request, Space, HEADER_LEN, MAX_MESSAGE,
 };
 use legacy_vf_proto_server::{decode_request, EncodeEvent, EncodeReply};
 

@@ -18,7 +18,7 @@ use super::suites::{meson_expects, Suite};
 use crate::meson;
 
 /// The fuzz targets with what they are there to test, and how long each may run at most.
-const FUZZ_TARGETS: [(&str, &[&str]); 5] = [
+const FUZZ_TARGETS: [(&str, &[&str]); 8] = [
     (
         "proto_decode",
         &["rust/legacy-vf-proto/src/", "helper/proto-server/src/"],
@@ -30,6 +30,15 @@ const FUZZ_TARGETS: [(&str, &[&str]); 5] = [
     ("hostile_pf", &["helper/pf/src/", "helper/virtqueue/src/"]),
     ("window", &["rust/legacy-window/src/"]),
     ("p9", &["qtest/p9/src/"]),
+    ("vfio_user_wire", &["helper/vfio-user-wire/src/"]),
+    (
+        "vfio_user_peer",
+        &[
+            "helper/vfio-user-wire/src/",
+            "helper/transport/src/vfio_user/",
+        ],
+    ),
+    ("host_texts", &["helper/transport/src/vfio/"]),
 ];
 const FUZZ_SECONDS: &str = "60";
 /// The same inputs for the same program: a check of a change must not depend on luck. The search for
