@@ -28,8 +28,9 @@ const FIRMWARE: [&str; 5] = [
 /// Where the loader looks for libraries, with the setting in the script `l2`.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// Users, so that something can be run without rights.
-const PASSWD: &str = "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
-const GROUP: &str = "root:x:0:\nnobody:x:65534:\n";
+const PASSWD: &str = "root:x:0:0::/:/bin/sh\nqemu-virtio-admin:x:990:990::/:/bin/sh\n\
+    nobody:x:65534:65534::/:/bin/sh\n";
+const GROUP: &str = "root:x:0:\nqemu-virtio-admin:x:990:\nnobody:x:65534:\n";
 
 /// Makes it in `dir`. `outer` is the image of the machine, `inner` that of its guest.
 ///

@@ -71,6 +71,20 @@ pub(crate) fn start_helper(nested: &mut Nested, kind: &str) -> Result<()> {
             NET.vfs
         ))
         .with_context(|| format!("start the helper of the {kind} PF"))?;
+    let may = nested.step(&format!("helper_privileges {kind}"))?;
+    const NONE: &str = "0000000000000000";
+    for (what, wanted) in [
+        ("uid", "990"),
+        ("gid", "990"),
+        ("capprm", NONE),
+        ("capeff", NONE),
+        ("capbnd", NONE),
+        ("nonewprivs", "1"),
+        ("seccomp", "2"),
+    ] {
+        let is = may.get(what)?;
+        ensure!(is == wanted, "the helper's {what} is {is}, not {wanted}");
+    }
     let vfs = nested.step(&format!("vfs {kind}"))?;
     ensure!(
         vfs.number("vfs")? == u64::from(NET.vfs) && vfs.get("vf1.driver")? == "vfio-pci",
