@@ -97,6 +97,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Messages that are not requests.
     pub bad_messages: u64,
+    /// Messages with files that were not wanted; each has ended its connection.
+    pub unwanted_files: u64,
     /// OPEN requests that succeeded.
     pub opens: u64,
     /// Completions for connections that were gone.

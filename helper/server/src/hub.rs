@@ -141,6 +141,11 @@ impl<B: AccessBackend> Hub<B> {
         &self.stage
     }
 
+    /// Most connections that own no VF.
+    pub fn max_unopened(&self) -> usize {
+        self.config.max_unopened
+    }
+
     /// When it was made.
     pub fn started(&self) -> Instant {
         self.started

@@ -88,12 +88,12 @@ impl RequestId {
 /// [`Session::fail`], at once or after [`Session::begin`].
 #[derive(Debug)]
 pub enum Job {
-    /// Bind this connection; `files` came with the request. Success is [`Session::opened`].
+    /// Bind this connection; `file` came with the request. Success is [`Session::opened`].
     Open {
         /// What was asked for.
         open: Open,
         /// The proof.
-        files: Vec<ReceivedFile>,
+        file: Option<ReceivedFile>,
     },
     /// Tell the VF token.
     Token {
@@ -125,7 +125,7 @@ pub enum Job {
 
 #[derive(Debug)]
 enum Item {
-    Request(RequestId, Request, Vec<ReceivedFile>),
+    Request(RequestId, Request, Option<ReceivedFile>),
     Bad(DecodeError, Instant),
 }
 
@@ -249,7 +249,7 @@ impl Session {
     pub fn receive(
         &mut self,
         bytes: &[u8],
-        files: Vec<ReceivedFile>,
+        file: Option<ReceivedFile>,
         now: Instant,
     ) -> Result<(), DecodeError> {
         self.counters.requests += 1;
@@ -259,7 +259,7 @@ impl Session {
         match decode_request(bytes) {
             Ok((header, request)) => {
                 let id = RequestId::new(&header, now);
-                self.queue.push_back(Item::Request(id, request, files));
+                self.queue.push_back(Item::Request(id, request, file));
                 Ok(())
             }
             Err(e) => {

@@ -215,7 +215,7 @@ fn with_device_files_proof_is_needed() {
     assert!(answer.text().contains("VFIO device file"));
     let answer = b.ask(id, &open_with(|o| o.proof = Proof::VFIO_FD));
     assert_eq!(answer.code(), ErrorCode::BAD_PROOF);
-    assert_eq!(answer.text(), "0 files were sent as proof instead of one");
+    assert_eq!(answer.text(), "no file was sent as proof");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use legacy_vf_proto::ErrorCode;
 use virtio_pf::{Completion, PfState};
 
 use super::{Hub, Stage};
@@ -17,13 +18,19 @@ const STALL_RETRY: Duration = Duration::from_millis(5);
 
 impl<B: AccessBackend> Hub<B> {
     /// A message of a client has come. `bytes` longer than 4096 stand for one that was cut.
-    pub fn receive(&mut self, id: SessionId, bytes: &[u8], files: Vec<ReceivedFile>, now: Instant) {
+    pub fn receive(
+        &mut self,
+        id: SessionId,
+        bytes: &[u8],
+        file: Option<ReceivedFile>,
+        now: Instant,
+    ) {
         let Some(mut session) = self.take(id) else {
             return;
         };
         let kind = virtio_pci_spec::bytes::get_u16(bytes, 0).unwrap_or(0);
         self.counters.request(kind);
-        if let Err(e) = session.receive(bytes, files, now) {
+        if let Err(e) = session.receive(bytes, file, now) {
             self.counters.bad_messages += 1;
             if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
                 tracing::warn!(peer = %session.peer(), name = %session.name(), suppressed,
@@ -33,6 +40,44 @@ impl<B: AccessBackend> Hub<B> {
         if !session.is_stalled() {
             self.pump(&mut session, now);
         }
+        self.put(session);
+    }
+
+    /// Whether the one file that comes with a message is wanted.
+    ///
+    /// # Errors
+    /// Code and text for [`Hub::refuse_files`].
+    pub fn wants_file(&self, id: SessionId, bytes: &[u8]) -> Result<(), (ErrorCode, String)> {
+        if let Some(session) = self.session(id) {
+            session
+                .wants_file(bytes)
+                .map_err(|(code, text)| (code, text.to_owned()))?;
+        }
+        match self.backend.served().vfio_fds {
+            true => Ok(()),
+            false => Err((ErrorCode::BAD_PROOF, self.no_device_files())),
+        }
+    }
+
+    /// A message with files has come that are not wanted. Nobody has received them; the connection
+    /// ends.
+    pub fn refuse_files(
+        &mut self,
+        id: SessionId,
+        bytes: &[u8],
+        why: (ErrorCode, String),
+        now: Instant,
+    ) {
+        let Some(mut session) = self.take(id) else {
+            return;
+        };
+        let (code, text) = why;
+        self.counters.unwanted_files += 1;
+        if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
+            tracing::warn!(peer = %session.peer(), name = ?session.name(), %code, suppressed,
+                "Client sent files that are not wanted; disconnecting it: {text}");
+        }
+        session.refuse_files(bytes, code, &text, now);
         self.put(session);
     }
 

@@ -114,7 +114,7 @@ impl<B: AccessBackend> Hub<B> {
                 continue;
             }
             match job {
-                Job::Open { open, files } => self.open(session, request, &open, &files, now),
+                Job::Open { open, file } => self.open(session, request, &open, file.as_ref(), now),
                 Job::Token { member } => self.token(session, request, member),
                 Job::Query { what, member } => {
                     let max = session.max_payload();
@@ -154,10 +154,10 @@ impl<B: AccessBackend> Hub<B> {
         session: &mut Session,
         request: RequestId,
         open: &Open,
-        files: &[ReceivedFile],
+        file: Option<&ReceivedFile>,
         now: Instant,
     ) {
-        match self.try_open(session, open, files, now) {
+        match self.try_open(session, open, file, now) {
             Ok(reply) => {
                 session.opened(reply.member);
                 self.unopened = self.unopened.saturating_sub(1);
@@ -182,11 +182,11 @@ impl<B: AccessBackend> Hub<B> {
         &mut self,
         session: &Session,
         open: &Open,
-        files: &[ReceivedFile],
+        file: Option<&ReceivedFile>,
         now: Instant,
     ) -> Result<OpenReply, Refusal> {
         let refuse = |code, text: String| Err(Refusal(code, text));
-        let member = self.prove(session.peer(), open, files)?;
+        let member = self.prove(session.peer(), open, file)?;
         let info = self.backend.info();
         let pf = &info.id;
         let Some(vf) = self.backend.vf(member) else {
@@ -276,8 +276,17 @@ impl<B: AccessBackend> Hub<B> {
         self.drop_session(holder.session);
     }
 
+    /// What a client is told that shows a file where there are none.
+    pub(super) fn no_device_files(&self) -> String {
+        format!(
+            "The VFs of PF {} are emulated by another process and have no VFIO device file; open \
+             them without proof",
+            self.backend.info().id
+        )
+    }
+
     /// The VF that the client may open: the one it names, or the one it shows to hold.
-    fn prove(&self, peer: Peer, open: &Open, files: &[ReceivedFile]) -> Result<u16, Refusal> {
+    fn prove(&self, peer: Peer, open: &Open, file: Option<&ReceivedFile>) -> Result<u16, Refusal> {
         let vfio_fds = self.backend.served().vfio_fds;
         match open.proof {
             Proof::NONE => self
@@ -286,17 +295,12 @@ impl<B: AccessBackend> Hub<B> {
                 .unproven(peer, vfio_fds)
                 .map(|()| open.member)
                 .map_err(|why| Refusal(ErrorCode::ACCESS_DENIED, why.to_string())),
-            Proof::VFIO_FD if !vfio_fds => Err(Refusal(
-                ErrorCode::BAD_PROOF,
-                format!(
-                    "The VFs of PF {} are emulated by another process and have no VFIO device \
-                     file; open them without proof",
-                    self.backend.info().id
-                ),
-            )),
-            Proof::VFIO_FD => match (files, files.first().and_then(ReceivedFile::get)) {
-                ([_], Some(file)) => self.backend.member_of_file(file, open.member),
-                _ => Err(ProofError::Count(files.len())),
+            Proof::VFIO_FD if !vfio_fds => {
+                Err(Refusal(ErrorCode::BAD_PROOF, self.no_device_files()))
+            }
+            Proof::VFIO_FD => match file.and_then(ReceivedFile::get) {
+                Some(file) => self.backend.member_of_file(file, open.member),
+                None => Err(ProofError::Missing),
             }
             .map_err(|why| {
                 let code = match why {

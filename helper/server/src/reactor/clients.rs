@@ -4,16 +4,17 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use legacy_vf_proto::ErrorCode;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::backend::AccessBackend;
+use crate::closing::{self, ClosingLimits};
 use crate::hub::Hub;
 use crate::listener::Listener;
-use crate::peer::Peer;
+use crate::peer::{Account, Peer};
 use crate::ratelimit::Kind;
-use crate::received;
 use crate::session::SessionId;
 use crate::wire::{self, Received, Sent};
 
@@ -24,10 +25,21 @@ const MAX_READ: usize = 16;
 /// Pause after accept() failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// The same while too much waits to be closed.
+const CLOSING_PAUSE: Duration = Duration::from_millis(10);
+/// For a connection of which the kernel does not tell whose it is.
+const NOBODY: Account = Account {
+    uid: u32::MAX,
+    pid: 0,
+};
+const SEVERAL: &str = "One file is a proof, several are none";
+const UNCLOSED: &str = "Files that this process or user has sent before are not closed yet";
+
 /// A connection.
 #[derive(Debug)]
 struct Client {
     id: SessionId,
+    account: Account,
     socket: OwnedFd,
     interest: EventFlags,
 }
@@ -38,16 +50,27 @@ pub(super) struct Clients {
     by_slot: Vec<Option<Client>>,
     buf: Box<wire::Buffer>,
     dirty: Vec<SessionId>,
+    closing: ClosingLimits,
 }
 
 impl Clients {
-    /// None yet.
-    pub(super) fn new() -> Self {
+    /// None yet; so much may wait to be closed.
+    pub(super) fn new(closing: ClosingLimits) -> Self {
         Clients {
             by_slot: Vec::new(),
             buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
             dirty: Vec::new(),
+            closing,
         }
+    }
+
+    fn admits(&self, account: Account) -> bool {
+        closing::started().is_some_and(|c| c.admits(account, &self.closing))
+    }
+
+    /// Whether what is accepted or received could be closed again.
+    fn has_room(&self, of: usize) -> bool {
+        closing::started().is_some_and(|c| c.pending() < of)
     }
 
     /// Accepts who waits. Returns when to listen again, if that is off until then.
@@ -59,6 +82,10 @@ impl Clients {
         now: Instant,
     ) -> Option<Instant> {
         for _ in 0..MAX_ACCEPT {
+            if !self.has_room(self.closing.total) {
+                let _gone = epoll::delete(epoll, listener);
+                return Some(now + CLOSING_PAUSE);
+            }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match rustix::net::accept_with(listener, flags) {
                 Ok(socket) => socket,
@@ -75,37 +102,55 @@ impl Clients {
                     return Some(now + ACCEPT_PAUSE);
                 }
             };
-            self.add(hub, epoll, socket, now);
+            let admitted = self.add(hub, epoll, socket, now);
+            if !admitted && !self.has_room(self.closing.total / 2) {
+                // Whoever that is must not come faster than what it leaves behind is closed.
+                let _gone = epoll::delete(epoll, listener);
+                return Some(now + CLOSING_PAUSE);
+            }
         }
         None
     }
 
+    /// Takes a connection in. Returns whether its peer may have one.
     fn add(
         &mut self,
         hub: &mut Hub<impl AccessBackend>,
         epoll: &OwnedFd,
         socket: OwnedFd,
         now: Instant,
-    ) {
+    ) -> bool {
         let peer = match Peer::of(&socket) {
             Ok(peer) => peer,
             Err(e) => {
                 if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
                     tracing::warn!(suppressed, "Client without credentials refused: {e}");
                 }
-                return received::hang_up(socket);
+                closing::hang_up(NOBODY, socket);
+                return false;
             }
         };
+        let account = peer.account();
+        if !self.admits(account) {
+            if let Some(suppressed) = hub.limits().allow(Kind::TooMany, now) {
+                tracing::warn!(%peer, suppressed,
+                    "Client refused: what it has sent before is not closed yet");
+            }
+            closing::hang_up(account, socket);
+            return false;
+        }
         let Ok(id) = hub.connect(peer, now) else {
-            return received::hang_up(socket);
+            closing::hang_up(account, socket);
+            return false;
         };
         let data = EventData::new_u64(id.to_u64());
         if let Err(e) = epoll::add(epoll, &socket, data, EventFlags::IN) {
             if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
                 tracing::error!(suppressed, "epoll: {e}");
             }
-            received::hang_up(socket);
-            return hub.disconnect(id, now);
+            closing::hang_up(account, socket);
+            hub.disconnect(id, now);
+            return true;
         }
         if let Some(suppressed) = hub.limits().allow(Kind::Connect, now) {
             tracing::info!(%peer, suppressed, "Client connected");
@@ -117,10 +162,12 @@ impl Clients {
         if let Some(place) = self.by_slot.get_mut(slot) {
             *place = Some(Client {
                 id,
+                account,
                 socket,
                 interest: EventFlags::IN,
             });
         }
+        true
     }
 
     fn client(&self, id: SessionId) -> Option<&Client> {
@@ -141,7 +188,7 @@ impl Clients {
             if let Some(client) = place.take_if(|c| c.id == id) {
                 // It may be closed much later only.
                 let _gone = epoll::delete(epoll, &client.socket);
-                received::hang_up(client.socket);
+                closing::hang_up(client.account, client.socket);
             }
         }
         hub.disconnect(id, now);
@@ -185,25 +232,32 @@ impl Clients {
             else {
                 return;
             };
-            match wire::receive(&client.socket, &mut self.buf, received::has_room()) {
-                Received::Message(len, files) => {
+            let account = client.account;
+            let admits = self.admits(account);
+            let mut refused = None;
+            let wants = |bytes: &[u8]| {
+                refused = match hub.wants_file(id, bytes) {
+                    Ok(()) if !admits => Some((ErrorCode::TOO_MANY, UNCLOSED.to_owned())),
+                    other => other.err(),
+                };
+                refused.is_none()
+            };
+            match wire::receive(&client.socket, &mut self.buf, account, wants) {
+                Received::Message(len, file) => {
                     let bytes = self.buf.get(..len).unwrap_or(&[]);
                     let more = bytes.get(2).is_some_and(|flags| flags & 4 != 0);
-                    hub.receive(id, bytes, files, now);
+                    hub.receive(id, bytes, file, now);
                     if !more {
                         return;
                     }
                 }
                 Received::Nothing => return,
                 Received::End => return self.remove(hub, epoll, id, now),
-                Received::Unwanted => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
-                        tracing::warn!(
-                            suppressed,
-                            "Client disconnected: it sent files while others do not get closed"
-                        );
-                    }
-                    return self.remove(hub, epoll, id, now);
+                Received::Unwanted(len) => {
+                    let bytes = self.buf.get(..len).unwrap_or(&[]);
+                    let several = || (ErrorCode::BAD_PROOF, SEVERAL.to_owned());
+                    hub.refuse_files(id, bytes, refused.unwrap_or_else(several), now);
+                    return;
                 }
                 Received::Failed(e) => {
                     if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
@@ -296,7 +350,7 @@ impl Clients {
     /// Ends every connection.
     pub(super) fn hang_up(self) {
         for client in self.by_slot.into_iter().flatten() {
-            received::hang_up(client.socket);
+            closing::hang_up(client.account, client.socket);
         }
     }
 }
