@@ -30,6 +30,7 @@ pub mod fake;
 pub mod histogram;
 pub mod hub;
 pub mod listener;
+pub mod pace;
 pub mod peer;
 mod pf_backend;
 pub mod policy;

@@ -142,6 +142,7 @@ struct LatencyPart {
 struct HelperCounters {
     connections: u64,
     surplus: u64,
+    displaced: u64,
     slow: u64,
     evicted: u64,
     bad_messages: u64,
@@ -306,6 +307,7 @@ fn counters<B: AccessBackend>(hub: &Hub<B>) -> CountersAnswer {
         helper: Some(HelperCounters {
             connections: c.connections,
             surplus: c.surplus,
+            displaced: c.displaced,
             slow: c.slow,
             evicted: c.evicted,
             bad_messages: c.bad_messages,

@@ -266,6 +266,7 @@ impl<B: AccessBackend> Reactor<B> {
                 closing::started().and_then(|closers| closers.look(now)),
                 self.hub.next_deadline(),
                 self.accept_after,
+                self.clients.next_release(),
                 self.next_tick,
                 self.failed_at,
             ]
@@ -322,6 +323,7 @@ impl<B: AccessBackend> Reactor<B> {
     }
 
     fn timers(&mut self, now: Instant, notice: &mut impl FnMut(Notice)) {
+        self.clients.release(&mut self.hub, &self.epoll, now);
         if self.accept_after.is_some_and(|t| t <= now) {
             self.accept_after = None;
             if let Some(listener) = &self.listener {

@@ -3,6 +3,7 @@
 //! out. Requests are executed one after the other, so replies come in the order of requests.
 
 mod dispatch;
+mod share;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -165,6 +166,8 @@ pub struct Session {
     /// The member it was bound to, also while closing.
     member: Option<u16>,
     connected: Instant,
+    /// When it was last heard of.
+    active: Instant,
     /// Largest message the client takes.
     max_message: usize,
     queue: VecDeque<Item>,
@@ -174,16 +177,15 @@ pub struct Session {
     out: VecDeque<Vec<u8>>,
     /// Since when the client has not taken what is in `out`.
     blocked_since: Option<Instant>,
-    /// A connection above the limit: its first request is answered with TOO_MANY.
-    surplus: bool,
+    share: share::Share,
     counters: SessionCounters,
     /// Codes of error replies that the owner of this session has not counted yet.
     errors: Vec<ErrorCode>,
 }
 
 impl Session {
-    /// A new connection. A `surplus` one learns from its first request that there are too many.
-    pub fn new(id: SessionId, peer: Peer, surplus: bool, now: Instant) -> Self {
+    /// A new connection.
+    pub fn new(id: SessionId, peer: Peer, now: Instant) -> Self {
         Session {
             id,
             peer,
@@ -191,13 +193,14 @@ impl Session {
             phase: Phase::New,
             member: None,
             connected: now,
+            active: now,
             max_message: MIN_MESSAGE,
             queue: VecDeque::new(),
             stalled: None,
             in_flight: None,
             out: VecDeque::new(),
             blocked_since: None,
-            surplus,
+            share: share::Share::default(),
             counters: SessionCounters::default(),
             errors: Vec::new(),
         }
@@ -233,6 +236,11 @@ impl Session {
         self.connected
     }
 
+    /// When it was last heard of.
+    pub fn active(&self) -> Instant {
+        self.active
+    }
+
     /// Counts.
     pub fn counters(&self) -> &SessionCounters {
         &self.counters
@@ -253,6 +261,7 @@ impl Session {
         now: Instant,
     ) -> Result<(), DecodeError> {
         self.counters.requests += 1;
+        self.active = now;
         if self.phase == Phase::Closing || !self.has_room() {
             return Ok(());
         }

@@ -33,7 +33,7 @@ impl<B: AccessBackend> Hub<B> {
         if let Err(e) = session.receive(bytes, file, now) {
             self.counters.bad_messages += 1;
             if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
-                tracing::warn!(peer = %session.peer(), name = %session.name(), suppressed,
+                tracing::warn!(peer = %session.peer(), name = ?session.name(), suppressed,
                     "Client sent something that is not a request: {e}");
             }
         }
@@ -107,6 +107,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     fn polled(&mut self, done: Vec<Completion>, now: Instant) -> usize {
+        self.turn += 1;
         let ended = done.len();
         for completion in done {
             self.complete(completion, now);
@@ -123,10 +124,24 @@ impl<B: AccessBackend> Hub<B> {
         if !self.stalled.is_empty() {
             self.retry_stalled(now);
         }
+        self.serve_put_off(now);
         if self.next_scan.is_some_and(|t| t <= now) {
             self.scan(now);
         }
         ended
+    }
+
+    /// Goes on with sessions that had used up their share, each with a new one.
+    fn serve_put_off(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.put_off) {
+            if let Some(mut session) = self.take(id) {
+                session.resume();
+                if !session.is_stalled() {
+                    self.pump(&mut session, now);
+                }
+                self.put(session);
+            }
+        }
     }
 
     fn retry_stalled(&mut self, now: Instant) {

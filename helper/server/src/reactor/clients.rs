@@ -13,18 +13,28 @@ use crate::backend::AccessBackend;
 use crate::closing::{self, ClosingLimits};
 use crate::hub::Hub;
 use crate::listener::Listener;
+use crate::pace::Paces;
 use crate::peer::{Account, Peer};
 use crate::ratelimit::Kind;
 use crate::session::SessionId;
 use crate::wire::{self, Received, Sent};
 
 /// Connections accepted per wait.
-const MAX_ACCEPT: usize = 16;
+const MAX_ACCEPT: usize = 4;
 /// Messages taken from one client per wait.
-const MAX_READ: usize = 16;
+const MAX_READ: usize = 4;
 /// Pause after accept() failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Connections of a process: so many at once, then one in this time.
+const CONNECT_BURST: u32 = 64;
+const CONNECT_EVERY: Duration = Duration::from_millis(5);
+/// Those of all processes of a user: this many times as much.
+const USER_FACTOR: u32 = 4;
+/// One that would have to wait for longer is refused.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
+/// Pause after a connection was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// The same while too much waits to be closed.
 const CLOSING_PAUSE: Duration = Duration::from_millis(10);
 /// For a connection of which the kernel does not tell whose it is.
@@ -42,6 +52,8 @@ struct Client {
     account: Account,
     socket: OwnedFd,
     interest: EventFlags,
+    /// It came sooner than its peer may: nothing is read before.
+    held_until: Option<Instant>,
 }
 
 /// The connections. What is waited for on each is in `epoll`, under the number of its session.
@@ -51,6 +63,10 @@ pub(super) struct Clients {
     buf: Box<wire::Buffer>,
     dirty: Vec<SessionId>,
     closing: ClosingLimits,
+    by_pid: Paces<Account>,
+    by_uid: Paces<u32>,
+    /// Clients with [`Client::held_until`].
+    held: Vec<SessionId>,
 }
 
 impl Clients {
@@ -61,6 +77,9 @@ impl Clients {
             buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
             dirty: Vec::new(),
             closing,
+            by_pid: Paces::new(CONNECT_EVERY, CONNECT_BURST),
+            by_uid: Paces::new(CONNECT_EVERY / USER_FACTOR, CONNECT_BURST * USER_FACTOR),
+            held: Vec::new(),
         }
     }
 
@@ -103,10 +122,14 @@ impl Clients {
                 }
             };
             let admitted = self.add(hub, epoll, socket, now);
-            if !admitted && !self.has_room(self.closing.total / 2) {
+            if !admitted {
                 // Whoever that is must not come faster than what it leaves behind is closed.
+                let pause = match self.has_room(self.closing.total / 2) {
+                    true => REFUSED_PAUSE,
+                    false => CLOSING_PAUSE,
+                };
                 let _gone = epoll::delete(epoll, listener);
-                return Some(now + CLOSING_PAUSE);
+                return Some(now + pause);
             }
         }
         None
@@ -139,12 +162,26 @@ impl Clients {
             closing::hang_up(account, socket);
             return false;
         }
-        let Ok(id) = hub.connect(peer, now) else {
+        let by_uid = self.by_uid.wait(peer.uid, now, LONGEST_HOLD);
+        let wait = by_uid.and_then(|by_uid| {
+            let by_pid = self.by_pid.wait(account, now, LONGEST_HOLD)?;
+            Some(by_pid.max(by_uid))
+        });
+        let connected = wait.and_then(|wait| Some((wait, hub.connect(peer, now).ok()?)));
+        let Some((wait, id)) = connected else {
             closing::hang_up(account, socket);
             return false;
         };
+        let held_until = (!wait.is_zero()).then(|| now + wait);
+        let interest = match held_until {
+            None => EventFlags::IN,
+            Some(_) => {
+                self.held.push(id);
+                EventFlags::empty()
+            }
+        };
         let data = EventData::new_u64(id.to_u64());
-        if let Err(e) = epoll::add(epoll, &socket, data, EventFlags::IN) {
+        if let Err(e) = epoll::add(epoll, &socket, data, interest) {
             if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
                 tracing::error!(suppressed, "epoll: {e}");
             }
@@ -164,7 +201,8 @@ impl Clients {
                 id,
                 account,
                 socket,
-                interest: EventFlags::IN,
+                interest,
+                held_until,
             });
         }
         true
@@ -331,18 +369,49 @@ impl Clients {
         if session.is_finished() {
             return self.remove(hub, epoll, id, now);
         }
-        let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, session.wants_input());
-        interest.set(EventFlags::OUT, full);
         let client = self
             .by_slot
             .get_mut(id.slot as usize)
             .and_then(Option::as_mut);
-        if let Some(client) = client.filter(|c| c.id == id && c.interest != interest) {
+        let Some(client) = client.filter(|c| c.id == id) else {
+            return;
+        };
+        let mut interest = EventFlags::empty();
+        let wanted = session.wants_input() && client.held_until.is_none();
+        interest.set(EventFlags::IN, wanted);
+        interest.set(EventFlags::OUT, full);
+        if client.interest != interest {
             client.interest = interest;
             let data = EventData::new_u64(id.to_u64());
             if epoll::modify(epoll, &client.socket, data, interest).is_err() {
                 self.remove(hub, epoll, id, now);
+            }
+        }
+    }
+
+    /// When the first of the connections that came too soon may be read.
+    pub(super) fn next_release(&self) -> Option<Instant> {
+        let held = self.held.iter().filter_map(|id| self.client(*id));
+        held.filter_map(|client| client.held_until).min()
+    }
+
+    /// Reads from those whose time has come.
+    pub(super) fn release(
+        &mut self,
+        hub: &mut Hub<impl AccessBackend>,
+        epoll: &OwnedFd,
+        now: Instant,
+    ) {
+        for id in std::mem::take(&mut self.held) {
+            let client = self.by_slot.get_mut(id.slot as usize);
+            let Some(client) = client.and_then(Option::as_mut).filter(|c| c.id == id) else {
+                continue;
+            };
+            if client.held_until.is_some_and(|until| until > now) {
+                self.held.push(id);
+            } else {
+                client.held_until = None;
+                self.update_interest(hub, epoll, id, false, now);
             }
         }
     }

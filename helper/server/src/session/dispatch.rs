@@ -16,9 +16,6 @@ use crate::received::ReceivedFile;
 /// Features of the protocol that this helper knows.
 const FEATURES: u64 = 0;
 
-const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
-                             the helper with a larger --max-connections";
-
 /// The driver's name of a register space of the protocol.
 fn registers(space: legacy_vf_proto::Space) -> Space {
     match space {
@@ -42,11 +39,6 @@ impl Session {
             match self.queue.pop_front()? {
                 Item::Bad(e, arrived) => self.answer_bad(&e, arrived),
                 Item::Request(id, request, file) => {
-                    if self.surplus {
-                        self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
-                        self.close();
-                        return None;
-                    }
                     if let Some(job) = self.job(id, request, file) {
                         return Some((id, job));
                     }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a session may have done before others have their turn.
+
+use super::{Job, Phase, Session, MAX_OUT};
+
+/// Work of one session between two polls of the backend.
+const SHARE: u32 = 4;
+
+/// What a session has used of its share.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Share {
+    turn: u64,
+    spent: u32,
+    put_off: bool,
+}
+
+impl Session {
+    /// Whether something is left of its share of this turn.
+    pub fn has_share(&mut self, turn: u64) -> bool {
+        if self.share.turn != turn {
+            self.share.turn = turn;
+            self.share.spent = 0;
+        }
+        self.share.spent < SHARE
+    }
+
+    /// Counts a job. Long answers and looks at files take as much as several accesses.
+    pub fn spend(&mut self, job: &Job) {
+        self.share.spent += match job {
+            Job::Open { .. } | Job::Query { .. } => SHARE,
+            Job::Token { .. } | Job::Access { .. } | Job::Notify { .. } => 1,
+        };
+    }
+
+    /// Its work goes on in the next turn. Returns whether that is new.
+    pub fn put_off(&mut self) -> bool {
+        !std::mem::replace(&mut self.share.put_off, true)
+    }
+
+    /// Its work goes on.
+    pub fn resume(&mut self) {
+        self.share.put_off = false;
+    }
+
+    /// Whether [`Session::next_job`] has something.
+    pub fn has_work(&self) -> bool {
+        self.in_flight.is_none()
+            && self.phase != Phase::Closing
+            && self.out.len() < MAX_OUT
+            && (self.stalled.is_some() || !self.queue.is_empty())
+    }
+}
