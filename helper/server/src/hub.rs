@@ -2,6 +2,7 @@
 //! All sessions together with the PF they share, without I/O: executes the sessions' jobs, routes
 //! completions back, and keeps the rules between clients.
 
+mod audit;
 mod connections;
 mod events;
 mod execute;
@@ -75,6 +76,7 @@ pub struct Hub<B> {
     registry: Registry,
     counters: Counters,
     limits: RateLimits,
+    audit: audit::Audit,
     started: Instant,
     stage: Stage,
     removal_requested: bool,
@@ -108,6 +110,7 @@ impl<B: AccessBackend> Hub<B> {
             registry: Registry::new(num_vfs),
             counters: Counters::new(num_vfs),
             limits: RateLimits::default(),
+            audit: audit::Audit::default(),
             started: Instant::now(),
             stage: Stage::Serving,
             removal_requested: false,
@@ -177,7 +180,7 @@ impl<B: AccessBackend> Hub<B> {
 
     /// Log lines left out that no later line has told yet.
     pub fn lines_left_out(&self) -> u64 {
-        self.limits.pending()
+        self.limits.pending() + self.audit.left_out()
     }
 
     /// The session of this name.

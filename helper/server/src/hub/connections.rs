@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Hub, Slot, TooMany};
 use crate::backend::AccessBackend;
 use crate::peer::{Account, Peer};
-use crate::ratelimit::Kind;
+use crate::ratelimit::{About, Kind};
 use crate::session::{Phase, Session, SessionId};
 
 /// A process's own connection makes room for its next one only if it was idle for as long.
@@ -47,15 +47,15 @@ impl<B: AccessBackend> Hub<B> {
             return;
         };
         let member = session.member();
-        if let Some(member) = member {
-            self.registry.release(member, id);
-        }
-        if let Some(suppressed) = self.limits.allow(Kind::Disconnect, now) {
-            let peer = session.peer();
-            let counts = session.counters();
-            tracing::info!(%peer, name = ?session.name(), member = member.unwrap_or(0),
-                requests = counts.requests, errors = counts.errors, suppressed,
-                "Client disconnected");
+        match member {
+            Some(member) => {
+                self.registry.release(member, id);
+                self.log_ended(&session, member, now);
+            }
+            // Those who only ask come and go.
+            None => {
+                tracing::debug!(peer = %session.peer(), name = ?session.name(), "Client left");
+            }
         }
         self.connected = self.connected.saturating_sub(1);
         if let Some((generation, slot)) = self.slots.get_mut(id.slot as usize) {
@@ -102,7 +102,7 @@ impl<B: AccessBackend> Hub<B> {
             return Err(TooMany);
         };
         let own_and_busy = group == own && now.saturating_duration_since(active) < BARELY_IDLE;
-        if let Some(suppressed) = self.limits.allow(Kind::TooMany, now) {
+        if let Some(suppressed) = self.limits.allow(Kind::TooMany, About::Peer(group), now) {
             let what = match own_and_busy {
                 true => "refusing another one",
                 false => "closing the one that has been idle for longest",
@@ -178,8 +178,9 @@ impl<B: AccessBackend> Hub<B> {
                 continue;
             }
             let (peer, name) = (session.peer(), session.name());
+            let about = About::Peer(peer.account());
             self.counters.slow += 1;
-            if let Some(suppressed) = self.limits.allow(Kind::Slow, now) {
+            if let Some(suppressed) = self.limits.allow(Kind::Slow, about, now) {
                 tracing::warn!(%peer, ?name, suppressed, "Client {what}; disconnecting it");
             }
             self.drop_session(id);

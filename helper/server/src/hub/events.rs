@@ -9,7 +9,7 @@ use virtio_pf::{Completion, PfState};
 
 use super::{Hub, Stage};
 use crate::backend::AccessBackend;
-use crate::ratelimit::Kind;
+use crate::ratelimit::{About, Kind};
 use crate::received::ReceivedFile;
 use crate::session::SessionId;
 
@@ -30,9 +30,10 @@ impl<B: AccessBackend> Hub<B> {
         };
         let kind = virtio_pci_spec::bytes::get_u16(bytes, 0).unwrap_or(0);
         self.counters.request(kind);
+        let about = About::Peer(session.peer().account());
         if let Err(e) = session.receive(bytes, file, now) {
             self.counters.bad_messages += 1;
-            if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
+            if let Some(suppressed) = self.limits.allow(Kind::BadMessage, about, now) {
                 tracing::warn!(peer = %session.peer(), name = ?session.name(), suppressed,
                     "Client sent something that is not a request: {e}");
             }
@@ -72,8 +73,9 @@ impl<B: AccessBackend> Hub<B> {
             return;
         };
         let (code, text) = why;
+        let about = About::Peer(session.peer().account());
         self.counters.unwanted_files += 1;
-        if let Some(suppressed) = self.limits.allow(Kind::BadMessage, now) {
+        if let Some(suppressed) = self.limits.allow(Kind::BadMessage, about, now) {
             tracing::warn!(peer = %session.peer(), name = ?session.name(), %code, suppressed,
                 "Client sent files that are not wanted; disconnecting it: {text}");
         }

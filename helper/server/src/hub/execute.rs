@@ -12,7 +12,7 @@ use super::opening::Refusal;
 use super::{Hub, Stage};
 use crate::backend::AccessBackend;
 use crate::query;
-use crate::ratelimit::Kind;
+use crate::ratelimit::{About, Kind};
 use crate::session::{InFlight, Job, RequestId, Session};
 
 /// Where an operation goes, for messages.
@@ -213,7 +213,7 @@ impl<B: AccessBackend> Hub<B> {
         };
         let text = format!("VF {member}: {what}: {error}");
         self.counters.access(member, |c| c.failed += 1);
-        if let Some(suppressed) = self.limits.allow(Kind::Access, now) {
+        if let Some(suppressed) = self.limits.allow(Kind::Access, About::Vf(member), now) {
             tracing::warn!(member, %code, suppressed, "{text}");
         }
         session.fail(request, code, &text);
@@ -280,7 +280,7 @@ impl<B: AccessBackend> Hub<B> {
                     ErrorCode::TIMED_OUT => Kind::TimedOut,
                     _ => Kind::Access,
                 };
-                if let Some(suppressed) = self.limits.allow(kind, now) {
+                if let Some(suppressed) = self.limits.allow(kind, About::Vf(member), now) {
                     tracing::warn!(member, %code, suppressed, "{text}");
                 }
                 session.fail_device(ended.request, code, status, qualifier, &text);

@@ -11,7 +11,6 @@ use super::Hub;
 use crate::backend::AccessBackend;
 use crate::peer::Peer;
 use crate::proof::ProofError;
-use crate::ratelimit::Kind;
 use crate::received::ReceivedFile;
 use crate::registry::{ClaimError, Owner};
 use crate::session::{RequestId, Session};
@@ -42,17 +41,11 @@ impl<B: AccessBackend> Hub<B> {
             Ok(reply) => {
                 session.opened(reply.member);
                 self.counters.opens += 1;
-                if let Some(suppressed) = self.limits.allow(Kind::Open, now) {
-                    tracing::info!(member = reply.member, peer = %session.peer(),
-                        name = ?session.name(), suppressed, "VF opened");
-                }
+                self.log_opened(session.peer(), session.name(), reply.member, now);
                 session.reply(request, &Reply::Open(reply));
             }
             Err(Refusal(code, text)) => {
-                if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
-                    tracing::warn!(member = open.member, peer = %session.peer(),
-                        name = ?session.name(), %code, suppressed, "OPEN refused: {text}");
-                }
+                self.log_refused(session, open.member, code, &text, now);
                 session.fail(request, code, &text);
             }
         }
@@ -124,7 +117,7 @@ impl<B: AccessBackend> Hub<B> {
         };
         let mut claimed = self.registry.claim(member, owner);
         if let (Err(ClaimError::Busy(holder)), Proof::VFIO_FD) = (claimed, open.proof) {
-            self.evict(member, &holder, now);
+            self.evict(session.peer(), member, &holder, now);
             claimed = self.registry.claim(member, owner);
         }
         match claimed {
@@ -146,12 +139,9 @@ impl<B: AccessBackend> Hub<B> {
 
     /// Ends the connection of a VF's owner. The kernel lets one user at a time have a VF: whoever
     /// shows its device file has it now, and a connection from before must not reach its registers.
-    fn evict(&mut self, member: u16, holder: &Owner, now: Instant) {
+    fn evict(&mut self, by: Peer, member: u16, holder: &Owner, now: Instant) {
         self.counters.evicted += 1;
-        if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
-            tracing::warn!(member, peer = %holder.peer, name = ?holder.name, suppressed,
-                "Another process holds the VF's device file now; disconnecting its former owner");
-        }
+        self.log_taken_over(by, member, holder, now);
         self.registry.release(member, holder.session);
         self.drop_session(holder.session);
     }

@@ -15,7 +15,7 @@ use crate::hub::Hub;
 use crate::listener::Listener;
 use crate::pace::Paces;
 use crate::peer::{Account, Peer};
-use crate::ratelimit::Kind;
+use crate::ratelimit::{About, Kind};
 use crate::session::SessionId;
 use crate::wire::{self, Received, Sent};
 
@@ -111,7 +111,7 @@ impl Clients {
                 Err(Errno::AGAIN) => return None,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(e) => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                         tracing::error!(
                             suppressed,
                             "accept: {e}; trying again in {ACCEPT_PAUSE:?}"
@@ -146,7 +146,7 @@ impl Clients {
         let peer = match Peer::of(&socket) {
             Ok(peer) => peer,
             Err(e) => {
-                if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                     tracing::warn!(suppressed, "Client without credentials refused: {e}");
                 }
                 closing::hang_up(NOBODY, socket);
@@ -155,7 +155,7 @@ impl Clients {
         };
         let account = peer.account();
         if !self.admits(account) {
-            if let Some(suppressed) = hub.limits().allow(Kind::TooMany, now) {
+            if let Some(suppressed) = hub.limits().allow(Kind::TooMany, About::Peer(account), now) {
                 tracing::warn!(%peer, suppressed,
                     "Client refused: what it has sent before is not closed yet");
             }
@@ -182,16 +182,14 @@ impl Clients {
         };
         let data = EventData::new_u64(id.to_u64());
         if let Err(e) = epoll::add(epoll, &socket, data, interest) {
-            if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+            if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                 tracing::error!(suppressed, "epoll: {e}");
             }
             closing::hang_up(account, socket);
             hub.disconnect(id, now);
             return true;
         }
-        if let Some(suppressed) = hub.limits().allow(Kind::Connect, now) {
-            tracing::info!(%peer, suppressed, "Client connected");
-        }
+        tracing::debug!(%peer, "Client connected");
         let slot = id.slot as usize;
         if self.by_slot.len() <= slot {
             self.by_slot.resize_with(slot + 1, || None);
@@ -298,7 +296,9 @@ impl Clients {
                     return;
                 }
                 Received::Failed(e) => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                    if let Some(suppressed) =
+                        hub.limits().allow(Kind::Socket, About::Peer(account), now)
+                    {
                         tracing::warn!(suppressed, "Client's socket: {e}");
                     }
                     return self.remove(hub, epoll, id, now);
