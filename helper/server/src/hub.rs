@@ -8,6 +8,7 @@ mod events;
 mod execute;
 mod lifecycle;
 mod opening;
+mod shares;
 
 use std::time::{Duration, Instant};
 
@@ -90,8 +91,7 @@ pub struct Hub<B> {
     stalled: Vec<SessionId>,
     /// When to try these again, if no completion comes first.
     next_retry: Option<Instant>,
-    /// Counts polls: with each, sessions have their share of work anew.
-    turn: u64,
+    shares: shares::Shares,
     /// Sessions that have used up their share, first come first.
     put_off: Vec<SessionId>,
     /// Sessions that the caller must look at: output, end, or room for input.
@@ -121,7 +121,7 @@ impl<B: AccessBackend> Hub<B> {
             next_token: 0,
             stalled: Vec::new(),
             next_retry: None,
-            turn: 0,
+            shares: shares::Shares::default(),
             put_off: Vec::new(),
             dirty: Vec::new(),
             next_scan: None,

@@ -19,6 +19,8 @@ use virtio_pf::{Access, LegacyOp};
 use crate::peer::Peer;
 use crate::received::ReceivedFile;
 
+pub use share::{cost, SHARE};
+
 /// Messages to a client that may wait for it to read before the session stops working for it.
 const MAX_OUT: usize = 4;
 /// Most messages that may ever wait: those of MAX_OUT, the one in flight, and events.

@@ -209,3 +209,39 @@ fn a_deep_queue_is_worked_off_a_little_at_a_time() {
     let all = b.control.get().notifications.clone();
     assert!(all.into_iter().eq((0..15).map(|queue| (1, queue))));
 }
+
+/// However many connections a process has, it gets one long answer per turn, as everybody does.
+#[test]
+fn questions_are_shared_out_by_process() {
+    let mut b = Bench::new(2);
+    let owner = b.opened(1);
+    let greedy: Vec<_> = (0..30).map(|_| greeted_as(&mut b, process(7, 1))).collect();
+    let one = greeted_as(&mut b, process(7, 2));
+    let ask = query(QueryKind::COUNTERS, 0);
+    b.hub.poll(b.now);
+    for id in &greedy {
+        b.send(*id, &ask);
+        b.send(*id, &ask);
+    }
+    b.send(one, &ask);
+    b.send(owner, &read(0, 4));
+    assert_eq!(b.take(one).len(), 1, "not behind sixty others");
+    let mut answered = 0;
+    for turn in 0..30 {
+        b.hub.poll(b.now);
+        assert_eq!(b.take(owner).len(), usize::from(turn == 0));
+        answered += greedy.iter().map(|id| b.take(*id).len()).sum::<usize>();
+        assert!(answered <= turn + 2, "{answered} in turn {turn}");
+    }
+    assert!(answered >= 30, "{answered}");
+    // Nor do many processes together hold up who has a VF.
+    let many: Vec<_> = (0..20)
+        .map(|pid| greeted_as(&mut b, process(8, pid)))
+        .collect();
+    b.hub.poll(b.now);
+    for id in &many {
+        b.send(*id, &ask);
+    }
+    let answered: usize = many.iter().map(|id| b.take(*id).len()).sum();
+    assert_eq!(answered, 3, "and one of the greedy process");
+}

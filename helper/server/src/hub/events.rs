@@ -109,7 +109,7 @@ impl<B: AccessBackend> Hub<B> {
     }
 
     fn polled(&mut self, done: Vec<Completion>, now: Instant) -> usize {
-        self.turn += 1;
+        self.shares.renew();
         let ended = done.len();
         for completion in done {
             self.complete(completion, now);

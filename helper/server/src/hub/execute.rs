@@ -13,7 +13,7 @@ use super::{Hub, Stage};
 use crate::backend::AccessBackend;
 use crate::query;
 use crate::ratelimit::{About, Kind};
-use crate::session::{InFlight, Job, RequestId, Session};
+use crate::session::{cost, InFlight, Job, RequestId, Session};
 
 /// Where an operation goes, for messages.
 fn place(op: &LegacyOp) -> String {
@@ -91,7 +91,7 @@ impl<B: AccessBackend> Hub<B> {
     /// Executes jobs of a session until one takes time, none is left, or its share is used up.
     pub(super) fn pump(&mut self, session: &mut Session, now: Instant) {
         loop {
-            if !session.has_share(self.turn) {
+            if !self.shares.left_for(session) {
                 if session.has_work() && session.put_off() {
                     self.put_off.push(session.id());
                 }
@@ -100,7 +100,7 @@ impl<B: AccessBackend> Hub<B> {
             let Some((request, job)) = session.next_job() else {
                 return;
             };
-            session.spend(&job);
+            self.shares.spend(session, cost(&job));
             if let Some(refusal) = self.refuse_all(&job) {
                 session.fail(request, refusal.0, &refusal.1);
                 continue;

@@ -135,6 +135,14 @@ impl Clients {
         None
     }
 
+    /// How long a new connection has to wait; `None` if its peer may not have one.
+    fn pace(&mut self, account: Account, now: Instant) -> Option<Duration> {
+        let by_pid = self.by_pid.wait(account, now, LONGEST_HOLD)?;
+        // A process must not use up what its user's others need: these may have to wait, no more.
+        let by_uid = self.by_uid.wait(account.uid, now, LONGEST_HOLD);
+        Some(by_pid.max(by_uid.unwrap_or(LONGEST_HOLD)))
+    }
+
     /// Takes a connection in. Returns whether its peer may have one.
     fn add(
         &mut self,
@@ -162,12 +170,8 @@ impl Clients {
             closing::hang_up(account, socket);
             return false;
         }
-        let by_uid = self.by_uid.wait(peer.uid, now, LONGEST_HOLD);
-        let wait = by_uid.and_then(|by_uid| {
-            let by_pid = self.by_pid.wait(account, now, LONGEST_HOLD)?;
-            Some(by_pid.max(by_uid))
-        });
-        let connected = wait.and_then(|wait| Some((wait, hub.connect(peer, now).ok()?)));
+        let pace = self.pace(account, now);
+        let connected = pace.and_then(|wait| Some((wait, hub.connect(peer, now).ok()?)));
         let Some((wait, id)) = connected else {
             closing::hang_up(account, socket);
             return false;

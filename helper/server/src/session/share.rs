@@ -4,7 +4,15 @@
 use super::{Job, Phase, Session, MAX_OUT};
 
 /// Work of one session between two polls of the backend.
-const SHARE: u32 = 4;
+pub const SHARE: u32 = 4;
+
+/// What a job takes of it. Long answers and looks at files take as much as several accesses.
+pub fn cost(job: &Job) -> u32 {
+    match job {
+        Job::Open { .. } | Job::Query { .. } => SHARE,
+        Job::Token { .. } | Job::Access { .. } | Job::Notify { .. } => 1,
+    }
+}
 
 /// What a session has used of its share.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,12 +32,9 @@ impl Session {
         self.share.spent < SHARE
     }
 
-    /// Counts a job. Long answers and looks at files take as much as several accesses.
-    pub fn spend(&mut self, job: &Job) {
-        self.share.spent += match job {
-            Job::Open { .. } | Job::Query { .. } => SHARE,
-            Job::Token { .. } | Job::Access { .. } | Job::Notify { .. } => 1,
-        };
+    /// Takes something of its share.
+    pub fn spend(&mut self, cost: u32) {
+        self.share.spent = self.share.spent.saturating_add(cost);
     }
 
     /// Its work goes on in the next turn. Returns whether that is new.
