@@ -8,6 +8,7 @@ mod events;
 mod execute;
 mod lifecycle;
 mod opening;
+mod owners_log;
 mod shares;
 
 use std::time::{Duration, Instant};

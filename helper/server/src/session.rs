@@ -4,6 +4,7 @@
 
 mod dispatch;
 mod share;
+pub mod work;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use virtio_pf::{Access, LegacyOp};
 use crate::peer::Peer;
 use crate::received::ReceivedFile;
 
-pub use share::{cost, SHARE};
+pub use share::SHARE;
 
 /// Messages to a client that may wait for it to read before the session stops working for it.
 const MAX_OUT: usize = 4;

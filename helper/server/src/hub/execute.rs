@@ -13,7 +13,8 @@ use super::{Hub, Stage};
 use crate::backend::AccessBackend;
 use crate::query;
 use crate::ratelimit::{About, Kind};
-use crate::session::{cost, InFlight, Job, RequestId, Session};
+use crate::session::work::cost;
+use crate::session::{InFlight, Job, RequestId, Session};
 
 /// Where an operation goes, for messages.
 fn place(op: &LegacyOp) -> String {
