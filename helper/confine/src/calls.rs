@@ -142,6 +142,9 @@ fn list(allowed: Allowed<'_>, unlisted: Unlisted) -> Result<BpfProgram, ConfineE
     let no_code = || if_bits(2, libc::PROT_EXEC as u64, 0);
     rules.insert(libc::SYS_mmap, vec![no_code()?]);
     rules.insert(libc::SYS_mprotect, vec![no_code()?]);
+    // A signal that a thread of this process is to notice, and that ends nothing.
+    let urgent = if_bits(2, u32::MAX.into(), libc::SIGURG as u64)?;
+    rules.insert(libc::SYS_tgkill, vec![urgent]);
     if !allowed.ioctls.is_empty() {
         let numbers: Result<_, _> = allowed
             .ioctls

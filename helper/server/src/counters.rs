@@ -89,14 +89,18 @@ impl AccessCounters {
 pub struct Counters {
     /// Connections accepted.
     pub connections: u64,
-    /// Connections above a limit.
+    /// Connections refused because of a limit.
     pub surplus: u64,
+    /// Connections without a VF closed to make room for others.
+    pub displaced: u64,
     /// Connections closed because the client did not read, or said nothing.
     pub slow: u64,
     /// Connections ended because another process has shown the VF's device file.
     pub evicted: u64,
     /// Messages that are not requests.
     pub bad_messages: u64,
+    /// Messages with files that were not wanted; each has ended its connection.
+    pub unwanted_files: u64,
     /// OPEN requests that succeeded.
     pub opens: u64,
     /// Completions for connections that were gone.

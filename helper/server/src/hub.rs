@@ -2,29 +2,36 @@
 //! All sessions together with the PF they share, without I/O: executes the sessions' jobs, routes
 //! completions back, and keeps the rules between clients.
 
+mod audit;
+mod connections;
 mod events;
 mod execute;
 mod lifecycle;
+mod opening;
+mod owners_log;
+mod shares;
 
 use std::time::{Duration, Instant};
 
 use crate::backend::AccessBackend;
 use crate::counters::Counters;
-use crate::peer::Peer;
 use crate::policy::Policy;
-use crate::ratelimit::{Kind, RateLimits};
+use crate::ratelimit::RateLimits;
 use crate::registry::Registry;
-use crate::session::{Phase, Session, SessionId};
+use crate::session::{Session, SessionId};
 
 /// Limits and rules.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
     /// Who may open VFs.
     pub policy: Policy,
-    /// Connections that own no VF (those that own one are limited by the number of VFs).
+    /// Connections that own no VF (those that own one are limited by the number of VFs). One user may
+    /// have three quarters of them, one process half.
     pub max_unopened: usize,
     /// Time for HELLO after connect().
     pub hello_timeout: Duration,
+    /// Time without a request for a connection that owns no VF.
+    pub idle_timeout: Duration,
     /// Time for a client to take a message that is there for it.
     pub write_timeout: Duration,
     /// Time for what is in flight to end at shutdown.
@@ -37,6 +44,7 @@ impl Default for HubConfig {
             policy: Policy::own_user(),
             max_unopened: 64,
             hello_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
         }
@@ -70,20 +78,23 @@ pub struct Hub<B> {
     registry: Registry,
     counters: Counters,
     limits: RateLimits,
+    audit: audit::Audit,
     started: Instant,
     stage: Stage,
     removal_requested: bool,
     slots: Vec<(u32, Slot)>,
     free: Vec<u32>,
-    /// Sessions in use, and those of them that own no VF.
+    /// Sessions in use.
     connected: usize,
-    unopened: usize,
     in_flight: usize,
     next_token: u32,
     /// Sessions with a job that the backend had no room for, oldest first.
     stalled: Vec<SessionId>,
     /// When to try these again, if no completion comes first.
     next_retry: Option<Instant>,
+    shares: shares::Shares,
+    /// Sessions that have used up their share, first come first.
+    put_off: Vec<SessionId>,
     /// Sessions that the caller must look at: output, end, or room for input.
     dirty: Vec<SessionId>,
     /// When deadlines of sessions must be looked at; never later than the first of them.
@@ -100,17 +111,19 @@ impl<B: AccessBackend> Hub<B> {
             registry: Registry::new(num_vfs),
             counters: Counters::new(num_vfs),
             limits: RateLimits::default(),
+            audit: audit::Audit::default(),
             started: Instant::now(),
             stage: Stage::Serving,
             removal_requested: false,
             slots: Vec::new(),
             free: Vec::new(),
             connected: 0,
-            unopened: 0,
             in_flight: 0,
             next_token: 0,
             stalled: Vec::new(),
             next_retry: None,
+            shares: shares::Shares::default(),
+            put_off: Vec::new(),
             dirty: Vec::new(),
             next_scan: None,
         }
@@ -141,6 +154,11 @@ impl<B: AccessBackend> Hub<B> {
         &self.stage
     }
 
+    /// Most connections that own no VF.
+    pub fn max_unopened(&self) -> usize {
+        self.config.max_unopened
+    }
+
     /// When it was made.
     pub fn started(&self) -> Instant {
         self.started
@@ -163,7 +181,7 @@ impl<B: AccessBackend> Hub<B> {
 
     /// Log lines left out that no later line has told yet.
     pub fn lines_left_out(&self) -> u64 {
-        self.limits.pending()
+        self.limits.pending() + self.audit.left_out()
     }
 
     /// The session of this name.
@@ -211,74 +229,6 @@ impl<B: AccessBackend> Hub<B> {
         self.sessions().map(Session::id).collect()
     }
 
-    /// A client has connected.
-    ///
-    /// # Errors
-    /// `TooMany`: not even a connection to be told so is possible; close it.
-    pub fn connect(&mut self, peer: Peer, now: Instant) -> Result<SessionId, TooMany> {
-        let surplus = self.unopened >= self.config.max_unopened;
-        if surplus {
-            self.counters.surplus += 1;
-            if let Some(suppressed) = self.limits.allow(Kind::TooMany, now) {
-                tracing::warn!(
-                    %peer,
-                    limit = self.config.max_unopened,
-                    suppressed,
-                    "Too many connections own no VF; refusing a new one"
-                );
-            }
-            if self.unopened >= 2 * self.config.max_unopened {
-                return Err(TooMany);
-            }
-        }
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.slots.len()).map_err(|_| TooMany)?;
-                self.slots.push((0, Slot::Free));
-                slot
-            }
-        };
-        let Some((generation, place)) = self.slots.get_mut(slot as usize) else {
-            return Err(TooMany);
-        };
-        let id = SessionId {
-            slot,
-            generation: *generation,
-        };
-        *place = Slot::Used(Box::new(Session::new(id, peer, surplus, now)));
-        self.connected += 1;
-        self.unopened += 1;
-        self.counters.connections += 1;
-        self.scan_by(now + self.config.hello_timeout);
-        Ok(id)
-    }
-
-    /// A client has gone, or is to be forgotten.
-    pub fn disconnect(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.take(id) else {
-            return;
-        };
-        let member = session.member();
-        match member {
-            Some(member) => self.registry.release(member, id),
-            None => self.unopened = self.unopened.saturating_sub(1),
-        }
-        if let Some(suppressed) = self.limits.allow(Kind::Disconnect, now) {
-            let peer = session.peer();
-            let counts = session.counters();
-            tracing::info!(%peer, name = %session.name(), member = member.unwrap_or(0),
-                requests = counts.requests, errors = counts.errors, suppressed,
-                "Client disconnected");
-        }
-        self.connected = self.connected.saturating_sub(1);
-        if let Some((generation, slot)) = self.slots.get_mut(id.slot as usize) {
-            *slot = Slot::Free;
-            *generation = generation.wrapping_add(1);
-            self.free.push(id.slot);
-        }
-    }
-
     /// The next message for a client.
     pub fn outgoing(&self, id: SessionId) -> Option<&[u8]> {
         self.session(id)?.outgoing()
@@ -313,6 +263,8 @@ impl<B: AccessBackend> Hub<B> {
             self.next_scan,
             self.next_retry,
             drain,
+            // Work that is put off is due at once.
+            (!self.put_off.is_empty()).then_some(self.started),
         ]
         .into_iter()
         .flatten()
@@ -327,48 +279,9 @@ impl<B: AccessBackend> Hub<B> {
     pub fn is_due(&self, now: Instant) -> bool {
         self.in_flight > 0 || self.next_deadline().is_some_and(|t| t <= now)
     }
-
-    /// Closes connections whose time is over.
-    fn scan(&mut self, now: Instant) {
-        self.next_scan = None;
-        for id in self.ids() {
-            let Some(session) = self.session(id) else {
-                continue;
-            };
-            let (deadline, what) = match (session.blocked_since(), session.phase()) {
-                (Some(since), _) => (
-                    since + self.config.write_timeout,
-                    "does not read its replies",
-                ),
-                (None, Phase::New) => (
-                    session.connected() + self.config.hello_timeout,
-                    "sent no HELLO",
-                ),
-                _ => continue,
-            };
-            if deadline > now {
-                self.scan_by(deadline);
-                continue;
-            }
-            let (peer, name) = (session.peer(), session.name());
-            self.counters.slow += 1;
-            if let Some(suppressed) = self.limits.allow(Kind::Slow, now) {
-                tracing::warn!(%peer, %name, suppressed, "Client {what}; disconnecting it");
-            }
-            self.drop_session(id);
-        }
-    }
-
-    /// Makes a session finished at once; what is queued for its client is lost.
-    pub(super) fn drop_session(&mut self, id: SessionId) {
-        if let Some(mut session) = self.take(id) {
-            session.abort();
-            self.put(session);
-        }
-    }
 }
 
-/// The limit on connections was passed by far.
+/// No place for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Too many connections")]
 pub struct TooMany;

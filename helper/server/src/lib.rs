@@ -10,7 +10,8 @@
 //! | [`hub`] | all sessions, who owns which VF, the backend | sockets, file descriptors to wait on |
 //! | [`reactor`] | epoll, sockets, timers | the protocol |
 //! | [`policy`], [`proof`], [`device_files`] | who may open what | the protocol, sessions |
-//! | [`received`] | how to be rid of a client's file without waiting | what it is |
+//! | [`received`] | how to take one file of a client's, and no other | what it is |
+//! | [`closing`] | how to be rid of a file without waiting | whose it is, but for an account |
 //! | [`registry`] | which session owns which VF | why |
 //! | [`backend`] | what the server needs of a PF | how it is done |
 //! | [`listener`] | a socket file that is never open to everyone | what is served on it |
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod closing;
 pub mod counters;
 pub mod device_files;
 #[cfg(feature = "testing")]
@@ -29,6 +31,7 @@ pub mod histogram;
 pub mod hub;
 pub mod listener;
 mod metrics;
+pub mod pace;
 pub mod peer;
 mod pf_backend;
 pub mod policy;

@@ -15,8 +15,8 @@ use rustix::net::{
     bind, connect, listen, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::peer::Peer;
-use crate::received;
+use crate::closing;
+use crate::peer::{Account, Peer};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -296,7 +296,12 @@ impl Drop for Listener {
         // Closing it would discard, and wait for, files that are in connections not yet accepted.
         let _shut = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         while let Ok(waiting) = rustix::net::accept(&self.socket) {
-            received::hang_up(waiting);
+            let unknown = Account {
+                uid: u32::MAX,
+                pid: 0,
+            };
+            let account = Peer::of(&waiting).map_or(unknown, |peer| peer.account());
+            closing::hang_up(account, waiting);
         }
     }
 }

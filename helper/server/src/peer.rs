@@ -42,6 +42,26 @@ impl Peer {
     }
 }
 
+/// On whose account something is: a process, as far as it can be told from others. Those of PID
+/// namespaces that this process cannot see are one for each user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account {
+    /// Its user.
+    pub uid: u32,
+    /// The process.
+    pub pid: i32,
+}
+
+impl Peer {
+    /// On whose account this peer's doings are.
+    pub fn account(&self) -> Account {
+        Account {
+            uid: self.uid,
+            pid: self.pid,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pid {} uid {} gid {}", self.pid, self.uid, self.gid)

@@ -9,9 +9,9 @@ pub use pci_transport::PciAddress;
 /// Why a file proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// Exactly one file belongs to an OPEN with proof.
-    #[error("{0} files were sent as proof instead of one")]
-    Count(usize),
+    /// A file belongs to an OPEN with proof.
+    #[error("no file was sent as proof")]
+    Missing,
     /// No line names a device.
     #[error("the file is not a VFIO device file, or this kernel does not tell its device")]
     NoDevice,

@@ -143,9 +143,11 @@ struct LatencyPart {
 struct HelperCounters {
     connections: u64,
     surplus: u64,
+    displaced: u64,
     slow: u64,
     evicted: u64,
     bad_messages: u64,
+    unwanted_files: u64,
     opens: u64,
     orphans: u64,
     pf_resets: u64,
@@ -306,9 +308,11 @@ fn counters<B: AccessBackend>(hub: &Hub<B>) -> CountersAnswer {
         helper: Some(HelperCounters {
             connections: c.connections,
             surplus: c.surplus,
+            displaced: c.displaced,
             slow: c.slow,
             evicted: c.evicted,
             bad_messages: c.bad_messages,
+            unwanted_files: c.unwanted_files,
             opens: c.opens,
             orphans: c.orphans,
             pf_resets: c.pf_resets,

@@ -1,35 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Log lines that a client or the device can trigger come at most once a second per kind; the
-//! number of those left out is part of the next one.
+//! Log lines that a client or the device can trigger come at most once a second per kind and per
+//! client or VF; the number of those left out is part of the next one.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
-use virtio_pf::RateLimit;
+use virtio_pf::{RateLimit, INTERVAL};
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Kinds of lines.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind {
-            $($(#[$doc])* $name,)*
-        }
+use crate::peer::Account;
 
-        impl Kind {
-            /// Every kind.
-            pub const ALL: &'static [Kind] = &[$(Kind::$name),*];
-        }
-    };
-}
-
-kinds! {
-    /// A client connected.
-    Connect,
-    /// A client left.
-    Disconnect,
-    /// A client opened a VF.
-    Open,
-    /// An OPEN, HELLO or TOKEN was refused.
-    Refused,
+/// Kinds of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
     /// Bytes that are not a request.
     BadMessage,
     /// A client does not read, or says nothing.
@@ -46,29 +28,56 @@ kinds! {
     TooMany,
 }
 
-/// A limiter for each kind.
-#[derive(Clone, Debug)]
-pub struct RateLimits {
-    by_kind: Vec<RateLimit>,
+/// Whom a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum About {
+    /// A client.
+    Peer(Account),
+    /// A VF.
+    Vf(u16),
+    /// The helper itself, or any that is one too many to be told apart.
+    Any,
 }
 
-impl Default for RateLimits {
-    fn default() -> Self {
-        RateLimits {
-            by_kind: vec![RateLimit::default(); Kind::ALL.len()],
-        }
-    }
+/// Most limiters. When all are in use, those who come later share one for each kind.
+const MOST: usize = 4096;
+
+/// A limiter for each.
+#[derive(Clone, Debug, Default)]
+pub struct RateLimits {
+    limits: HashMap<(Kind, About), (Instant, RateLimit)>,
+    /// Left out by limiters that are gone.
+    forgotten: u64,
 }
 
 impl RateLimits {
-    /// Whether a line of this kind may be written now; if so, how many were left out before it.
-    pub fn allow(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        self.by_kind.get_mut(kind as usize)?.allow(now)
+    /// Whether such a line may be written now; if so, how many were left out before it.
+    pub fn allow(&mut self, kind: Kind, about: About, now: Instant) -> Option<u64> {
+        let mut key = (kind, about);
+        if self.limits.len() >= MOST && !self.limits.contains_key(&key) {
+            let mut forgotten = 0;
+            self.limits.retain(|_, (used, limit)| {
+                let stays = now.saturating_duration_since(*used) < INTERVAL;
+                forgotten += if stays { 0 } else { limit.pending() };
+                stays
+            });
+            self.forgotten += forgotten;
+            if self.limits.len() >= MOST {
+                key.1 = About::Any;
+            }
+        }
+        let (used, limit) = self
+            .limits
+            .entry(key)
+            .or_insert((now, RateLimit::default()));
+        *used = now;
+        limit.allow(now)
     }
 
     /// Lines left out that no later line has told yet.
     pub fn pending(&self) -> u64 {
-        self.by_kind.iter().map(RateLimit::pending).sum()
+        let waiting: u64 = self.limits.values().map(|(_, limit)| limit.pending()).sum();
+        self.forgotten + waiting
     }
 }
 
@@ -76,21 +85,39 @@ impl RateLimits {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use virtio_pf::INTERVAL;
+
+    fn peer(pid: i32) -> About {
+        About::Peer(Account { uid: 1, pid })
+    }
 
     #[test]
-    fn one_line_a_second_per_kind_and_the_rest_counted() {
+    fn one_line_a_second_of_each_kind_and_client_and_the_rest_counted() {
         let mut r = RateLimits::default();
         let t = Instant::now();
-        for kind in Kind::ALL {
-            assert_eq!(r.allow(*kind, t), Some(0));
-        }
+        assert_eq!(r.allow(Kind::Device, About::Vf(1), t), Some(0));
         for ms in 1..1000 {
-            assert_eq!(r.allow(Kind::Device, t + Duration::from_millis(ms)), None);
+            let t = t + Duration::from_millis(ms);
+            assert_eq!(r.allow(Kind::Device, About::Vf(1), t), None);
         }
         assert_eq!(r.pending(), 999);
-        assert_eq!(r.allow(Kind::Device, t + INTERVAL), Some(999));
-        assert_eq!(r.allow(Kind::TimedOut, t + INTERVAL), Some(0));
+        // Others are heard.
+        assert_eq!(r.allow(Kind::Device, About::Vf(2), t), Some(0));
+        assert_eq!(r.allow(Kind::Slow, peer(1), t), Some(0));
+        assert_eq!(r.allow(Kind::Slow, peer(2), t), Some(0));
+        assert_eq!(r.allow(Kind::Device, About::Vf(1), t + INTERVAL), Some(999));
         assert_eq!(r.pending(), 0);
+    }
+
+    #[test]
+    fn many_clients_need_no_more_memory_than_some() {
+        let mut r = RateLimits::default();
+        let t = Instant::now();
+        let told = (0..10_000).filter(|pid| r.allow(Kind::Slow, peer(*pid), t).is_some());
+        assert_eq!(told.count(), MOST + 1);
+        assert_eq!(r.limits.len(), MOST + 1);
+        let left_out = 10_000 - MOST as u64 - 1;
+        assert_eq!(r.pending(), left_out);
+        assert_eq!(r.allow(Kind::Slow, peer(-1), t + INTERVAL), Some(0));
+        assert_eq!((r.limits.len(), r.pending()), (1, left_out));
     }
 }

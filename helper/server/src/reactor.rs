@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
+use rustix::process::{getrlimit, Resource};
 
 use crate::backend::AccessBackend;
+use crate::closing::{self, ClosingLimits, TooFewFiles};
 use crate::hub::{Hub, Stage};
 use crate::listener::Listener;
+use crate::received;
 use crate::session::SessionId;
 use clients::Clients;
 use spin::Spinner;
@@ -26,6 +29,8 @@ const STOP: u64 = u64::MAX - 1;
 const BACKEND: u64 = u64::MAX - 2;
 const TIMER: u64 = u64::MAX - 3;
 
+/// Files that are open before serving, if they cannot be counted.
+const USED: usize = 64;
 /// Events taken per wait.
 const BATCH: usize = 128;
 /// Time for clients to take the news after the PF has failed.
@@ -113,12 +118,21 @@ fn add(epoll: &OwnedFd, fd: impl AsFd, data: u64) -> Result<(), Errno> {
     epoll::add(epoll, fd, EventData::new_u64(data), EventFlags::IN)
 }
 
+/// How much may wait to be closed, so that there are always files left for everybody.
+fn room_for_closing<B: AccessBackend>(hub: &Hub<B>) -> Result<ClosingLimits, TooFewFiles> {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let used = std::fs::read_dir("/proc/self/fd").map_or(USED, Iterator::count);
+    let vfs = usize::from(hub.backend().info().num_vfs);
+    ClosingLimits::derive(limit, used, vfs, hub.max_unopened())
+}
+
 impl<B: AccessBackend> Reactor<B> {
     /// A loop over `listener` and `hub`. It ends when `stop` becomes readable (a second time: at
     /// once).
     ///
     /// # Errors
-    /// If epoll fails.
+    /// If epoll fails, or the limit of open files is too low ([`TooFewFiles`]).
     pub fn new(
         hub: Hub<B>,
         listener: Listener,
@@ -133,6 +147,7 @@ impl<B: AccessBackend> Reactor<B> {
         let spin = if several { config.spin } else { Duration::ZERO };
         rustix::io::ioctl_fionbio(&stop, true)?;
         add(&epoll, &stop, STOP)?;
+        let limits = room_for_closing(&hub).map_err(std::io::Error::other)?;
         Ok(Reactor {
             hub,
             config,
@@ -140,7 +155,7 @@ impl<B: AccessBackend> Reactor<B> {
             timer,
             listener: Some(listener),
             stop,
-            clients: Clients::new(),
+            clients: Clients::new(limits),
             accept_after: None,
             failed_at: None,
             next_tick: config.tick.map(|t| Instant::now() + t),
@@ -154,12 +169,16 @@ impl<B: AccessBackend> Reactor<B> {
 
     /// Serves until stopped or until the PF fails; then shuts the PF down.
     pub fn run(mut self, mut notice: impl FnMut(Notice)) -> Ended {
-        let ended = loop {
-            match self.turn(&mut notice) {
-                Ok(None) => {}
-                Ok(Some(ended)) => break ended,
-                Err(e) => break Ended::Broken(format!("epoll: {e}")),
-            }
+        // Nothing is accepted that could not be closed.
+        let ended = match received::prepare() {
+            Err(e) => Ended::Broken(format!("no threads to close files: {e}")),
+            Ok(()) => loop {
+                match self.turn(&mut notice) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => break ended,
+                    Err(e) => break Ended::Broken(format!("epoll: {e}")),
+                }
+            },
         };
         self.listener = None;
         self.clients.hang_up();
@@ -244,8 +263,10 @@ impl<B: AccessBackend> Reactor<B> {
         if !look {
             let now = Instant::now();
             let deadline = [
+                closing::started().and_then(|closers| closers.look(now)),
                 self.hub.next_deadline(),
                 self.accept_after,
+                self.clients.next_release(),
                 self.next_tick,
                 self.failed_at,
             ]
@@ -302,6 +323,7 @@ impl<B: AccessBackend> Reactor<B> {
     }
 
     fn timers(&mut self, now: Instant, notice: &mut impl FnMut(Notice)) {
+        self.clients.release(&mut self.hub, &self.epoll, now);
         if self.accept_after.is_some_and(|t| t <= now) {
             self.accept_after = None;
             if let Some(listener) = &self.listener {

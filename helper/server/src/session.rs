@@ -3,6 +3,8 @@
 //! out. Requests are executed one after the other, so replies come in the order of requests.
 
 mod dispatch;
+mod share;
+pub mod work;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,6 +19,8 @@ use virtio_pf::{Access, LegacyOp};
 
 use crate::peer::Peer;
 use crate::received::ReceivedFile;
+
+pub use share::SHARE;
 
 /// Messages to a client that may wait for it to read before the session stops working for it.
 const MAX_OUT: usize = 4;
@@ -88,12 +92,12 @@ impl RequestId {
 /// [`Session::fail`], at once or after [`Session::begin`].
 #[derive(Debug)]
 pub enum Job {
-    /// Bind this connection; `files` came with the request. Success is [`Session::opened`].
+    /// Bind this connection; `file` came with the request. Success is [`Session::opened`].
     Open {
         /// What was asked for.
         open: Open,
         /// The proof.
-        files: Vec<ReceivedFile>,
+        file: Option<ReceivedFile>,
     },
     /// Tell the VF token.
     Token {
@@ -125,7 +129,7 @@ pub enum Job {
 
 #[derive(Debug)]
 enum Item {
-    Request(RequestId, Request, Vec<ReceivedFile>),
+    Request(RequestId, Request, Option<ReceivedFile>),
     Bad(DecodeError, Instant),
 }
 
@@ -165,6 +169,8 @@ pub struct Session {
     /// The member it was bound to, also while closing.
     member: Option<u16>,
     connected: Instant,
+    /// When it was last heard of.
+    active: Instant,
     /// Largest message the client takes.
     max_message: usize,
     queue: VecDeque<Item>,
@@ -174,16 +180,15 @@ pub struct Session {
     out: VecDeque<Vec<u8>>,
     /// Since when the client has not taken what is in `out`.
     blocked_since: Option<Instant>,
-    /// A connection above the limit: its first request is answered with TOO_MANY.
-    surplus: bool,
+    share: share::Share,
     counters: SessionCounters,
     /// Codes of error replies that the owner of this session has not counted yet.
     errors: Vec<ErrorCode>,
 }
 
 impl Session {
-    /// A new connection. A `surplus` one learns from its first request that there are too many.
-    pub fn new(id: SessionId, peer: Peer, surplus: bool, now: Instant) -> Self {
+    /// A new connection.
+    pub fn new(id: SessionId, peer: Peer, now: Instant) -> Self {
         Session {
             id,
             peer,
@@ -191,13 +196,14 @@ impl Session {
             phase: Phase::New,
             member: None,
             connected: now,
+            active: now,
             max_message: MIN_MESSAGE,
             queue: VecDeque::new(),
             stalled: None,
             in_flight: None,
             out: VecDeque::new(),
             blocked_since: None,
-            surplus,
+            share: share::Share::default(),
             counters: SessionCounters::default(),
             errors: Vec::new(),
         }
@@ -233,6 +239,11 @@ impl Session {
         self.connected
     }
 
+    /// When it was last heard of.
+    pub fn active(&self) -> Instant {
+        self.active
+    }
+
     /// Counts.
     pub fn counters(&self) -> &SessionCounters {
         &self.counters
@@ -249,17 +260,18 @@ impl Session {
     pub fn receive(
         &mut self,
         bytes: &[u8],
-        files: Vec<ReceivedFile>,
+        file: Option<ReceivedFile>,
         now: Instant,
     ) -> Result<(), DecodeError> {
         self.counters.requests += 1;
+        self.active = now;
         if self.phase == Phase::Closing || !self.has_room() {
             return Ok(());
         }
         match decode_request(bytes) {
             Ok((header, request)) => {
                 let id = RequestId::new(&header, now);
-                self.queue.push_back(Item::Request(id, request, files));
+                self.queue.push_back(Item::Request(id, request, file));
                 Ok(())
             }
             Err(e) => {

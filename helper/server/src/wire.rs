@@ -1,32 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Messages of a SEQPACKET socket. Nothing here blocks.
 
-use std::fs::File;
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use legacy_vf_proto::MAX_MESSAGE;
 use rustix::io::Errno;
-use rustix::net::{recvmsg, send, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags};
+use rustix::net::{recv, recvmsg, send, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags};
 
-use crate::received::{take, ReceivedFile};
-
-/// Files of one message that are looked at.
-const MAX_FILES: usize = 4;
+use crate::peer::Account;
+use crate::received::{peek_file, ReceivedFile};
 
 /// One byte more than a message, so that a longer one is seen to be too long.
 pub(crate) type Buffer = [u8; MAX_MESSAGE + 1];
 
 /// What a receive gave.
 pub(crate) enum Received {
-    /// A message: bytes of the buffer (4097 for one that was cut), and its files.
-    Message(usize, Vec<ReceivedFile>),
+    /// A message: bytes of the buffer (4097 for one that was cut), and its file.
+    Message(usize, Option<ReceivedFile>),
     /// Nothing there.
     Nothing,
     /// The client is gone (or sent an empty message, which is none of this protocol).
     End,
-    /// A message with files, which are not wanted now. It was left where it is.
-    Unwanted,
+    /// A message of so many bytes with files that are not wanted, or with more than one. It was left
+    /// where it is: receiving it would close them here.
+    Unwanted(usize),
     /// The socket is broken.
     Failed(Errno),
 }
@@ -39,35 +37,41 @@ fn outcome(e: Errno) -> Received {
     }
 }
 
-/// Receives a message; if it has files, only if `files` are wanted.
-pub(crate) fn receive(socket: impl AsFd, buf: &mut Buffer, files: bool) -> Received {
-    if !files {
-        // Only a look, which closes nothing.
-        let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-        let mut none = RecvAncillaryBuffer::default();
-        match recvmsg(&socket, &mut [IoSliceMut::new(buf)], &mut none, look) {
-            Ok(seen) if seen.flags.contains(ReturnFlags::CTRUNC) => return Received::Unwanted,
-            Ok(_) => {}
-            Err(e) => return outcome(e),
-        }
-    }
-    let (got, mut files) = match take(&socket, buf) {
-        Ok(taken) => taken,
+/// Receives a message. One with files only if there is one and `wants_file` says so of its bytes.
+pub(crate) fn receive(
+    socket: impl AsFd,
+    buf: &mut Buffer,
+    account: Account,
+    wants_file: impl FnOnce(&[u8]) -> bool,
+) -> Received {
+    // A look takes no files, closes none, and tells whether there are any.
+    let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    let mut none = RecvAncillaryBuffer::default();
+    let seen = match recvmsg(&socket, &mut [IoSliceMut::new(buf)], &mut none, look) {
+        Ok(seen) => seen,
         Err(e) => return outcome(e),
     };
-    let rest = files.split_off(files.len().min(MAX_FILES));
-    let files: Vec<ReceivedFile> = files.into_iter().map(into_received).collect();
-    // Each is closed elsewhere.
-    rest.into_iter().map(into_received).for_each(drop);
-    match got.bytes {
-        0 => Received::End,
-        _ if got.flags.contains(ReturnFlags::TRUNC) => Received::Message(MAX_MESSAGE + 1, files),
-        len => Received::Message(len, files),
+    let len = match seen.flags.contains(ReturnFlags::TRUNC) {
+        true => MAX_MESSAGE + 1,
+        false => seen.bytes,
+    };
+    let mut file = None;
+    if seen.flags.contains(ReturnFlags::CTRUNC) {
+        if wants_file(buf.get(..len).unwrap_or(&[])) {
+            file = peek_file(&socket, account);
+        }
+        if file.is_none() {
+            return Received::Unwanted(len);
+        }
+    } else if len == 0 {
+        return Received::End;
     }
-}
-
-fn into_received(fd: OwnedFd) -> ReceivedFile {
-    ReceivedFile::from(File::from(fd))
+    // The bytes are here already. A file in the message is held by this process, so that its going
+    // closes nothing.
+    match recv(&socket, &mut [0u8; 1][..], RecvFlags::DONTWAIT) {
+        Ok(_) => Received::Message(len, file),
+        Err(e) => outcome(e),
+    }
 }
 
 /// What a send did.

@@ -80,67 +80,6 @@ fn a_full_backend_delays_and_loses_nothing() {
 }
 
 #[test]
-fn queued_requests_are_limited_by_not_reading() {
-    let mut b = Bench::new(1);
-    let id = b.opened(1);
-    b.control.set(|c| c.stuck = true);
-    let mut taken = 0;
-    while b.hub.session(id).unwrap().wants_input() {
-        b.send(id, &read(0, 4));
-        taken += 1;
-        assert!(taken < 100);
-    }
-    // One in flight and 16 queued.
-    assert_eq!(taken, 17);
-    b.control.set(|c| c.stuck = false);
-    let mut got = 0;
-    for _ in 0..40 {
-        b.later(Duration::from_millis(1));
-        got += b.take(id).len();
-    }
-    assert_eq!(got, 17);
-    assert!(b.hub.session(id).unwrap().wants_input());
-}
-
-#[test]
-fn a_client_that_does_not_read_stops_being_worked_for_and_is_dropped() {
-    let mut b = Bench::new(2);
-    let (lazy, good) = (b.opened(1), b.opened(2));
-    let mut sent = 0;
-    while b.hub.session(lazy).unwrap().wants_input() && sent < 1000 {
-        b.send(lazy, &read(0, 4));
-        b.hub.poll(b.now);
-        sent += 1;
-    }
-    assert!(sent < 50, "{sent}");
-    b.hub.blocked(lazy, b.now);
-    assert_eq!(b.ask(good, &read(0, 4)), Answer::Read([0; 8]));
-    b.later(Duration::from_secs(4));
-    assert!(!b.finished(lazy));
-    b.later(Duration::from_secs(2));
-    assert!(b.finished(lazy));
-    b.hub.disconnect(lazy, b.now);
-    assert_eq!(b.hub.counters().slow, 1);
-    assert_eq!(b.ask(good, &read(0, 4)), Answer::Read([0; 8]));
-    b.opened(1);
-}
-
-#[test]
-fn a_client_that_says_nothing_is_dropped() {
-    let mut b = Bench::new(2);
-    let mute = b.connect();
-    let greeted = b.connect();
-    b.ask(greeted, &hello());
-    b.later(Duration::from_secs(9));
-    assert!(!b.finished(mute));
-    b.later(Duration::from_secs(2));
-    assert!(b.finished(mute));
-    // One that has said HELLO may stay and ask questions.
-    b.later(Duration::from_secs(1000));
-    assert!(!b.finished(greeted));
-}
-
-#[test]
 fn every_status_and_qualifier_reaches_the_client() {
     let mut b = Bench::new(1);
     let id = b.opened(1);

@@ -14,6 +14,9 @@ use crate::table::{number, print, print_json, table, text};
 /// Shortest time between two questions.
 const MIN_PERIOD: Duration = Duration::from_millis(10);
 
+/// The helper closes a connection that has asked nothing for 30 s.
+const RECONNECT: Duration = Duration::from_secs(20);
+
 const ACCESSES: [(&str, &str); 8] = [
     ("common_read", "Common register reads"),
     ("common_write", "Common register writes"),
@@ -68,6 +71,9 @@ fn watch(
     let mut lines = 0;
     while args.count.is_none_or(|count| lines < count) {
         std::thread::sleep(period);
+        if period >= RECONNECT {
+            *asker = Asker::connect(&args.ask.socket)?;
+        }
         let v = asker.query(QueryKind::COUNTERS, member)?;
         let now = Instant::now();
         if args.ask.output.json {

@@ -38,6 +38,33 @@ impl Helper {
     /// # Errors
     /// If it does not get that far.
     pub fn spawn(dir: &Path, name: &str, pf: &Path, vfs: u16, more: &[&str]) -> Result<Self> {
+        Self::spawn_through(&[], dir, name, pf, vfs, more)
+    }
+
+    /// The same with a limit of open files.
+    ///
+    /// # Errors
+    /// If it does not get that far.
+    pub fn spawn_with_files(
+        files: u64,
+        dir: &Path,
+        name: &str,
+        pf: &Path,
+        vfs: u16,
+        more: &[&str],
+    ) -> Result<Self> {
+        let limit = format!("--nofile={files}:{files}");
+        Self::spawn_through(&["prlimit", &limit], dir, name, pf, vfs, more)
+    }
+
+    fn spawn_through(
+        wrapper: &[&str],
+        dir: &Path,
+        name: &str,
+        pf: &Path,
+        vfs: u16,
+        more: &[&str],
+    ) -> Result<Self> {
         let socket = dir.join(format!("{name}.sock"));
         let mut args = vec![
             "--pf-socket".to_owned(),
@@ -48,7 +75,16 @@ impl Helper {
             socket.display().to_string(),
         ];
         args.extend(more.iter().map(|a| (*a).to_owned()));
-        let process = Process::spawn(name, &artifacts::helper()?, &args, dir)?;
+        let program = artifacts::helper()?;
+        let process = match wrapper {
+            [] => Process::spawn(name, &program, &args, dir)?,
+            [first, rest @ ..] => {
+                let mut all: Vec<String> = rest.iter().map(|a| (*a).to_owned()).collect();
+                all.push(program.display().to_string());
+                all.extend(args.iter().cloned());
+                Process::spawn(name, Path::new(first), &all, dir)?
+            }
+        };
         let mut helper = Helper {
             process,
             args,

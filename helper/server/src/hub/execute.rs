@@ -3,25 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use legacy_vf_proto::{ErrorCode, NotifyKind, Open, OpenReply, Proof, Reply};
-use virtio_modern_spec::admin::{list::OpcodeSet, qualifier, status};
+use legacy_vf_proto::{ErrorCode, Reply};
+use virtio_modern_spec::admin::{qualifier, status};
 use virtio_pci_spec::legacy;
-use virtio_pf::{
-    Access, Completion, LegacyOp, Notified, NotifyAddress, OpError, Space, SubmitError,
-};
+use virtio_pf::{Access, Completion, LegacyOp, Notified, OpError, Space, SubmitError};
 
+use super::opening::Refusal;
 use super::{Hub, Stage};
 use crate::backend::AccessBackend;
-use crate::peer::Peer;
-use crate::proof::ProofError;
 use crate::query;
-use crate::ratelimit::Kind;
-use crate::received::ReceivedFile;
-use crate::registry::{ClaimError, Owner};
+use crate::ratelimit::{About, Kind};
+use crate::session::work::cost;
 use crate::session::{InFlight, Job, RequestId, Session};
-
-/// A refusal: what the client is told.
-pub(super) struct Refusal(pub ErrorCode, pub String);
 
 /// Where an operation goes, for messages.
 fn place(op: &LegacyOp) -> String {
@@ -42,16 +35,6 @@ fn place(op: &LegacyOp) -> String {
         op.len(),
         op.offset
     )
-}
-
-/// The protocol's number for where notifications go.
-fn notify_kind(address: Option<NotifyAddress>) -> NotifyKind {
-    use virtio_pf::NotifyKind as Kind;
-    match address.map(|a| a.kind) {
-        None => NotifyKind::None,
-        Some(Kind::Owner) => NotifyKind::Owner,
-        Some(Kind::Member) => NotifyKind::Member,
-    }
 }
 
 /// The code and text for an operation that failed.
@@ -106,15 +89,25 @@ fn describe(
 }
 
 impl<B: AccessBackend> Hub<B> {
-    /// Executes jobs of a session until one takes time or none is left.
+    /// Executes jobs of a session until one takes time, none is left, or its share is used up.
     pub(super) fn pump(&mut self, session: &mut Session, now: Instant) {
-        while let Some((request, job)) = session.next_job() {
+        loop {
+            if !self.shares.left_for(session) {
+                if session.has_work() && session.put_off() {
+                    self.put_off.push(session.id());
+                }
+                return;
+            }
+            let Some((request, job)) = session.next_job() else {
+                return;
+            };
+            self.shares.spend(session, cost(&job));
             if let Some(refusal) = self.refuse_all(&job) {
                 session.fail(request, refusal.0, &refusal.1);
                 continue;
             }
             match job {
-                Job::Open { open, files } => self.open(session, request, &open, &files, now),
+                Job::Open { open, file } => self.open(session, request, &open, file.as_ref(), now),
                 Job::Token { member } => self.token(session, request, member),
                 Job::Query { what, member } => {
                     let max = session.max_payload();
@@ -147,204 +140,6 @@ impl<B: AccessBackend> Hub<B> {
                 format!("PF {} failed: {cause}", self.backend.info().id),
             )),
         }
-    }
-
-    fn open(
-        &mut self,
-        session: &mut Session,
-        request: RequestId,
-        open: &Open,
-        files: &[ReceivedFile],
-        now: Instant,
-    ) {
-        match self.try_open(session, open, files, now) {
-            Ok(reply) => {
-                session.opened(reply.member);
-                self.unopened = self.unopened.saturating_sub(1);
-                self.counters.opens += 1;
-                if let Some(suppressed) = self.limits.allow(Kind::Open, now) {
-                    tracing::info!(member = reply.member, peer = %session.peer(),
-                        name = %session.name(), suppressed, "VF opened");
-                }
-                session.reply(request, &Reply::Open(reply));
-            }
-            Err(Refusal(code, text)) => {
-                if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
-                    tracing::warn!(member = open.member, peer = %session.peer(),
-                        name = %session.name(), %code, suppressed, "OPEN refused: {text}");
-                }
-                session.fail(request, code, &text);
-            }
-        }
-    }
-
-    fn try_open(
-        &mut self,
-        session: &Session,
-        open: &Open,
-        files: &[ReceivedFile],
-        now: Instant,
-    ) -> Result<OpenReply, Refusal> {
-        let refuse = |code, text: String| Err(Refusal(code, text));
-        let member = self.prove(session.peer(), open, files)?;
-        let info = self.backend.info();
-        let pf = &info.id;
-        let Some(vf) = self.backend.vf(member) else {
-            return refuse(
-                ErrorCode::NO_SUCH_VF,
-                format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
-            );
-        };
-        if open.serial != 0 && info.serial != 0 && open.serial != info.serial {
-            return refuse(
-                ErrorCode::WRONG_OWNER,
-                format!(
-                    "The VF shows the serial number {:016x}, PF {pf} has {:016x}: it is a VF of \
-                     another PF; use that PF's helper",
-                    open.serial, info.serial
-                ),
-            );
-        }
-        let virtio_id = info.vf_virtio_id();
-        if open.virtio_id != 0 && open.virtio_id != virtio_id {
-            return refuse(
-                ErrorCode::WRONG_TYPE,
-                format!(
-                    "The VFs of PF {pf} have the virtio device ID {}, the client expects {}",
-                    virtio_id, open.virtio_id
-                ),
-            );
-        }
-        if !info.commands.contains_all(OpcodeSet::LEGACY_ACCESS) {
-            return refuse(
-                ErrorCode::NOT_SUPPORTED,
-                format!(
-                    "PF {pf} does not offer the legacy register access commands (opcodes 2 to 5); \
-                     commands in use: {:#x}",
-                    info.commands.0
-                ),
-            );
-        }
-        let reply = OpenReply {
-            member,
-            virtio_id,
-            num_vfs: info.num_vfs,
-            notify_kind: notify_kind(vf.notify),
-            notify_bar: vf.notify.map_or(0, |a| a.bar),
-            notify_offset: vf.notify.map_or(0, |a| a.offset),
-            commands: info.commands.0,
-            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
-            session: self.backend.session(),
-        };
-        let owner = Owner {
-            session: session.id(),
-            peer: session.peer(),
-            name: session.name(),
-            since: now,
-        };
-        let mut claimed = self.registry.claim(member, owner);
-        if let (Err(ClaimError::Busy(holder)), Proof::VFIO_FD) = (claimed, open.proof) {
-            self.evict(member, &holder, now);
-            claimed = self.registry.claim(member, owner);
-        }
-        match claimed {
-            Ok(()) => Ok(reply),
-            Err(ClaimError::NoSuchVf) => {
-                refuse(ErrorCode::NO_SUCH_VF, format!("There is no VF {member}"))
-            }
-            Err(ClaimError::Busy(holder)) => refuse(
-                ErrorCode::BUSY,
-                format!(
-                    "VF {member} is in use by {} (\"{}\") since {} s",
-                    holder.peer,
-                    holder.name,
-                    now.saturating_duration_since(holder.since).as_secs()
-                ),
-            ),
-        }
-    }
-
-    /// Ends the connection of a VF's owner. The kernel lets one user at a time have a VF: whoever
-    /// shows its device file has it now, and a connection from before must not reach its registers.
-    fn evict(&mut self, member: u16, holder: &Owner, now: Instant) {
-        self.counters.evicted += 1;
-        if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
-            tracing::warn!(member, peer = %holder.peer, name = %holder.name, suppressed,
-                "Another process holds the VF's device file now; disconnecting its former owner");
-        }
-        self.registry.release(member, holder.session);
-        self.drop_session(holder.session);
-    }
-
-    /// The VF that the client may open: the one it names, or the one it shows to hold.
-    fn prove(&self, peer: Peer, open: &Open, files: &[ReceivedFile]) -> Result<u16, Refusal> {
-        let vfio_fds = self.backend.served().vfio_fds;
-        match open.proof {
-            Proof::NONE => self
-                .config
-                .policy
-                .unproven(peer, vfio_fds)
-                .map(|()| open.member)
-                .map_err(|why| Refusal(ErrorCode::ACCESS_DENIED, why.to_string())),
-            Proof::VFIO_FD if !vfio_fds => Err(Refusal(
-                ErrorCode::BAD_PROOF,
-                format!(
-                    "The VFs of PF {} are emulated by another process and have no VFIO device \
-                     file; open them without proof",
-                    self.backend.info().id
-                ),
-            )),
-            Proof::VFIO_FD => match (files, files.first().and_then(ReceivedFile::get)) {
-                ([_], Some(file)) => self.backend.member_of_file(file, open.member),
-                _ => Err(ProofError::Count(files.len())),
-            }
-            .map_err(|why| {
-                let code = match why {
-                    ProofError::OtherDevice { .. } => ErrorCode::WRONG_OWNER,
-                    ProofError::Untold | ProofError::Unreadable(_) => ErrorCode::NOT_SUPPORTED,
-                    _ => ErrorCode::BAD_PROOF,
-                };
-                Refusal(code, why.to_string())
-            }),
-            Proof(other) => Err(Refusal(
-                ErrorCode::BAD_PROOF,
-                format!(
-                    "Unknown kind of proof {other}; known are 0 (none) and 1 (VFIO device file)"
-                ),
-            )),
-        }
-    }
-
-    /// Tells the token. Whoever may connect may know it where a proof is asked for at OPEN: without
-    /// the VF's device file it opens nothing.
-    fn token(&mut self, session: &mut Session, request: RequestId, member: u16) {
-        let (info, served) = (self.backend.info(), self.backend.served());
-        let denied = match served.vfio_fds {
-            true => None,
-            false => self.config.policy.unproven(session.peer(), false).err(),
-        };
-        let (code, text) = if let Some(why) = denied {
-            (ErrorCode::ACCESS_DENIED, why.to_string())
-        } else if self.backend.vf(member).is_none() {
-            (
-                ErrorCode::NO_SUCH_VF,
-                format!(
-                    "PF {} has VFs 1 to {}, no VF {member}",
-                    info.id, info.num_vfs
-                ),
-            )
-        } else if let Some(uuid) = self.backend.vf_token() {
-            return session.reply(request, &Reply::Token { uuid });
-        } else {
-            (
-                ErrorCode::NOT_SUPPORTED,
-                format!(
-                    "PF {} is reached over {}, where VFs need no token",
-                    info.id, served.transport
-                ),
-            )
-        };
-        session.fail(request, code, &text);
     }
 
     fn token_for(&mut self, session: &Session) -> u64 {
@@ -419,7 +214,7 @@ impl<B: AccessBackend> Hub<B> {
         };
         let text = format!("VF {member}: {what}: {error}");
         self.counters.access(member, |c| c.failed += 1);
-        if let Some(suppressed) = self.limits.allow(Kind::Access, now) {
+        if let Some(suppressed) = self.limits.allow(Kind::Access, About::Vf(member), now) {
             tracing::warn!(member, %code, suppressed, "{text}");
         }
         session.fail(request, code, &text);
@@ -486,7 +281,7 @@ impl<B: AccessBackend> Hub<B> {
                     ErrorCode::TIMED_OUT => Kind::TimedOut,
                     _ => Kind::Access,
                 };
-                if let Some(suppressed) = self.limits.allow(kind, now) {
+                if let Some(suppressed) = self.limits.allow(kind, About::Vf(member), now) {
                     tracing::warn!(member, %code, suppressed, "{text}");
                 }
                 session.fail_device(ended.request, code, status, qualifier, &text);

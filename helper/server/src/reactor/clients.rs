@@ -4,32 +4,56 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use legacy_vf_proto::ErrorCode;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::backend::AccessBackend;
+use crate::closing::{self, ClosingLimits};
 use crate::hub::Hub;
 use crate::listener::Listener;
-use crate::peer::Peer;
-use crate::ratelimit::Kind;
-use crate::received;
+use crate::pace::Paces;
+use crate::peer::{Account, Peer};
+use crate::ratelimit::{About, Kind};
 use crate::session::SessionId;
 use crate::wire::{self, Received, Sent};
 
 /// Connections accepted per wait.
-const MAX_ACCEPT: usize = 16;
+const MAX_ACCEPT: usize = 4;
 /// Messages taken from one client per wait.
-const MAX_READ: usize = 16;
+const MAX_READ: usize = 4;
 /// Pause after accept() failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connections of a process: so many at once, then one in this time.
+const CONNECT_BURST: u32 = 64;
+const CONNECT_EVERY: Duration = Duration::from_millis(5);
+/// Those of all processes of a user: this many times as much.
+const USER_FACTOR: u32 = 4;
+/// One that would have to wait for longer is refused.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
+/// Pause after a connection was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+/// The same while too much waits to be closed.
+const CLOSING_PAUSE: Duration = Duration::from_millis(10);
+/// For a connection of which the kernel does not tell whose it is.
+const NOBODY: Account = Account {
+    uid: u32::MAX,
+    pid: 0,
+};
+const SEVERAL: &str = "One file is a proof, several are none";
+const UNCLOSED: &str = "Files that this process or user has sent before are not closed yet";
 
 /// A connection.
 #[derive(Debug)]
 struct Client {
     id: SessionId,
+    account: Account,
     socket: OwnedFd,
     interest: EventFlags,
+    /// It came sooner than its peer may: nothing is read before.
+    held_until: Option<Instant>,
 }
 
 /// The connections. What is waited for on each is in `epoll`, under the number of its session.
@@ -38,16 +62,34 @@ pub(super) struct Clients {
     by_slot: Vec<Option<Client>>,
     buf: Box<wire::Buffer>,
     dirty: Vec<SessionId>,
+    closing: ClosingLimits,
+    by_pid: Paces<Account>,
+    by_uid: Paces<u32>,
+    /// Clients with [`Client::held_until`].
+    held: Vec<SessionId>,
 }
 
 impl Clients {
-    /// None yet.
-    pub(super) fn new() -> Self {
+    /// None yet; so much may wait to be closed.
+    pub(super) fn new(closing: ClosingLimits) -> Self {
         Clients {
             by_slot: Vec::new(),
             buf: Box::new([0; legacy_vf_proto::MAX_MESSAGE + 1]),
             dirty: Vec::new(),
+            closing,
+            by_pid: Paces::new(CONNECT_EVERY, CONNECT_BURST),
+            by_uid: Paces::new(CONNECT_EVERY / USER_FACTOR, CONNECT_BURST * USER_FACTOR),
+            held: Vec::new(),
         }
+    }
+
+    fn admits(&self, account: Account) -> bool {
+        closing::started().is_some_and(|c| c.admits(account, &self.closing))
+    }
+
+    /// Whether what is accepted or received could be closed again.
+    fn has_room(&self, of: usize) -> bool {
+        closing::started().is_some_and(|c| c.pending() < of)
     }
 
     /// Accepts who waits. Returns when to listen again, if that is off until then.
@@ -59,13 +101,17 @@ impl Clients {
         now: Instant,
     ) -> Option<Instant> {
         for _ in 0..MAX_ACCEPT {
+            if !self.has_room(self.closing.total) {
+                let _gone = epoll::delete(epoll, listener);
+                return Some(now + CLOSING_PAUSE);
+            }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match rustix::net::accept_with(listener, flags) {
                 Ok(socket) => socket,
                 Err(Errno::AGAIN) => return None,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(e) => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                         tracing::error!(
                             suppressed,
                             "accept: {e}; trying again in {ACCEPT_PAUSE:?}"
@@ -75,41 +121,79 @@ impl Clients {
                     return Some(now + ACCEPT_PAUSE);
                 }
             };
-            self.add(hub, epoll, socket, now);
+            let admitted = self.add(hub, epoll, socket, now);
+            if !admitted {
+                // Whoever that is must not come faster than what it leaves behind is closed.
+                let pause = match self.has_room(self.closing.total / 2) {
+                    true => REFUSED_PAUSE,
+                    false => CLOSING_PAUSE,
+                };
+                let _gone = epoll::delete(epoll, listener);
+                return Some(now + pause);
+            }
         }
         None
     }
 
+    /// How long a new connection has to wait; `None` if its peer may not have one.
+    fn pace(&mut self, account: Account, now: Instant) -> Option<Duration> {
+        let by_pid = self.by_pid.wait(account, now, LONGEST_HOLD)?;
+        // A process must not use up what its user's others need: these may have to wait, no more.
+        let by_uid = self.by_uid.wait(account.uid, now, LONGEST_HOLD);
+        Some(by_pid.max(by_uid.unwrap_or(LONGEST_HOLD)))
+    }
+
+    /// Takes a connection in. Returns whether its peer may have one.
     fn add(
         &mut self,
         hub: &mut Hub<impl AccessBackend>,
         epoll: &OwnedFd,
         socket: OwnedFd,
         now: Instant,
-    ) {
+    ) -> bool {
         let peer = match Peer::of(&socket) {
             Ok(peer) => peer,
             Err(e) => {
-                if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                     tracing::warn!(suppressed, "Client without credentials refused: {e}");
                 }
-                return received::hang_up(socket);
+                closing::hang_up(NOBODY, socket);
+                return false;
             }
         };
-        let Ok(id) = hub.connect(peer, now) else {
-            return received::hang_up(socket);
+        let account = peer.account();
+        if !self.admits(account) {
+            if let Some(suppressed) = hub.limits().allow(Kind::TooMany, About::Peer(account), now) {
+                tracing::warn!(%peer, suppressed,
+                    "Client refused: what it has sent before is not closed yet");
+            }
+            closing::hang_up(account, socket);
+            return false;
+        }
+        let pace = self.pace(account, now);
+        let connected = pace.and_then(|wait| Some((wait, hub.connect(peer, now).ok()?)));
+        let Some((wait, id)) = connected else {
+            closing::hang_up(account, socket);
+            return false;
+        };
+        let held_until = (!wait.is_zero()).then(|| now + wait);
+        let interest = match held_until {
+            None => EventFlags::IN,
+            Some(_) => {
+                self.held.push(id);
+                EventFlags::empty()
+            }
         };
         let data = EventData::new_u64(id.to_u64());
-        if let Err(e) = epoll::add(epoll, &socket, data, EventFlags::IN) {
-            if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+        if let Err(e) = epoll::add(epoll, &socket, data, interest) {
+            if let Some(suppressed) = hub.limits().allow(Kind::Socket, About::Any, now) {
                 tracing::error!(suppressed, "epoll: {e}");
             }
-            received::hang_up(socket);
-            return hub.disconnect(id, now);
+            closing::hang_up(account, socket);
+            hub.disconnect(id, now);
+            return true;
         }
-        if let Some(suppressed) = hub.limits().allow(Kind::Connect, now) {
-            tracing::info!(%peer, suppressed, "Client connected");
-        }
+        tracing::debug!(%peer, "Client connected");
         let slot = id.slot as usize;
         if self.by_slot.len() <= slot {
             self.by_slot.resize_with(slot + 1, || None);
@@ -117,10 +201,13 @@ impl Clients {
         if let Some(place) = self.by_slot.get_mut(slot) {
             *place = Some(Client {
                 id,
+                account,
                 socket,
-                interest: EventFlags::IN,
+                interest,
+                held_until,
             });
         }
+        true
     }
 
     fn client(&self, id: SessionId) -> Option<&Client> {
@@ -141,7 +228,7 @@ impl Clients {
             if let Some(client) = place.take_if(|c| c.id == id) {
                 // It may be closed much later only.
                 let _gone = epoll::delete(epoll, &client.socket);
-                received::hang_up(client.socket);
+                closing::hang_up(client.account, client.socket);
             }
         }
         hub.disconnect(id, now);
@@ -185,28 +272,37 @@ impl Clients {
             else {
                 return;
             };
-            match wire::receive(&client.socket, &mut self.buf, received::has_room()) {
-                Received::Message(len, files) => {
+            let account = client.account;
+            let admits = self.admits(account);
+            let mut refused = None;
+            let wants = |bytes: &[u8]| {
+                refused = match hub.wants_file(id, bytes) {
+                    Ok(()) if !admits => Some((ErrorCode::TOO_MANY, UNCLOSED.to_owned())),
+                    other => other.err(),
+                };
+                refused.is_none()
+            };
+            match wire::receive(&client.socket, &mut self.buf, account, wants) {
+                Received::Message(len, file) => {
                     let bytes = self.buf.get(..len).unwrap_or(&[]);
                     let more = bytes.get(2).is_some_and(|flags| flags & 4 != 0);
-                    hub.receive(id, bytes, files, now);
+                    hub.receive(id, bytes, file, now);
                     if !more {
                         return;
                     }
                 }
                 Received::Nothing => return,
                 Received::End => return self.remove(hub, epoll, id, now),
-                Received::Unwanted => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
-                        tracing::warn!(
-                            suppressed,
-                            "Client disconnected: it sent files while others do not get closed"
-                        );
-                    }
-                    return self.remove(hub, epoll, id, now);
+                Received::Unwanted(len) => {
+                    let bytes = self.buf.get(..len).unwrap_or(&[]);
+                    let several = || (ErrorCode::BAD_PROOF, SEVERAL.to_owned());
+                    hub.refuse_files(id, bytes, refused.unwrap_or_else(several), now);
+                    return;
                 }
                 Received::Failed(e) => {
-                    if let Some(suppressed) = hub.limits().allow(Kind::Socket, now) {
+                    if let Some(suppressed) =
+                        hub.limits().allow(Kind::Socket, About::Peer(account), now)
+                    {
                         tracing::warn!(suppressed, "Client's socket: {e}");
                     }
                     return self.remove(hub, epoll, id, now);
@@ -277,14 +373,18 @@ impl Clients {
         if session.is_finished() {
             return self.remove(hub, epoll, id, now);
         }
-        let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, session.wants_input());
-        interest.set(EventFlags::OUT, full);
         let client = self
             .by_slot
             .get_mut(id.slot as usize)
             .and_then(Option::as_mut);
-        if let Some(client) = client.filter(|c| c.id == id && c.interest != interest) {
+        let Some(client) = client.filter(|c| c.id == id) else {
+            return;
+        };
+        let mut interest = EventFlags::empty();
+        let wanted = session.wants_input() && client.held_until.is_none();
+        interest.set(EventFlags::IN, wanted);
+        interest.set(EventFlags::OUT, full);
+        if client.interest != interest {
             client.interest = interest;
             let data = EventData::new_u64(id.to_u64());
             if epoll::modify(epoll, &client.socket, data, interest).is_err() {
@@ -293,10 +393,37 @@ impl Clients {
         }
     }
 
+    /// When the first of the connections that came too soon may be read.
+    pub(super) fn next_release(&self) -> Option<Instant> {
+        let held = self.held.iter().filter_map(|id| self.client(*id));
+        held.filter_map(|client| client.held_until).min()
+    }
+
+    /// Reads from those whose time has come.
+    pub(super) fn release(
+        &mut self,
+        hub: &mut Hub<impl AccessBackend>,
+        epoll: &OwnedFd,
+        now: Instant,
+    ) {
+        for id in std::mem::take(&mut self.held) {
+            let client = self.by_slot.get_mut(id.slot as usize);
+            let Some(client) = client.and_then(Option::as_mut).filter(|c| c.id == id) else {
+                continue;
+            };
+            if client.held_until.is_some_and(|until| until > now) {
+                self.held.push(id);
+            } else {
+                client.held_until = None;
+                self.update_interest(hub, epoll, id, false, now);
+            }
+        }
+    }
+
     /// Ends every connection.
     pub(super) fn hang_up(self) {
         for client in self.by_slot.into_iter().flatten() {
-            received::hang_up(client.socket);
+            closing::hang_up(client.account, client.socket);
         }
     }
 }

@@ -4,8 +4,10 @@
 use std::time::Instant;
 
 use legacy_vf_proto::limits::MIN_MESSAGE;
-use legacy_vf_proto::{ErrorCode, Hello, HelloReply, Name, Reply, Request, MAX_MESSAGE, VERSION};
-use legacy_vf_proto_server::DecodeError;
+use legacy_vf_proto::{
+    ErrorCode, Header, Hello, HelloReply, Name, Proof, Reply, Request, MAX_MESSAGE, VERSION,
+};
+use legacy_vf_proto_server::{decode_request, DecodeError};
 use virtio_pf::{LegacyOp, Space};
 
 use super::{Item, Job, Phase, RequestId, Session, MAX_OUT};
@@ -13,9 +15,6 @@ use crate::received::ReceivedFile;
 
 /// Features of the protocol that this helper knows.
 const FEATURES: u64 = 0;
-
-const TOO_MANY_TEXT: &str = "Too many connections that own no VF; close some of them, or start \
-                             the helper with a larger --max-connections";
 
 /// The driver's name of a register space of the protocol.
 fn registers(space: legacy_vf_proto::Space) -> Space {
@@ -39,17 +38,51 @@ impl Session {
             }
             match self.queue.pop_front()? {
                 Item::Bad(e, arrived) => self.answer_bad(&e, arrived),
-                Item::Request(id, request, files) => {
-                    if self.surplus {
-                        self.fail(id, ErrorCode::TOO_MANY, TOO_MANY_TEXT);
-                        self.close();
-                        return None;
-                    }
-                    if let Some(job) = self.job(id, request, files) {
+                Item::Request(id, request, file) => {
+                    if let Some(job) = self.job(id, request, file) {
                         return Some((id, job));
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the file that comes with a message is wanted.
+    ///
+    /// # Errors
+    /// Code and text for the client, which is to be hung up.
+    pub fn wants_file(&self, bytes: &[u8]) -> Result<(), (ErrorCode, &'static str)> {
+        match decode_request(bytes) {
+            Ok((_, Request::Open(open))) if open.proof != Proof::NONE => {}
+            _ => {
+                let text = "A file may come with an OPEN with proof, and with nothing else";
+                return Err((ErrorCode::BAD_MESSAGE, text));
+            }
+        }
+        let waiting = |item: &Item| matches!(item, Item::Request(_, _, Some(_)));
+        if self.phase != Phase::Greeted || self.queue.iter().any(waiting) {
+            let text = "A file may come with the OPEN that is due, and with no other";
+            return Err((ErrorCode::BAD_STATE, text));
+        }
+        Ok(())
+    }
+
+    /// Refuses a message with files, which nobody has received, and ends the connection.
+    pub fn refuse_files(&mut self, bytes: &[u8], code: ErrorCode, text: &str, now: Instant) {
+        self.counters.requests += 1;
+        self.counters.bad += 1;
+        // Out of turn, an answer would be taken for that to another request.
+        let quiet = self.queue.is_empty() && self.in_flight.is_none() && self.stalled.is_none();
+        match Header::split(bytes) {
+            Ok((header, _)) if quiet && self.phase != Phase::Closing => {
+                let id = RequestId {
+                    no_reply: false,
+                    ..RequestId::new(&header, now)
+                };
+                self.fail(id, code, text);
+                self.close();
+            }
+            _ => self.abort(),
         }
     }
 
@@ -68,7 +101,7 @@ impl Session {
     }
 
     /// The job of a request, or `None` if it was answered.
-    fn job(&mut self, id: RequestId, request: Request, files: Vec<ReceivedFile>) -> Option<Job> {
+    fn job(&mut self, id: RequestId, request: Request, file: Option<ReceivedFile>) -> Option<Job> {
         match (request, self.phase) {
             (Request::Hello(hello), Phase::New) => self.hello(id, &hello),
             (_, Phase::New) => {
@@ -78,7 +111,7 @@ impl Session {
             (Request::Hello(_), _) => {
                 self.fail(id, ErrorCode::BAD_STATE, "HELLO was answered already");
             }
-            (Request::Open(open), Phase::Greeted) => return Some(Job::Open { open, files }),
+            (Request::Open(open), Phase::Greeted) => return Some(Job::Open { open, file }),
             (Request::Open(_), Phase::Open(member)) => {
                 let text = format!(
                     "This connection is bound to VF {member} already; use one connection per VF"

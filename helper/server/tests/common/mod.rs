@@ -160,7 +160,7 @@ impl Bench {
     }
 
     pub fn bytes(&mut self, id: SessionId, bytes: &[u8]) {
-        self.hub.receive(id, bytes, Vec::new(), self.now);
+        self.hub.receive(id, bytes, None, self.now);
     }
 
     /// Sends a request; returns its number.
