@@ -23,7 +23,6 @@ fn config() -> PfConfig {
             max_delay: Duration::from_micros(100),
         },
         recovery: RecoveryPolicy {
-            stuck_after: 2,
             max_attempts: 2,
             delay: Duration::from_micros(100),
         },

@@ -84,7 +84,7 @@ impl Pf {
 
     fn after_reset(&mut self, now: Instant) -> Result<(), PfError> {
         // The device was seen to be reset: it has forgotten every buffer.
-        if let Some(queue) = self.admin.take() {
+        for queue in self.admin.drain(..) {
             queue.release_after_reset();
         }
         let before = self.irqs.len();

@@ -9,7 +9,7 @@ use virtio_modern_spec::admin::{qualifier, status, Reply};
 
 use crate::command::Command;
 use crate::config::RetryPolicy;
-use crate::types::LegacyOp;
+use crate::types::{LegacyOp, NotResponding};
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,11 @@ impl Job {
         }
     }
 
+    /// Whether the owner or a client asked for it.
+    pub(crate) fn is_operation(&self) -> bool {
+        matches!(self.kind, Kind::Op { .. } | Kind::Notify { .. })
+    }
+
     /// When to try again, if there is a retry left before the deadline.
     pub(crate) fn retry_at(&self, policy: &RetryPolicy, now: Instant) -> Option<Instant> {
         let unlimited = matches!(self.kind, Kind::ListQuery | Kind::ListUse(_));
@@ -90,12 +95,21 @@ impl Job {
 /// Where the current command is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
-    /// The device has it, in this slot.
-    Sent { slot: u16 },
+    /// The device has it, in this slot of this queue.
+    Sent { queue: usize, slot: u16 },
     /// It waits for another attempt.
     Backoff { until: Instant },
     /// It is to be sent again.
     Again,
+}
+
+/// A command that was given up while nothing shows yet whether the device is past it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    pub(crate) queue: usize,
+    /// Its number on that queue.
+    pub(crate) order: u64,
+    pub(crate) since: Instant,
 }
 
 /// One VF's commands; also one lane, of member 0, for those of the whole group.
@@ -103,6 +117,10 @@ pub(crate) enum Stage {
 pub(crate) struct Lane {
     pub(crate) current: Option<(Job, Stage)>,
     pub(crate) waiting: VecDeque<Job>,
+    /// Nothing is sent while the device may still have to perform this one.
+    pub(crate) lost: Option<Lost>,
+    /// The device does not answer its commands.
+    pub(crate) sick: Option<NotResponding>,
     /// It is on the list of lanes that may have something to send.
     pub(crate) listed: bool,
 }
@@ -110,16 +128,13 @@ pub(crate) struct Lane {
 impl Lane {
     /// Whether there is something that could be sent now.
     pub(crate) fn has_work(&self) -> bool {
-        match &self.current {
-            Some((_, Stage::Again)) => true,
-            Some(_) => false,
-            None => !self.waiting.is_empty(),
-        }
+        self.peek().is_some()
     }
 
     /// The command to send next.
     pub(crate) fn peek(&self) -> Option<&Job> {
         match &self.current {
+            _ if self.lost.is_some() => None,
             Some((job, Stage::Again)) => Some(job),
             Some(_) => None,
             None => self.waiting.front(),
@@ -127,7 +142,7 @@ impl Lane {
     }
 
     /// Notes that what [`Lane::peek`] gave was sent.
-    pub(crate) fn sent(&mut self, slot: u16) {
+    pub(crate) fn sent(&mut self, queue: usize, slot: u16) {
         let job = match self.current.take() {
             Some((job, Stage::Again)) => Some(job),
             Some(other) => {
@@ -136,7 +151,7 @@ impl Lane {
             }
             None => self.waiting.pop_front(),
         };
-        self.current = job.map(|job| (job, Stage::Sent { slot }));
+        self.current = job.map(|job| (job, Stage::Sent { queue, slot }));
     }
 
     /// The earliest time at which something has to be done about this lane.

@@ -12,8 +12,11 @@ mod bringup;
 mod caps;
 mod command;
 mod config;
+mod deadlines;
+mod dispatch;
 mod engine;
 mod error;
+mod health;
 mod lane;
 mod limit;
 mod notify;
@@ -26,13 +29,14 @@ mod start;
 mod stats;
 mod submit;
 mod types;
+mod watch;
 
-pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy};
+pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy, TrialPolicy};
 pub use error::{OpError, PfError, SubmitError};
 pub use limit::{RateLimit, INTERVAL};
 pub use pf::Pf;
 pub use stats::Counters;
 pub use types::{
-    Access, Completion, LegacyOp, Notified, NotifyAddress, NotifyKind, PfEvent, PfInfo, PfState,
-    Space, VfInfo,
+    Access, Completion, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind, PfEvent,
+    PfInfo, PfState, Space, VfInfo,
 };

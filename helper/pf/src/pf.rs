@@ -82,6 +82,7 @@ pub(crate) struct Limits {
     pub(crate) timed_out: RateLimit,
     pub(crate) late: RateLimit,
     pub(crate) short: RateLimit,
+    pub(crate) sick: RateLimit,
     pub(crate) trouble: RateLimit,
 }
 
@@ -94,7 +95,8 @@ pub struct Pf {
     pub(crate) info: PfInfo,
     pub(crate) vfs: Vec<VfInfo>,
     pub(crate) bars: Bars,
-    pub(crate) admin: Option<AdminQueue>,
+    /// The admin queues in use.
+    pub(crate) admin: Vec<AdminQueue>,
     pub(crate) irqs: Vec<IrqEvent>,
     pub(crate) vectors: Vectors,
     pub(crate) fds_epoch: u64,
@@ -104,7 +106,7 @@ pub struct Pf {
     pub(crate) ready: VecDeque<u16>,
     pub(crate) phase: Phase,
     pub(crate) state: PfState,
-    /// Lower bound of all lane timers.
+    /// Lower bound of all timers of lanes and queues.
     pub(crate) timer: Option<Instant>,
     /// Something was submitted since the last poll.
     pub(crate) wake: Option<Instant>,
@@ -116,8 +118,6 @@ pub struct Pf {
     pub(crate) limits: Limits,
     /// Resets in a row without a completed operation in between.
     pub(crate) attempts: u32,
-    /// Timeouts in a row without an answer in between.
-    pub(crate) timeouts_in_row: u32,
     pub(crate) running_since: Option<Instant>,
     /// VFs whose notification address is still asked for.
     pub(crate) notify_left: usize,
@@ -159,7 +159,7 @@ impl Pf {
                 owner,
                 member: [VfBar::Unknown; 6],
             },
-            admin: None,
+            admin: Vec::new(),
             irqs: Vec::new(),
             vectors: Vectors::default(),
             fds_epoch: 0,
@@ -175,7 +175,6 @@ impl Pf {
             counters: Counters::default(),
             limits: Limits::default(),
             attempts: 0,
-            timeouts_in_row: 0,
             running_since: None,
             notify_left: 0,
             notify_known: false,
@@ -296,11 +295,11 @@ impl Pf {
     }
 
     /// Whether the device has a command of this lane.
-    pub(crate) fn is_sent(&self, lane: u16, slot: u16) -> bool {
+    pub(crate) fn is_sent(&self, lane: u16, queue: usize, slot: u16) -> bool {
         self.lanes
             .get(usize::from(lane))
             .and_then(|l| l.current.as_ref())
-            .is_some_and(|(_, stage)| matches!(stage, Stage::Sent { slot: s } if *s == slot))
+            .is_some_and(|(_, stage)| matches!(stage, Stage::Sent { queue: q, slot: s } if (*q, *s) == (queue, slot)))
     }
 }
 

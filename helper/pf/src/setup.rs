@@ -86,17 +86,17 @@ pub(crate) fn enable_function(function: &dyn PciFunction) -> Result<(), PfError>
     Ok(())
 }
 
-/// Brings the device from its reset state to DRIVER_OK. The queue is put into `queue` as soon as
-/// the device may know of it, so that its memory is kept until the next reset even on failure.
+/// Brings the device from its reset state to DRIVER_OK. The queues are put into `queues` as soon as
+/// the device may know of them, so that their memory is kept until the next reset even on failure.
 pub(crate) fn bring_up(
     function: &mut dyn PciFunction,
     at: &Structures,
     config: &PfConfig,
     irqs: &mut Vec<IrqEvent>,
-    queue: &mut Option<AdminQueue>,
+    queues: &mut Vec<AdminQueue>,
 ) -> Result<Negotiated, PfError> {
     let mut progress = 0;
-    let result = steps(function, at, config, irqs, queue, &mut progress);
+    let result = steps(function, at, config, irqs, queues, &mut progress);
     if let Err(error) = &result {
         // The device is told that the driver gave up, if it can still be told anything.
         let failed = Common::new(function, at.common).set_status(progress | status::FAILED);
@@ -110,7 +110,7 @@ fn steps(
     at: &Structures,
     config: &PfConfig,
     irqs: &mut Vec<IrqEvent>,
-    queue: &mut Option<AdminQueue>,
+    queues: &mut Vec<AdminQueue>,
     progress: &mut u8,
 ) -> Result<Negotiated, PfError> {
     // device_status only ever gains bits.
@@ -158,7 +158,7 @@ fn steps(
         *irqs = enable_irqs(function)?;
     }
     negotiated.vectors.config = config_vector(&Common::new(function, at.common), irqs.len())?;
-    set_up_queue(function, at, config, irqs.len(), queue, &mut negotiated)?;
+    set_up_queue(function, at, config, irqs.len(), queues, &mut negotiated)?;
     advance(function, status::DRIVER_OK)?;
     let now = Common::new(function, at.common).status()?;
     if now & (status::DEVICE_NEEDS_RESET | status::DRIVER_OK) != status::DRIVER_OK {
@@ -234,7 +234,7 @@ fn set_up_queue(
     at: &Structures,
     config: &PfConfig,
     vectors: usize,
-    queue: &mut Option<AdminQueue>,
+    queues: &mut Vec<AdminQueue>,
     negotiated: &mut Negotiated,
 ) -> Result<(), PfError> {
     let id: std::sync::Arc<str> = function.id().into();
@@ -289,7 +289,7 @@ fn set_up_queue(
         Some(bell) => Kick::Doorbell(bell),
         None => Kick::Store { bar, offset, value },
     };
-    *queue = Some(AdminQueue::new(split, slots, kick));
+    queues.push(AdminQueue::new(split, slots, kick));
 
     let regs = Common::new(function, at.common);
     regs.write(c::QUEUE_SIZE, size.into())?;

@@ -31,6 +31,7 @@ impl Pf {
         self.check_member(member)?;
         op.check(self.info.vf_type)?;
         self.check_offered(op.opcode())?;
+        self.check_health(member, now)?;
         self.enqueue(member, Kind::Op { token, op }, now)
     }
 
@@ -64,6 +65,7 @@ impl Pf {
         if lane.is_some_and(|lane| lane.has_waiting_notify(queue)) {
             return Ok(Notified::Merged);
         }
+        self.check_health(member, now)?;
         self.enqueue(member, kind, now)?;
         Ok(Notified::Command)
     }

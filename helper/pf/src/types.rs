@@ -2,7 +2,7 @@
 //! What callers hand in and get back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_modern_spec::admin::opcode;
@@ -175,6 +175,19 @@ pub struct VfInfo {
     pub notify: Option<NotifyAddress>,
     /// The first usable address in a BAR of the PF, which [`Pf::notify`](crate::Pf::notify) uses.
     pub owner_notify: Option<NotifyAddress>,
+}
+
+/// A VF whose commands the device does not answer, while the PF goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotResponding {
+    /// When its first command was given up.
+    pub since: Instant,
+    /// Trial commands that were not answered either.
+    pub retries: u32,
+    /// From when on the next operation is sent as a trial.
+    pub next_trial: Instant,
+    /// A trial is waiting or with the device.
+    pub trial: bool,
 }
 
 /// The PF as it was found and set up.

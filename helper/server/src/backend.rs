@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use virtio_pf::{
-    Completion, Counters, LegacyOp, Notified, PfError, PfEvent, PfInfo, PfState, SubmitError,
-    VfInfo,
+    Completion, Counters, LegacyOp, NotResponding, Notified, PfError, PfEvent, PfInfo, PfState,
+    SubmitError, VfInfo,
 };
 
 use crate::proof::ProofError;
@@ -41,6 +41,12 @@ pub trait AccessBackend {
 
     /// One VF, from 1; `None` if there is no such VF.
     fn vf(&self, member: u16) -> Option<&VfInfo>;
+
+    /// Since when a VF does not answer, if so.
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        let _unused = member;
+        None
+    }
 
     /// The token that openers of a VF show to the kernel; `None` where there is no such thing.
     fn vf_token(&self) -> Option<[u8; 16]> {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_pci_spec::DeviceType;
 use virtio_pf::{
-    Access, Completion, Counters, LegacyOp, Notified, NotifyAddress, NotifyKind, OpError, PfError,
-    PfEvent, PfInfo, PfState, Space, SubmitError, VfInfo,
+    Access, Completion, Counters, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind,
+    OpError, PfError, PfEvent, PfInfo, PfState, Space, SubmitError, VfInfo,
 };
 
 use crate::backend::{AccessBackend, Served};
@@ -34,6 +34,8 @@ pub struct Behaviour {
     pub capacity: usize,
     /// The PF has failed for this reason.
     pub failure: Option<String>,
+    /// A VF that does not answer.
+    pub not_responding: Option<(u16, NotResponding)>,
     /// Events to give out.
     pub events: Vec<PfEvent>,
     /// Notifications travel as commands.
@@ -231,6 +233,11 @@ impl AccessBackend for FakeBackend {
         self.vfs.get(usize::from(member.checked_sub(1)?))
     }
 
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        let not = self.control.get().not_responding;
+        not.filter(|(m, _)| *m == member).map(|(_, state)| state)
+    }
+
     fn vf_token(&self) -> Option<[u8; 16]> {
         self.vfio.as_ref().map(|(token, _)| *token)
     }
@@ -254,6 +261,12 @@ impl AccessBackend for FakeBackend {
         let mut b = control.get();
         if let Some(why) = &b.failure {
             return Err(SubmitError::PfFailed(why.as_str().into()));
+        }
+        if let Some((_, state)) = b.not_responding.filter(|(m, _)| *m == member) {
+            return Err(SubmitError::NotResponding {
+                member,
+                since: now.saturating_duration_since(state.since),
+            });
         }
         if b.capacity != 0 && self.running.len() >= b.capacity {
             return Err(SubmitError::QueueFull {

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use virtio_pf::{
-    Completion, Counters, LegacyOp, Notified, Pf, PfError, PfEvent, PfInfo, PfState, SubmitError,
-    VfInfo,
+    Completion, Counters, LegacyOp, NotResponding, Notified, Pf, PfError, PfEvent, PfInfo, PfState,
+    SubmitError, VfInfo,
 };
 
 use crate::backend::{AccessBackend, Served};
@@ -60,6 +60,10 @@ impl AccessBackend for PfBackend {
 
     fn vf(&self, member: u16) -> Option<&VfInfo> {
         self.pf.vf(member)
+    }
+
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        self.pf.not_responding(member).copied()
     }
 
     fn vf_token(&self) -> Option<[u8; 16]> {

@@ -73,6 +73,8 @@ struct VfsPart {
     members: Vec<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
+    /// How many do not answer.
+    not_responding: usize,
 }
 
 #[derive(Serialize)]
@@ -85,6 +87,15 @@ struct VfAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<OwnerPart>,
     notify: NotifyPart,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_responding: Option<NotRespondingPart>,
+}
+
+#[derive(Serialize)]
+struct NotRespondingPart {
+    since_s: u64,
+    retries: u32,
+    next_trial_s: u64,
 }
 
 #[derive(Serialize)]
@@ -264,6 +275,9 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
             open: open.len(),
             cut: open.len() > MAX_LISTED,
             members: open.into_iter().take(MAX_LISTED).collect(),
+            not_responding: (1..=info.num_vfs)
+                .filter(|member| hub.backend().not_responding(*member).is_some())
+                .count(),
         },
     }
 }
@@ -278,6 +292,14 @@ fn vf<B: AccessBackend>(hub: &Hub<B>, vf: &VfInfo, now: Instant) -> VfAnswer {
         state: if owner.is_some() { "open" } else { "free" },
         owner: owner.map(|o| owner_part(hub, o, now)),
         notify: notify(vf.notify),
+        not_responding: hub
+            .backend()
+            .not_responding(vf.member)
+            .map(|n| NotRespondingPart {
+                since_s: now.saturating_duration_since(n.since).as_secs(),
+                retries: n.retries,
+                next_trial_s: n.next_trial.saturating_duration_since(now).as_secs(),
+            }),
     }
 }
 

@@ -90,6 +90,12 @@ fn describe(
                  execute the command later"
             ),
         ),
+        OpError::NotResponding => (
+            ErrorCode::NOT_RESPONDING,
+            0,
+            0,
+            format!("VF {member}: {what}: the VF does not answer; it is tried again later"),
+        ),
         OpError::PfFailed(why) => (
             ErrorCode::PF_FAILED,
             0,
@@ -414,6 +420,7 @@ impl<B: AccessBackend> Hub<B> {
             SubmitError::NotOffered { .. } => ErrorCode::NOT_SUPPORTED,
             SubmitError::NotOneField { .. } => ErrorCode::OUT_OF_RANGE,
             SubmitError::QueueFull { .. } => ErrorCode::TOO_MANY,
+            SubmitError::NotResponding { .. } => ErrorCode::NOT_RESPONDING,
             SubmitError::PfFailed(_) => ErrorCode::PF_FAILED,
             SubmitError::Shutdown => ErrorCode::SHUTTING_DOWN,
         };

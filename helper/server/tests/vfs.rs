@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What clients see of VFs that do not answer, or not yet.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{query, read, Answer, Bench};
+use legacy_vf_proto::{ErrorCode, QueryKind};
+use virtio_pf::NotResponding;
+
+#[test]
+fn a_vf_that_does_not_answer_is_told_at_once_and_shown() {
+    let mut b = Bench::new(4);
+    let (one, two) = (b.opened(1), b.opened(2));
+    let state = NotResponding {
+        since: b.now,
+        retries: 2,
+        next_trial: b.now + Duration::from_secs(9),
+        trial: false,
+    };
+    b.control.set(|c| c.not_responding = Some((1, state)));
+    b.later(Duration::from_secs(5));
+    let answer = b.ask(one, &read(18, 1));
+    assert_eq!(answer.code(), ErrorCode::NOT_RESPONDING);
+    assert_eq!(
+        answer.text(),
+        "VF 1: read of 1 bytes at common+0x12 (DeviceStatus): VF 1 has not answered its commands for 5 s"
+    );
+    assert_eq!(b.ask(two, &read(18, 1)), Answer::Read([0; 8]));
+    let Answer::Json(v) = b.ask(two, &query(QueryKind::VF, 1)) else {
+        panic!()
+    };
+    let shown = serde_json::json!({ "since_s": 5, "retries": 2, "next_trial_s": 4 });
+    assert_eq!(
+        (&v["state"], &v["not_responding"]),
+        (&"open".into(), &shown)
+    );
+    let Answer::Json(v) = b.ask(two, &query(QueryKind::VF, 2)) else {
+        panic!()
+    };
+    assert!(v.get("not_responding").is_none());
+    let Answer::Json(v) = b.ask(two, &query(QueryKind::HELPER, 0)) else {
+        panic!()
+    };
+    assert_eq!(v["vfs"]["not_responding"], 1);
+}
