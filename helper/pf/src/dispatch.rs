@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Sending: which command goes to the device next.
 
+use std::time::Instant;
+
 use virtio_modern_spec::admin::opcode;
 
 use crate::admin::{FlushError, SendError};
@@ -11,8 +13,9 @@ use crate::pf::{Pf, Phase};
 
 impl Pf {
     /// Sends what can be sent.
-    pub(crate) fn dispatch(&mut self) -> Result<(), PfError> {
+    pub(crate) fn dispatch(&mut self, now: Instant) -> Result<(), PfError> {
         self.send_probes()?;
+        let by = now + self.config.command_timeout;
         while let Some(member) = self.ready.pop_front() {
             let index = usize::from(member);
             let Some(lane) = self.lanes.get_mut(index) else {
@@ -38,7 +41,10 @@ impl Pf {
             let command = job.kind.command(member);
             match admin.send(&command, member) {
                 Ok(slot) => {
-                    lane.sent(queue, slot);
+                    lane.sent(queue, slot, by);
+                    if let Some(at) = lane.timer() {
+                        self.timer = Some(self.timer.map_or(at, |t| t.min(at)));
+                    }
                     self.counters.sent(command.opcode());
                 }
                 Err(SendError::Full) => {

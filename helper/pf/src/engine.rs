@@ -170,7 +170,7 @@ impl Pf {
             if !self.phase.is_live() {
                 return Ok(());
             }
-            self.dispatch()?;
+            self.dispatch(now)?;
             self.flush()?;
             let mut more = false;
             for admin in self.admin.iter_mut().filter(|_| arm) {
@@ -279,11 +279,11 @@ impl Pf {
         result: Result<&[u8], OpError>,
         now: Instant,
     ) -> Result<(), PfError> {
-        let token = match job.kind {
-            Kind::Op { token, .. } => Some(token),
-            Kind::Notify { .. } => None,
+        match job.kind {
+            Kind::Op { .. } | Kind::Notify { .. } => {}
+            Kind::NotifyInfo { .. } => self.notify_info(member, &result),
             kind => return self.setup_done(member, kind, result, now),
-        };
+        }
         if let Err(error) = &result {
             self.note_failure(member, &job, error, now);
         }
@@ -291,11 +291,13 @@ impl Pf {
             // The device answered: it lives.
             self.attempts = 0;
         }
-        if let Some(token) = token {
+        if let Some(token) = job.kind.token() {
             let result = result.map(|bytes| {
                 let mut data = [0; 8];
-                for (dst, src) in data.iter_mut().zip(bytes) {
-                    *dst = *src;
+                if matches!(job.kind, Kind::Op { .. }) {
+                    for (dst, src) in data.iter_mut().zip(bytes) {
+                        *dst = *src;
+                    }
                 }
                 data
             });

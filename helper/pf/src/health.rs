@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crate::admin::Done;
 use crate::error::{OpError, SubmitError};
-use crate::lane::{Job, Kind};
 use crate::pf::Pf;
 use crate::types::{Completion, NotResponding};
 
@@ -85,7 +84,7 @@ impl Pf {
         let error = OpError::NotResponding;
         // What waits behind a trial cannot be: it would not have been accepted.
         for job in std::mem::take(&mut lane.waiting) {
-            if let Kind::Op { token, .. } = job.kind {
+            if let Some(token) = job.kind.token() {
                 self.completions.push(Completion {
                     member,
                     token,
@@ -134,7 +133,7 @@ impl Pf {
     pub(crate) fn forget_lost(&mut self, now: Instant) {
         for lane in &mut self.lanes {
             lane.lost = None;
-            let waits = lane.waiting.iter().any(Job::is_operation);
+            let waits = !lane.waiting.is_empty();
             if let Some(sick) = &mut lane.sick {
                 sick.trial = waits;
                 sick.next_trial = now;

@@ -18,8 +18,8 @@ pub(crate) enum Kind {
     Op { token: u64, op: LegacyOp },
     /// A notification of a queue of the VF.
     Notify { queue: u16 },
-    /// The VF's notification addresses.
-    NotifyInfo,
+    /// The VF's notification addresses, asked for by the owner with this token.
+    NotifyInfo { token: u64 },
     /// The commands that the group offers.
     ListQuery,
     /// The commands that are going to be used.
@@ -31,10 +31,24 @@ impl Kind {
         match *self {
             Kind::Op { op, .. } => Command::Legacy { member, op },
             Kind::Notify { queue } => Command::notify(member, queue),
-            Kind::NotifyInfo => Command::NotifyInfo { member },
+            Kind::NotifyInfo { .. } => Command::NotifyInfo { member },
             Kind::ListQuery => Command::ListQuery,
             Kind::ListUse(set) => Command::ListUse(set),
         }
+    }
+
+    /// What the owner knows its end by.
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self {
+            Kind::Op { token, .. } | Kind::NotifyInfo { token } => Some(*token),
+            Kind::Notify { .. } | Kind::ListQuery | Kind::ListUse(_) => None,
+        }
+    }
+
+    /// Whether its time counts from the moment at which the device has it. Nobody's guest waits for
+    /// it, and there may be many at once.
+    fn counts_from_sending(&self) -> bool {
+        !matches!(self, Kind::Op { .. } | Kind::Notify { .. })
     }
 
     /// Whether the answer asks for another attempt. A command for a group that does not exist yet
@@ -72,7 +86,7 @@ impl Job {
 
     /// Whether the owner or a client asked for it.
     pub(crate) fn is_operation(&self) -> bool {
-        matches!(self.kind, Kind::Op { .. } | Kind::Notify { .. })
+        !matches!(self.kind, Kind::ListQuery | Kind::ListUse(_))
     }
 
     /// When to try again, if there is a retry left before the deadline.
@@ -142,8 +156,9 @@ impl Lane {
     }
 
     /// Notes that what [`Lane::peek`] gave was sent.
-    pub(crate) fn sent(&mut self, queue: usize, slot: u16) {
-        let job = match self.current.take() {
+    /// `by`: its deadline, if that counts from now.
+    pub(crate) fn sent(&mut self, queue: usize, slot: u16, by: Instant) {
+        let mut job = match self.current.take() {
             Some((job, Stage::Again)) => Some(job),
             Some(other) => {
                 self.current = Some(other);
@@ -151,6 +166,11 @@ impl Lane {
             }
             None => self.waiting.pop_front(),
         };
+        if let Some(job) = &mut job {
+            if job.retries == 0 && job.kind.counts_from_sending() {
+                job.deadline = job.deadline.min(by);
+            }
+        }
         self.current = job.map(|job| (job, Stage::Sent { queue, slot }));
     }
 
@@ -212,7 +232,7 @@ mod tests {
             first_delay: Duration::from_millis(1),
             max_delay: Duration::from_millis(3),
         };
-        let mut job = Job::new(Kind::NotifyInfo, now + Duration::from_secs(1));
+        let mut job = Job::new(Kind::NotifyInfo { token: 0 }, now + Duration::from_secs(1));
         let mut delays = Vec::new();
         while let Some(at) = job.retry_at(&policy, now) {
             delays.push((at - now).as_millis());

@@ -20,6 +20,7 @@ mod health;
 mod lane;
 mod limit;
 mod notify;
+mod opening;
 mod pf;
 mod recovery;
 mod regs;

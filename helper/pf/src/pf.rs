@@ -37,8 +37,6 @@ pub(crate) enum Phase {
     ListQuery,
     /// LIST_USE is under way.
     ListUse,
-    /// LEGACY_NOTIFY_INFO is under way.
-    NotifyInfo,
     /// Serving.
     Running,
     /// Given up.
@@ -58,10 +56,7 @@ impl Phase {
 
     /// Whether the admin queue is in use.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(
-            self,
-            Phase::ListQuery | Phase::ListUse | Phase::NotifyInfo | Phase::Running
-        )
+        matches!(self, Phase::ListQuery | Phase::ListUse | Phase::Running)
     }
 
     /// Whether a command may be sent now.
@@ -69,8 +64,9 @@ impl Phase {
         match kind {
             Kind::ListQuery => *self == Phase::ListQuery,
             Kind::ListUse(_) => *self == Phase::ListUse,
-            Kind::NotifyInfo => *self == Phase::NotifyInfo,
-            Kind::Op { .. } | Kind::Notify { .. } => *self == Phase::Running,
+            Kind::Op { .. } | Kind::Notify { .. } | Kind::NotifyInfo { .. } => {
+                *self == Phase::Running
+            }
         }
     }
 }
@@ -119,10 +115,6 @@ pub struct Pf {
     /// Resets in a row without a completed operation in between.
     pub(crate) attempts: u32,
     pub(crate) running_since: Option<Instant>,
-    /// VFs whose notification address is still asked for.
-    pub(crate) notify_left: usize,
-    /// The notification addresses are known; they do not change with a reset of the PF.
-    pub(crate) notify_known: bool,
     /// When device_status, which was asked for, must have come.
     pub(crate) status_by: Option<Instant>,
     /// When device_status was last looked at for want of an interrupt.
@@ -176,8 +168,6 @@ impl Pf {
             limits: Limits::default(),
             attempts: 0,
             running_since: None,
-            notify_left: 0,
-            notify_known: false,
             status_by: None,
             status_seen: None,
             failure: None,
@@ -278,7 +268,7 @@ impl Pf {
         for (member, lane) in self.lanes.iter_mut().enumerate() {
             let current = lane.current.take().map(|(job, _)| job);
             for job in current.into_iter().chain(lane.waiting.drain(..)) {
-                if let Kind::Op { token, .. } = job.kind {
+                if let Some(token) = job.kind.token() {
                     self.completions.push(Completion {
                         member: member as u16,
                         token,

@@ -80,8 +80,8 @@ impl Pf {
         self.state = PfState::Recovering;
     }
 
-    /// Ends the operations that the device has. Those that wait keep waiting, and a notification is
-    /// repeated after the reset: one too many does no harm, one too few does.
+    /// Ends the operations that the device has. Those that wait keep waiting, and a notification, or a
+    /// question for addresses, is repeated after the reset: one too many does no harm, one too few does.
     fn fail_in_flight(&mut self, cause: &Arc<str>) {
         for (member, lane) in self.lanes.iter_mut().enumerate() {
             lane.listed = false;
@@ -93,7 +93,7 @@ impl Pf {
                         token,
                         result: Err(OpError::PfFailed(cause.clone())),
                     }),
-                    Kind::Notify { .. } => lane.waiting.push_front(job),
+                    Kind::Notify { .. } | Kind::NotifyInfo { .. } => lane.waiting.push_front(job),
                     _ => {}
                 },
                 Some((job, _)) if job.is_operation() => lane.waiting.push_front(job),

@@ -32,7 +32,8 @@ impl Pf {
         op.check(self.info.vf_type)?;
         self.check_offered(op.opcode())?;
         self.check_health(member, now)?;
-        self.enqueue(member, Kind::Op { token, op }, now)
+        let deadline = now + self.config.command_timeout;
+        self.enqueue(member, Kind::Op { token, op }, deadline, now)
     }
 
     /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
@@ -66,11 +67,11 @@ impl Pf {
             return Ok(Notified::Merged);
         }
         self.check_health(member, now)?;
-        self.enqueue(member, kind, now)?;
+        self.enqueue(member, kind, now + self.config.command_timeout, now)?;
         Ok(Notified::Command)
     }
 
-    fn check_open(&self) -> Result<(), SubmitError> {
+    pub(crate) fn check_open(&self) -> Result<(), SubmitError> {
         match &self.state {
             PfState::Failed(cause) => Err(SubmitError::PfFailed(cause.clone())),
             PfState::Stopped => Err(SubmitError::Shutdown),
@@ -78,7 +79,7 @@ impl Pf {
         }
     }
 
-    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
+    pub(crate) fn check_member(&self, member: u16) -> Result<(), SubmitError> {
         if member == 0 || member > self.info.num_vfs {
             return Err(SubmitError::NoSuchVf {
                 member,
@@ -96,9 +97,14 @@ impl Pf {
         }
     }
 
-    fn enqueue(&mut self, member: u16, kind: Kind, now: Instant) -> Result<(), SubmitError> {
+    pub(crate) fn enqueue(
+        &mut self,
+        member: u16,
+        kind: Kind,
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
         let limit = self.config.vf_queue;
-        let deadline = now + self.config.command_timeout;
         let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
             return Err(SubmitError::NoSuchVf {
                 member,

@@ -170,6 +170,9 @@ pub struct NotifyAddress {
 pub struct VfInfo {
     /// VF number, from 1.
     pub member: u16,
+    /// The device has told the addresses; before it has, there is none. They do not change with a
+    /// reset of the PF.
+    pub asked: bool,
     /// Address to notify it at, the first usable one of those that the device prefers; `None`: by
     /// command only.
     pub notify: Option<NotifyAddress>,

@@ -8,8 +8,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::complete;
 use common::sim::Sim;
+use common::{complete, open};
 use pci_transport::vfio_user::VfioUserFunction;
 use pci_transport::Deadlines;
 use serde_json::json;
@@ -29,9 +29,16 @@ fn quick() -> TrialPolicy {
 fn config(vfs: u16) -> PfConfig {
     PfConfig {
         vfs,
+        ..PfConfig::default()
+    }
+}
+
+/// For commands that are to time out.
+fn hasty(vfs: u16) -> PfConfig {
+    PfConfig {
         command_timeout: Duration::from_millis(300),
         trial: quick(),
-        ..PfConfig::default()
+        ..config(vfs)
     }
 }
 
@@ -142,7 +149,7 @@ fn notification_addresses_in_every_layout() {
     ] {
         let sim = Sim::start(&["--type", "net", "--vfs", "2", "--notify", layout]);
         let mut pf = sim.pf(config(2)).unwrap();
-        let vf = pf.vf(2).unwrap().clone();
+        let vf = open(&mut pf, 2);
         assert_eq!(vf.notify.map(|a| a.kind), want, "{layout}");
         assert!(vf.notify.is_none_or(|a| a.checked), "{layout}");
         assert_eq!(vf.owner_notify.is_some(), owner, "{layout}");
@@ -190,7 +197,7 @@ fn vfs_keep_their_state_while_drivers_come_and_go() {
         assert_eq!(read(&mut pf, 2, 4, 4), 0x20);
         assert_eq!(read(&mut pf, 1, 18, 1), 0);
         // A member BAR that cannot be sized now is not vouched for.
-        assert!(!pf.vf(1).unwrap().notify.unwrap().checked);
+        assert!(!open(&mut pf, 1).notify.unwrap().checked);
         drop(pf);
     }
     let error = sim.pf(config(2)).err().unwrap().to_string();
@@ -256,7 +263,7 @@ fn injected_statuses_and_short_replies() {
 #[test]
 fn lost_late_and_lying_completions() {
     let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
-    let mut pf = sim.pf(config(4)).unwrap();
+    let mut pf = sim.pf(hasty(4)).unwrap();
     write(&mut pf, 3, 18, 3, 1);
     let status = LegacyOp::read(Space::Common, 18, 1);
     // Lost: this one ends, everything else goes on, and the VF itself with the next trial.
@@ -405,7 +412,7 @@ fn devices_of_every_shape() {
 #[test]
 fn a_simulator_that_stops_is_given_up_after_its_commands_have_ended() {
     let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
-    let mut pf = sim.pf(config(4)).unwrap();
+    let mut pf = sim.pf(hasty(4)).unwrap();
     sim.signal("STOP");
     let op = LegacyOp::read(Space::Common, 0, 4);
     for member in 1..=4 {

@@ -63,6 +63,16 @@ pub trait AccessBackend {
         Err(ProofError::NoDevice)
     }
 
+    /// A VF is opened: asks the device what is to be known of it. `true`: there will be a completion
+    /// with `token`, after which [`AccessBackend::vf`] has it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; there will be no completion then.
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        let _unused = (member, token, now);
+        Ok(false)
+    }
+
     /// Starts an access. Accesses of one member are executed in order.
     ///
     /// # Errors

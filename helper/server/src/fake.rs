@@ -38,6 +38,8 @@ pub struct Behaviour {
     pub not_responding: Option<(u16, NotResponding)>,
     /// Events to give out.
     pub events: Vec<PfEvent>,
+    /// What is to be known of a VF is found out when it is opened.
+    pub asks: bool,
     /// Notifications travel as commands.
     pub notify_by_command: bool,
     /// Accesses seen: member and operation.
@@ -78,7 +80,7 @@ impl Control {
 struct Running {
     token: u64,
     member: u16,
-    op: LegacyOp,
+    op: Option<LegacyOp>,
     due: Instant,
 }
 
@@ -91,6 +93,7 @@ fn vf(member: u16) -> VfInfo {
     };
     VfInfo {
         member,
+        asked: true,
         notify: Some(address),
         owner_notify: Some(address),
     }
@@ -249,6 +252,20 @@ impl AccessBackend for FakeBackend {
         }
     }
 
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        self.check_member(member)?;
+        let b = self.control.get();
+        if b.asks {
+            self.running.push_back(Running {
+                token,
+                member,
+                op: None,
+                due: now + b.delay,
+            });
+        }
+        Ok(b.asks)
+    }
+
     fn submit(
         &mut self,
         member: u16,
@@ -280,7 +297,7 @@ impl AccessBackend for FakeBackend {
         self.running.push_back(Running {
             token,
             member,
-            op,
+            op: Some(op),
             due: now + b.delay,
         });
         b.max_in_flight = b.max_in_flight.max(self.running.len());
@@ -329,7 +346,7 @@ impl AccessBackend for FakeBackend {
             };
             let result = match &error {
                 Some(e) => Err(e.clone()),
-                None => Ok(self.execute(r.member, &r.op)),
+                None => Ok(r.op.map_or([0; 8], |op| self.execute(r.member, &op))),
             };
             out.push(Completion {
                 member: r.member,

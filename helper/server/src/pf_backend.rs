@@ -77,6 +77,10 @@ impl AccessBackend for PfBackend {
         }
     }
 
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        self.pf.open(member, token, now)
+    }
+
     fn submit(
         &mut self,
         member: u16,

@@ -219,9 +219,11 @@ fn command_names(commands: OpcodeSet) -> Vec<String> {
         .collect()
 }
 
-fn notify(address: Option<NotifyAddress>) -> NotifyPart {
+fn notify(vf: &VfInfo) -> NotifyPart {
+    let address: Option<NotifyAddress> = vf.notify;
     NotifyPart {
         kind: match address.map(|a| a.kind) {
+            None if !vf.asked => "unknown",
             None => "none",
             Some(NotifyKind::Owner) => "owner",
             Some(NotifyKind::Member) => "member",
@@ -291,7 +293,7 @@ fn vf<B: AccessBackend>(hub: &Hub<B>, vf: &VfInfo, now: Instant) -> VfAnswer {
         kind: type_name(virtio_id),
         state: if owner.is_some() { "open" } else { "free" },
         owner: owner.map(|o| owner_part(hub, o, now)),
-        notify: notify(vf.notify),
+        notify: notify(vf),
         not_responding: hub
             .backend()
             .not_responding(vf.member)

@@ -18,7 +18,7 @@ use crate::query;
 use crate::ratelimit::Kind;
 use crate::received::ReceivedFile;
 use crate::registry::{ClaimError, Owner};
-use crate::session::{InFlight, Job, RequestId, Session};
+use crate::session::{InFlight, Job, RequestId, Session, Work};
 
 /// A refusal: what the client is told.
 pub(super) struct Refusal(pub ErrorCode, pub String);
@@ -164,15 +164,27 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) {
         match self.try_open(session, open, files, now) {
-            Ok(reply) => {
-                session.opened(reply.member);
+            Ok(member) => {
+                session.opened(member);
                 self.unopened = self.unopened.saturating_sub(1);
                 self.counters.opens += 1;
                 if let Some(suppressed) = self.limits.allow(Kind::Open, now) {
-                    tracing::info!(member = reply.member, peer = %session.peer(),
+                    tracing::info!(member, peer = %session.peer(),
                         name = %session.name(), suppressed, "VF opened");
                 }
-                session.reply(request, &Reply::Open(reply));
+                let token = self.token_for(session);
+                if let Ok(true) = self.backend.open(member, token, now) {
+                    self.in_flight += 1;
+                    let work = Work::Open(member);
+                    session.begin(InFlight {
+                        token,
+                        request,
+                        work,
+                    });
+                } else {
+                    // All is known, or it cannot be found out now.
+                    self.reply_open(session, request, member);
+                }
             }
             Err(Refusal(code, text)) => {
                 if let Some(suppressed) = self.limits.allow(Kind::Refused, now) {
@@ -190,17 +202,17 @@ impl<B: AccessBackend> Hub<B> {
         open: &Open,
         files: &[ReceivedFile],
         now: Instant,
-    ) -> Result<OpenReply, Refusal> {
+    ) -> Result<u16, Refusal> {
         let refuse = |code, text: String| Err(Refusal(code, text));
         let member = self.prove(session.peer(), open, files)?;
         let info = self.backend.info();
         let pf = &info.id;
-        let Some(vf) = self.backend.vf(member) else {
+        if self.backend.vf(member).is_none() {
             return refuse(
                 ErrorCode::NO_SUCH_VF,
                 format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
             );
-        };
+        }
         if open.serial != 0 && info.serial != 0 && open.serial != info.serial {
             return refuse(
                 ErrorCode::WRONG_OWNER,
@@ -231,17 +243,6 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             );
         }
-        let reply = OpenReply {
-            member,
-            virtio_id,
-            num_vfs: info.num_vfs,
-            notify_kind: notify_kind(vf.notify),
-            notify_bar: vf.notify.map_or(0, |a| a.bar),
-            notify_offset: vf.notify.map_or(0, |a| a.offset),
-            commands: info.commands.0,
-            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
-            session: self.backend.session(),
-        };
         let owner = Owner {
             session: session.id(),
             peer: session.peer(),
@@ -254,7 +255,7 @@ impl<B: AccessBackend> Hub<B> {
             claimed = self.registry.claim(member, owner);
         }
         match claimed {
-            Ok(()) => Ok(reply),
+            Ok(()) => Ok(member),
             Err(ClaimError::NoSuchVf) => {
                 refuse(ErrorCode::NO_SUCH_VF, format!("There is no VF {member}"))
             }
@@ -268,6 +269,24 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             ),
         }
+    }
+
+    /// Answers an OPEN that succeeded with what is known of the VF now.
+    fn reply_open(&mut self, session: &mut Session, request: RequestId, member: u16) {
+        let info = self.backend.info();
+        let notify = self.backend.vf(member).and_then(|vf| vf.notify);
+        let reply = OpenReply {
+            member,
+            virtio_id: info.vf_virtio_id(),
+            num_vfs: info.num_vfs,
+            notify_kind: notify_kind(notify),
+            notify_bar: notify.map_or(0, |a| a.bar),
+            notify_offset: notify.map_or(0, |a| a.offset),
+            commands: info.commands.0,
+            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
+            session: self.backend.session(),
+        };
+        session.reply(request, &Reply::Open(reply));
     }
 
     /// Ends the connection of a VF's owner. The kernel lets one user at a time have a VF: whoever
@@ -371,7 +390,12 @@ impl<B: AccessBackend> Hub<B> {
             Ok(()) => {
                 self.in_flight += 1;
                 self.counters.access(member, |c| c.started(&op));
-                session.begin(InFlight { token, request, op });
+                let work = Work::Access(op);
+                session.begin(InFlight {
+                    token,
+                    request,
+                    work,
+                });
             }
             Err(SubmitError::QueueFull { .. }) => {
                 session.stall(request, Job::Access { member, op })
@@ -466,11 +490,16 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) {
         let member = session.member().unwrap_or(0);
+        let op = match ended.work {
+            // Without an address, the VF is notified by command.
+            Work::Open(member) => return self.reply_open(session, ended.request, member),
+            Work::Access(op) => op,
+        };
         match result {
             Ok(data) => {
                 let latency = now.saturating_duration_since(ended.request.arrived);
                 self.counters.access(member, |c| c.succeeded(latency));
-                let reply = match ended.op.access {
+                let reply = match op.access {
                     Access::Read { .. } => Reply::Read { data },
                     Access::Write { .. } => Reply::Write,
                 };
@@ -485,7 +514,7 @@ impl<B: AccessBackend> Hub<B> {
                 if let OpError::Device { status, qualifier } = error {
                     self.counters.device.record(status, qualifier);
                 }
-                let what = place(&ended.op);
+                let what = place(&op);
                 let limit = self.backend.info().command_timeout;
                 let (code, status, qualifier, text) = describe(&error, limit, member, &what);
                 let kind = match code {
