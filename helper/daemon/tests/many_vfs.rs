@@ -126,7 +126,7 @@ fn memory_grows_with_the_number_of_vfs_and_no_more() {
             .arg(dir.path().join("pf.sock"))
             .arg("--socket")
             .arg(&socket)
-            .args(["--log", "warn", "--vfs", &vfs])
+            .args(["--log", "warn", "--command-timeout", "60s", "--vfs", &vfs])
             .env_remove("NOTIFY_SOCKET"),
     );
     let idle = helper.resident();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The admin queue: commands in, answers out ("Administration Virtqueues").
+//! An admin queue: commands in, answers out ("Administration Virtqueues").
 //!
 //! Each command in flight has a slot of DMA memory with its readable and its writable part. A slot
 //! is used again only when the device has used its buffer, on time or late.
@@ -69,7 +69,7 @@ pub(crate) enum SendError {
     Queue(QueueError),
 }
 
-/// The admin queue in use.
+/// An admin queue in use.
 pub(crate) struct AdminQueue {
     queue: SplitQueue,
     memory: DmaRegion,

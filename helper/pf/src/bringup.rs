@@ -103,11 +103,8 @@ impl Pf {
         self.info.admin_queue_index = agreed.admin_index;
         self.info.admin_queue_num = agreed.admin_num;
         self.info.admin_queue_size = agreed.queue_size;
-        self.info.vectors = match (agreed.vectors.queue, agreed.vectors.config) {
-            (None, None) => 0,
-            (Some(q), Some(c)) if q != c => 2,
-            _ => 1,
-        };
+        self.info.admin_queues = u16::try_from(self.admin.len()).unwrap_or(0);
+        self.info.vectors = agreed.vectors.count();
         self.ensure_vfs()?;
         self.phase = Phase::ListQuery;
         self.start_setup(0, Kind::ListQuery, now);

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::error::{OpError, PfError};
-use crate::lane::{Lost, Stage};
+use crate::lane::{Job, Lost, Stage};
 use crate::pf::Pf;
 use crate::watch::Overdue;
 
@@ -21,7 +21,11 @@ impl Pf {
             };
             match &mut lane.current {
                 Some((job, stage)) if now >= job.deadline => {
-                    ended.push(*job);
+                    let error = match stage {
+                        Stage::Sent { .. } => OpError::TimedOut,
+                        Stage::Backoff { .. } | Stage::Again => last_answer(job),
+                    };
+                    ended.push((*job, error));
                     if let Stage::Sent { queue, slot } = *stage {
                         sent = true;
                         if let Some(admin) = self.admin.get_mut(queue) {
@@ -47,15 +51,16 @@ impl Pf {
                 _ => {}
             }
             while lane.waiting.front().is_some_and(|job| now >= job.deadline) {
-                ended.extend(lane.waiting.pop_front());
+                let job = lane.waiting.pop_front();
+                ended.extend(job.map(|job| (job, OpError::TimedOut)));
             }
             if !ended.is_empty() {
                 self.trial_failed(member, sent, now);
             }
             unanswered |= sent;
-            for job in ended {
-                self.counters.timed_out += 1;
-                let result = self.finish(member, job, Err(OpError::TimedOut), now);
+            for (job, error) in ended {
+                self.counters.timed_out += u64::from(error == OpError::TimedOut);
+                let result = self.finish(member, job, Err(error), now);
                 if failed.is_ok() {
                     failed = result;
                 }
@@ -95,4 +100,12 @@ impl Pf {
         }
         Ok(())
     }
+}
+
+/// What became of a command that waited for another attempt: the device did answer.
+fn last_answer(job: &Job) -> OpError {
+    job.last.map_or(OpError::TimedOut, |reply| OpError::Device {
+        status: reply.status,
+        qualifier: reply.qualifier,
+    })
 }

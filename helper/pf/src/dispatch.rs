@@ -1,55 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Sending: which command goes to the device next.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use virtio_modern_spec::admin::opcode;
 
-use crate::admin::{FlushError, SendError};
+use crate::admin::{AdminQueue, FlushError, SendError};
 use crate::command::Command;
 use crate::error::PfError;
 use crate::lane::Kind;
 use crate::pf::{Pf, Phase};
+use crate::types::Class;
 
 impl Pf {
     /// Sends what can be sent.
     pub(crate) fn dispatch(&mut self, now: Instant) -> Result<(), PfError> {
         self.send_probes()?;
+        for list in 0..self.ready.len() {
+            self.dispatch_list(list, now)?;
+        }
+        Ok(())
+    }
+
+    /// Sends commands of the lanes of one list, each lane's next one in turn.
+    fn dispatch_list(&mut self, list: usize, now: Instant) -> Result<(), PfError> {
         let by = now + self.config.command_timeout;
-        while let Some(member) = self.ready.pop_front() {
-            let index = usize::from(member);
-            let Some(lane) = self.lanes.get_mut(index) else {
+        while let Some(member) = self.ready.get_mut(list).and_then(VecDeque::pop_front) {
+            let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
                 continue;
             };
             lane.listed = false;
-            let Some(job) = lane.peek() else { continue };
+            let Some(job) = lane.peek().copied() else {
+                continue;
+            };
             if !self.phase.allows(&job.kind) {
                 // It is listed again when the phase changes.
+                continue;
+            }
+            let several = self.admin.len() > 1;
+            if list != usize::from(several && job.class == Class::Long) {
+                // What was in front of it has ended meanwhile.
+                self.list_lane(member);
                 continue;
             }
             let busy = self.admin.iter().any(|queue| queue.in_flight() > 0);
             if matches!(job.kind, Kind::ListUse(_)) && busy {
                 // "MUST NOT send LIST_USE while other commands are outstanding."
-                self.ready.push_back(member);
-                lane.listed = true;
+                self.list_lane(member);
                 break;
             }
-            let queue = 0;
-            let Some(admin) = self.admin.get_mut(queue) else {
+            let Some((queue, admin)) = choose(&mut self.admin, list) else {
                 break;
             };
             let command = job.kind.command(member);
             match admin.send(&command, member) {
                 Ok(slot) => {
                     lane.sent(queue, slot, by);
-                    if let Some(at) = lane.timer() {
-                        self.timer = Some(self.timer.map_or(at, |t| t.min(at)));
-                    }
+                    let timer = lane.timer();
                     self.counters.sent(command.opcode());
+                    if let Some(at) = timer {
+                        self.set_timer(at);
+                    }
                 }
                 Err(SendError::Full) => {
                     lane.listed = true;
-                    self.ready.push_front(member);
+                    if let Some(list) = self.ready.get_mut(list) {
+                        list.push_front(member);
+                    }
                     break;
                 }
                 Err(SendError::Queue(e)) => return Err(self.queue_error(e)),
@@ -104,5 +122,14 @@ impl Pf {
             }
         }
         Ok(())
+    }
+}
+
+/// The queue for the next command of a list: the first one, or the least busy of the others.
+fn choose(queues: &mut [AdminQueue], list: usize) -> Option<(usize, &mut AdminQueue)> {
+    let of_list = queues.iter_mut().enumerate().skip(list);
+    match list {
+        0 => of_list.take(1).next(),
+        _ => of_list.min_by_key(|(_, queue)| queue.in_flight()),
     }
 }

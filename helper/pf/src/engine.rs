@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pci_transport::FunctionEvent;
 
-use crate::admin::{Answer, Done};
+use crate::admin::{AdminQueue, Answer, Done};
 use crate::error::{OpError, PfError};
 use crate::lane::{Job, Kind, Stage};
 use crate::pf::{Pf, Phase};
@@ -118,7 +118,7 @@ impl Pf {
                 self.counters.interrupts += 1;
                 // A shared vector may mean both.
                 config |= self.vectors.config == Some(index);
-                queue |= self.vectors.queue == Some(index);
+                queue |= self.vectors.queues.contains(&Some(index));
             }
         }
         let said = function.contains(&true);
@@ -191,11 +191,16 @@ impl Pf {
 
     /// Sets when to look without an interrupt.
     fn look_again(&mut self, now: Instant) {
-        let busy = self.admin.iter().any(|a| a.in_flight() > 0);
-        self.look_at = match (busy, self.vectors.queue, self.vectors.config) {
-            (false, _, _) | (true, Some(_), Some(_)) => None,
-            (true, None, _) => Some(now + POLL_INTERVAL),
-            (true, Some(_), None) => Some(now + STATUS_INTERVAL),
+        let busy = |(n, a): (usize, &AdminQueue)| {
+            (a.in_flight() > 0).then_some(self.vectors.of_queue(n).is_some())
+        };
+        // Whether each of those that are busy has a vector.
+        let mut announced = self.admin.iter().enumerate().filter_map(busy).peekable();
+        let any = announced.peek().is_some();
+        self.look_at = match (any, announced.all(|told| told), self.vectors.config) {
+            (false, _, _) | (true, true, Some(_)) => None,
+            (true, false, _) => Some(now + POLL_INTERVAL),
+            (true, true, None) => Some(now + STATUS_INTERVAL),
         };
     }
 
@@ -253,6 +258,7 @@ impl Pf {
             if job.kind.wants_retry(reply) {
                 if let Some(until) = job.retry_at(&self.config.retry, now) {
                     job.retries += 1;
+                    job.last = Some(reply);
                     self.counters.retries += 1;
                     if let Some(lane) = self.lanes.get_mut(usize::from(done.lane)) {
                         lane.current = Some((job, Stage::Backoff { until }));

@@ -9,7 +9,7 @@ use virtio_modern_spec::admin::{qualifier, status, Reply};
 
 use crate::command::Command;
 use crate::config::RetryPolicy;
-use crate::types::{LegacyOp, NotResponding};
+use crate::types::{Class, LegacyOp, NotResponding};
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +70,22 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
     pub(crate) kind: Kind,
+    pub(crate) class: Class,
     pub(crate) deadline: Instant,
     /// Retries made.
     pub(crate) retries: u32,
+    /// What the device answered to the last attempt.
+    pub(crate) last: Option<Reply>,
 }
 
 impl Job {
     pub(crate) fn new(kind: Kind, deadline: Instant) -> Self {
         Job {
             kind,
+            class: Class::Register,
             deadline,
             retries: 0,
+            last: None,
         }
     }
 
@@ -140,11 +145,6 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Whether there is something that could be sent now.
-    pub(crate) fn has_work(&self) -> bool {
-        self.peek().is_some()
-    }
-
     /// The command to send next.
     pub(crate) fn peek(&self) -> Option<&Job> {
         match &self.current {

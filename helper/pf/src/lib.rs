@@ -38,6 +38,6 @@ pub use limit::{RateLimit, INTERVAL};
 pub use pf::Pf;
 pub use stats::Counters;
 pub use types::{
-    Access, Completion, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind, PfEvent,
-    PfInfo, PfState, Space, VfInfo,
+    Access, Class, Completion, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind,
+    PfEvent, PfInfo, PfState, Space, VfInfo,
 };

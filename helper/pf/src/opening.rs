@@ -7,7 +7,7 @@ use virtio_modern_spec::admin::legacy::decode_notify_info;
 use virtio_modern_spec::admin::opcode;
 
 use crate::error::{OpError, SubmitError};
-use crate::lane::Kind;
+use crate::lane::{Job, Kind};
 use crate::notify;
 use crate::pf::Pf;
 use crate::types::NotifyKind;
@@ -29,7 +29,7 @@ impl Pf {
             return Ok(false);
         }
         let deadline = now + self.config.start_timeout;
-        self.enqueue(member, Kind::NotifyInfo { token }, deadline, now)?;
+        self.enqueue(member, Job::new(Kind::NotifyInfo { token }, deadline), now)?;
         Ok(true)
     }
 

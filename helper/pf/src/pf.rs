@@ -20,7 +20,7 @@ use crate::limit::RateLimit;
 use crate::notify::Bars;
 use crate::setup::{enable_function, Vectors};
 use crate::stats::Counters;
-use crate::types::{Completion, PfEvent, PfInfo, PfState, VfInfo};
+use crate::types::{Class, Completion, PfEvent, PfInfo, PfState, VfInfo};
 
 /// Where the state machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub struct Pf {
     pub(crate) fds_epoch: u64,
     /// Index 0 is the group itself, 1 and up the VFs.
     pub(crate) lanes: Vec<Lane>,
-    /// Lanes that may have something to send.
-    pub(crate) ready: VecDeque<u16>,
+    /// Lanes that may have something to send, in turn: on the first queue, and on the others.
+    pub(crate) ready: [VecDeque<u16>; 2],
     pub(crate) phase: Phase,
     pub(crate) state: PfState,
     /// Lower bound of all timers of lanes and queues.
@@ -156,7 +156,7 @@ impl Pf {
             vectors: Vectors::default(),
             fds_epoch: 0,
             lanes: vec![Lane::default()],
-            ready: VecDeque::new(),
+            ready: [VecDeque::new(), VecDeque::new()],
             phase: Phase::ToReset { at: now },
             state: PfState::Starting,
             timer: None,
@@ -212,12 +212,19 @@ impl Pf {
 
     /// Puts a lane on the list of those that may have something to send.
     pub(crate) fn list_lane(&mut self, member: u16) {
-        if let Some(lane) = self.lanes.get_mut(usize::from(member)) {
-            if !lane.listed && lane.has_work() {
-                lane.listed = true;
-                self.ready.push_back(member);
-            }
+        let several = self.admin.len() > 1;
+        let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
+            return;
+        };
+        let Some(job) = lane.peek().filter(|_| !lane.listed) else {
+            return;
+        };
+        let [first, others] = &mut self.ready;
+        match job.class {
+            Class::Long if several => others.push_back(member),
+            _ => first.push_back(member),
         }
+        lane.listed = true;
     }
 
     pub(crate) fn set_timer(&mut self, at: Instant) {
@@ -278,7 +285,7 @@ impl Pf {
             }
             lane.listed = false;
         }
-        self.ready.clear();
+        self.ready = Default::default();
         self.timer = None;
         self.wake = None;
         self.look_at = None;
@@ -318,6 +325,7 @@ fn identify(id: &Arc<str>, image: &ConfigImage, config: &PfConfig) -> Result<PfI
         features: 0,
         admin_queue_index: 0,
         admin_queue_num: 0,
+        admin_queues: 0,
         admin_queue_size: 0,
         vectors: 0,
         num_vfs: 0,

@@ -100,7 +100,7 @@ impl Pf {
                 _ => {}
             }
         }
-        self.ready.clear();
+        self.ready = Default::default();
     }
 
     /// Ends the use of the PF for ever. Memory that the device may still use stays allocated.

@@ -9,7 +9,7 @@ use pci_transport::{Posted, Width};
 use crate::error::SubmitError;
 use crate::lane::{Job, Kind};
 use crate::pf::Pf;
-use crate::types::{LegacyOp, Notified, PfState};
+use crate::types::{Class, LegacyOp, Notified, PfState};
 
 impl Pf {
     /// Accepts an operation on a VF's legacy registers; its end comes from [`Pf::poll`] with
@@ -27,13 +27,31 @@ impl Pf {
         token: u64,
         now: Instant,
     ) -> Result<(), SubmitError> {
+        self.submit_as(Class::Register, member, op, token, now)
+    }
+
+    /// Like [`Pf::submit`], for a device that may need long: with several admin queues, it is sent
+    /// on one that has no operations of [`Class::Register`]. The order of a VF's operations holds
+    /// over all queues.
+    pub fn submit_as(
+        &mut self,
+        class: Class,
+        member: u16,
+        op: LegacyOp,
+        token: u64,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
         self.check_open()?;
         self.check_member(member)?;
         op.check(self.info.vf_type)?;
         self.check_offered(op.opcode())?;
         self.check_health(member, now)?;
         let deadline = now + self.config.command_timeout;
-        self.enqueue(member, Kind::Op { token, op }, deadline, now)
+        let job = Job {
+            class,
+            ..Job::new(Kind::Op { token, op }, deadline)
+        };
+        self.enqueue(member, job, now)
     }
 
     /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
@@ -67,7 +85,8 @@ impl Pf {
             return Ok(Notified::Merged);
         }
         self.check_health(member, now)?;
-        self.enqueue(member, kind, now + self.config.command_timeout, now)?;
+        let deadline = now + self.config.command_timeout;
+        self.enqueue(member, Job::new(kind, deadline), now)?;
         Ok(Notified::Command)
     }
 
@@ -100,8 +119,7 @@ impl Pf {
     pub(crate) fn enqueue(
         &mut self,
         member: u16,
-        kind: Kind,
-        deadline: Instant,
+        job: Job,
         now: Instant,
     ) -> Result<(), SubmitError> {
         let limit = self.config.vf_queue;
@@ -117,9 +135,9 @@ impl Pf {
                 waiting: lane.waiting.len(),
             });
         }
-        lane.waiting.push_back(Job::new(kind, deadline));
+        lane.waiting.push_back(job);
         self.list_lane(member);
-        self.set_timer(deadline);
+        self.set_timer(job.deadline);
         self.wake = Some(now);
         Ok(())
     }

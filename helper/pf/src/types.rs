@@ -47,6 +47,18 @@ pub enum Access {
     },
 }
 
+/// How long commands of a kind take the device; each kind has admin queues of its own where the
+/// device has several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Accesses to registers, for which a guest's processor waits.
+    #[default]
+    Register,
+    /// Commands that move much or take long; they may be late, register accesses must not be so
+    /// because of them.
+    Long,
+}
+
 /// An access to a legacy register of a VF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegacyOp {
@@ -212,13 +224,15 @@ pub struct PfInfo {
     pub features_offered: u64,
     /// Features that were accepted.
     pub features: u64,
-    /// Index of the admin queue in use.
+    /// Index of the first admin queue.
     pub admin_queue_index: u16,
     /// Admin queues that the device has.
     pub admin_queue_num: u16,
-    /// Size of the admin queue, in descriptors.
+    /// Of these, in use.
+    pub admin_queues: u16,
+    /// Size of the first admin queue, in descriptors.
     pub admin_queue_size: u16,
-    /// MSI-X vectors in use: 0 (polling), 1 (shared) or 2.
+    /// MSI-X vectors in use, up to one for each queue and one for the configuration; 0: polling.
     pub vectors: u32,
     /// VFs enabled.
     pub num_vfs: u16,

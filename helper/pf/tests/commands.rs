@@ -261,7 +261,11 @@ fn unknown_statuses_count_as_invalid_and_keep_their_numbers() {
 #[test]
 fn transient_failures_are_repeated_a_bounded_number_of_times() {
     for (status, qualifier) in [(11, 0), (11, 7), (12, 6), (22, 7)] {
-        let (mut pf, hold) = start(TestPf::new());
+        let patient = PfConfig {
+            command_timeout: Duration::from_secs(60),
+            ..config()
+        };
+        let (mut pf, hold) = start_with(TestPf::new(), patient);
         hold.device().seen.clear();
         let mut left = 3;
         hold.device().hook = Box::new(move |_| {

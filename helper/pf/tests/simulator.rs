@@ -29,6 +29,7 @@ fn quick() -> TrialPolicy {
 fn config(vfs: u16) -> PfConfig {
     PfConfig {
         vfs,
+        command_timeout: Duration::from_secs(10),
         ..PfConfig::default()
     }
 }
@@ -36,7 +37,7 @@ fn config(vfs: u16) -> PfConfig {
 /// For commands that are to time out.
 fn hasty(vfs: u16) -> PfConfig {
     PfConfig {
-        command_timeout: Duration::from_millis(300),
+        command_timeout: Duration::from_secs(1),
         trial: quick(),
         ..config(vfs)
     }
@@ -272,12 +273,20 @@ fn lost_late_and_lying_completions() {
     assert_eq!(again(&mut pf, 1, status), Ok([0; 8]));
     sim.no_faults();
     // Late: after its deadline.
-    sim.fault(json!({ "member": 1, "first": 1, "do": { "delay": { "ms": 400 } } }));
-    assert_eq!(one(&mut pf, 1, status), Err(OpError::TimedOut));
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(one(&mut pf, 2, status), Ok([0; 8]));
-    assert_eq!((pf.counters().late, pf.counters().recoveries), (1, 0));
+    sim.fault(json!({ "member": 1, "first": 1, "do": "stuck" }));
+    let now = Instant::now();
+    pf.submit(1, status, 1, now).unwrap();
+    pf.poll(now);
+    let done = pf.poll(now + hasty(4).command_timeout);
+    assert_eq!(done[0].result, Err(OpError::TimedOut));
     sim.no_faults();
+    let until = Instant::now() + Duration::from_secs(60);
+    while pf.counters().late == 0 {
+        assert!(Instant::now() < until);
+        pf.poll(now);
+    }
+    assert_eq!(again(&mut pf, 2, status), Ok([0; 8]));
+    assert_eq!((pf.counters().late, pf.counters().recoveries), (1, 0));
     // Stuck: reset and set up again; VF 3 does not notice.
     sim.fault(json!({ "first": 1000, "do": "stuck" }));
     for vf in 1..=4 {
@@ -484,7 +493,7 @@ fn the_death_of_the_simulator_is_an_error_at_once() {
         assert!(begun.elapsed() < Duration::from_secs(2));
     };
     assert!(
-        begun.elapsed() < Duration::from_millis(250),
+        begun.elapsed() < Duration::from_secs(1),
         "before its deadline"
     );
     assert!(matches!(&done[0].result, Err(OpError::PfFailed(why)) if why.contains("pf.sock")));

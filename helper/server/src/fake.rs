@@ -137,6 +137,7 @@ impl FakeBackend {
                 features: 1 << 32 | 1 << 37 | 1 << 41,
                 admin_queue_index: 3,
                 admin_queue_num: 1,
+                admin_queues: 1,
                 admin_queue_size: 64,
                 vectors: 0,
                 num_vfs,

@@ -62,7 +62,10 @@ struct PfPart<'a> {
 
 #[derive(Serialize)]
 struct QueuePart {
+    /// Of the first.
     index: u16,
+    /// In use.
+    queues: u16,
     size: u16,
 }
 
@@ -266,6 +269,7 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
             features: format!("{:#x}", info.features),
             admin_queue: QueuePart {
                 index: info.admin_queue_index,
+                queues: info.admin_queues,
                 size: info.admin_queue_size,
             },
             commands: command_names(info.commands),
