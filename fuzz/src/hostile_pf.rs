@@ -23,7 +23,6 @@ fn config() -> PfConfig {
             max_delay: Duration::from_micros(100),
         },
         recovery: RecoveryPolicy {
-            stuck_after: 2,
             max_attempts: 2,
             delay: Duration::from_micros(100),
         },
@@ -84,6 +83,12 @@ impl Run<'_> {
             3 => {
                 let (member, queue) = (u16::from(self.choices.u8() % 5), self.choices.u16());
                 let _result = self.pf.notify(member, queue, self.now);
+                if queue & 1 == 0 {
+                    self.next += 1;
+                    if self.pf.open(member, self.next, self.now) == Ok(true) {
+                        self.open.insert(self.next);
+                    }
+                }
             }
             4 => {
                 self.now += Duration::from_millis(u64::from(self.choices.u8() % 32));

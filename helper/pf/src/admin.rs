@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The admin queue: commands in, answers out ("Administration Virtqueues").
+//! An admin queue: commands in, answers out ("Administration Virtqueues").
 //!
 //! Each command in flight has a slot of DMA memory with its readable and its writable part. A slot
 //! is used again only when the device has used its buffer, on time or late.
@@ -9,6 +9,7 @@ use pci_transport::{DmaRegion, Doorbell, PciFunction, Posted, Width};
 use virtio_modern_spec::admin::{Reply, REPLY_LEN};
 
 use crate::command::{Command, MAX_READABLE, MAX_WRITABLE};
+use crate::watch::Watch;
 
 /// Bytes of a slot; the readable part starts at 0, the writable part in the middle.
 pub(crate) const SLOT_LEN: usize = 256;
@@ -32,6 +33,7 @@ pub(crate) enum Kick {
 struct Busy {
     lane: u16,
     id: u16,
+    order: u64,
     writable: usize,
     needed: usize,
 }
@@ -40,6 +42,8 @@ struct Busy {
 pub(crate) struct Done {
     pub(crate) lane: u16,
     pub(crate) slot: u16,
+    /// Its number among the commands of the queue.
+    pub(crate) order: u64,
     /// It had been given up before.
     pub(crate) late: bool,
     pub(crate) answer: Answer,
@@ -65,13 +69,16 @@ pub(crate) enum SendError {
     Queue(QueueError),
 }
 
-/// The admin queue in use.
+/// An admin queue in use.
 pub(crate) struct AdminQueue {
     queue: SplitQueue,
     memory: DmaRegion,
     slots: Vec<Option<Busy>>,
     free: Vec<u16>,
     kick: Kick,
+    /// Commands sent.
+    sent: u64,
+    pub(crate) watch: Watch,
 }
 
 impl AdminQueue {
@@ -89,17 +96,24 @@ impl AdminQueue {
             slots: vec![None; slots],
             free: (0..slots as u16).rev().collect(),
             kick,
+            sent: 0,
+            watch: Watch::default(),
         }
+    }
+
+    /// Commands that the device can have.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Commands that were given up and that the device still has.
+    pub(crate) fn given_up(&self) -> usize {
+        usize::from(self.queue.quarantined())
     }
 
     /// Commands that the device has, given-up ones included.
     pub(crate) fn in_flight(&self) -> u16 {
         self.queue.in_flight()
-    }
-
-    /// Whether no command can be sent because the device keeps them all though they were given up.
-    pub(crate) fn exhausted(&self) -> bool {
-        self.free.is_empty() && self.queue.quarantined() == self.queue.in_flight()
     }
 
     /// Makes a command available to the device; [`AdminQueue::flush`] tells it. Gives the slot.
@@ -139,10 +153,12 @@ impl AdminQueue {
             }
         };
         self.free.pop();
+        self.sent += 1;
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = Some(Busy {
                 lane,
                 id,
+                order: self.sent,
                 writable,
                 needed: command.needed_len(),
             });
@@ -195,6 +211,7 @@ impl AdminQueue {
         Ok(Some(Done {
             lane: busy.lane,
             slot,
+            order: busy.order,
             late: used.late,
             answer: Answer {
                 got,
@@ -205,11 +222,18 @@ impl AdminQueue {
         }))
     }
 
-    /// Gives up on the command in `slot`; the device keeps its memory.
-    pub(crate) fn give_up(&mut self, slot: u16) {
+    /// The number of the command in `slot`.
+    pub(crate) fn order(&self, slot: u16) -> u64 {
+        let busy = self.slots.get(usize::from(slot)).copied().flatten();
+        busy.map_or(self.sent, |busy| busy.order)
+    }
+
+    /// Gives up on the command in `slot`; the device keeps its memory. Gives its number.
+    pub(crate) fn give_up(&mut self, slot: u16) -> u64 {
         if let Some(Some(busy)) = self.slots.get(usize::from(slot)) {
             self.queue.quarantine(busy.id);
         }
+        self.order(slot)
     }
 
     /// Asks for an interrupt with the next answer; `true` if there is an answer already.

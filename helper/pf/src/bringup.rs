@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! From any state to a running PF: one state machine for the first start and for recovery.
 //!
-//! reset -> wait for 0 -> set up to DRIVER_OK -> VFs -> LIST_QUERY -> LIST_USE -> LEGACY_NOTIFY_INFO
-//! of every VF (only once) -> running. A failure at start ends the start. A failure later fails
+//! reset -> wait for 0 -> set up to DRIVER_OK -> VFs -> LIST_QUERY -> LIST_USE -> running. As many
+//! commands for one VF as for thousands: what is to be known of a VF is asked when it is opened. A
+//! failure at start ends the start. A failure later fails
 //! what is in flight, keeps the VFs and goes back to the reset, a bounded number of times.
 
 use std::time::{Duration, Instant};
 
-use virtio_modern_spec::admin::legacy::decode_notify_info;
 use virtio_modern_spec::admin::list::OpcodeSet;
-use virtio_modern_spec::admin::opcode;
 use virtio_pci_spec::DeviceType;
 
 use crate::config::ExistingVfs;
 use crate::error::{OpError, PfError};
 use crate::lane::{Job, Kind, Lane};
-use crate::notify;
 use crate::pf::{Pf, Phase};
 use crate::regs::Common;
 use crate::setup::{bring_up, enable_function};
-use crate::types::{NotifyKind, PfEvent, PfState, VfInfo};
+use crate::types::{PfEvent, PfState, VfInfo};
 
 /// The opcodes that this driver sends.
 const USED: u64 = OpcodeSet::LIST.0 | OpcodeSet::LEGACY.0;
@@ -84,7 +82,7 @@ impl Pf {
 
     fn after_reset(&mut self, now: Instant) -> Result<(), PfError> {
         // The device was seen to be reset: it has forgotten every buffer.
-        if let Some(queue) = self.admin.take() {
+        for queue in self.admin.drain(..) {
             queue.release_after_reset();
         }
         let before = self.irqs.len();
@@ -105,11 +103,8 @@ impl Pf {
         self.info.admin_queue_index = agreed.admin_index;
         self.info.admin_queue_num = agreed.admin_num;
         self.info.admin_queue_size = agreed.queue_size;
-        self.info.vectors = match (agreed.vectors.queue, agreed.vectors.config) {
-            (None, None) => 0,
-            (Some(q), Some(c)) if q != c => 2,
-            _ => 1,
-        };
+        self.info.admin_queues = u16::try_from(self.admin.len()).unwrap_or(0);
+        self.info.vectors = agreed.vectors.count();
         self.ensure_vfs()?;
         self.phase = Phase::ListQuery;
         self.start_setup(0, Kind::ListQuery, now);
@@ -118,7 +113,8 @@ impl Pf {
 
     /// Puts a command of the set-up in front of its lane.
     fn start_setup(&mut self, member: u16, kind: Kind, now: Instant) {
-        let deadline = now + self.config.command_timeout;
+        // How long it may wait; its time counts from when it is sent.
+        let deadline = now + self.config.start_timeout;
         if let Some(lane) = self.lanes.get_mut(usize::from(member)) {
             lane.waiting.push_front(Job::new(kind, deadline));
         }
@@ -195,6 +191,7 @@ impl Pf {
         self.vfs = (1..=wanted)
             .map(|member| VfInfo {
                 member,
+                asked: false,
                 notify: None,
                 owner_notify: None,
             })
@@ -217,16 +214,7 @@ impl Pf {
             (Kind::ListQuery, Ok(list)) => self.listed(OpcodeSet::decode(list), now),
             (Kind::ListUse(set), Ok(_)) => {
                 self.info.commands = set;
-                self.agreed(now);
-                Ok(())
-            }
-            (Kind::NotifyInfo, result) => {
-                self.notify_info(member, result);
-                self.notify_left = self.notify_left.saturating_sub(1);
-                if self.notify_left == 0 {
-                    self.notify_known = true;
-                    self.enter_running(now);
-                }
+                self.enter_running(now);
                 Ok(())
             }
             (kind, Err(error)) => Err(PfError::Command {
@@ -234,7 +222,7 @@ impl Pf {
                 opcode: kind.command(member).opcode(),
                 error,
             }),
-            (Kind::Op { .. } | Kind::Notify { .. }, Ok(_)) => Ok(()),
+            (Kind::Op { .. } | Kind::Notify { .. } | Kind::NotifyInfo { .. }, Ok(_)) => Ok(()),
         }
     }
 
@@ -255,45 +243,6 @@ impl Pf {
         self.phase = Phase::ListUse;
         self.start_setup(0, Kind::ListUse(set), now);
         Ok(())
-    }
-
-    /// The commands are agreed on.
-    fn agreed(&mut self, now: Instant) {
-        let has_info = self.info.commands.contains(opcode::LEGACY_NOTIFY_INFO);
-        if self.notify_known || !has_info {
-            self.notify_known = true;
-            return self.enter_running(now);
-        }
-        self.phase = Phase::NotifyInfo;
-        self.notify_left = self.vfs.len();
-        for member in 1..=self.info.num_vfs {
-            self.start_setup(member, Kind::NotifyInfo, now);
-        }
-    }
-
-    fn notify_info(&mut self, member: u16, result: Result<&[u8], OpError>) {
-        let entries = match result {
-            Ok(bytes) => decode_notify_info(bytes),
-            Err(error) => {
-                tracing::warn!(
-                    function = %self.id, vf = member, %error,
-                    "no notification address: notifying by command"
-                );
-                return;
-            }
-        };
-        let bars = self.bars;
-        let mut usable = notify::usable(&entries, &bars);
-        let Some(vf) = self.vfs.get_mut(usize::from(member).wrapping_sub(1)) else {
-            return;
-        };
-        let first = usable.next();
-        vf.notify = first;
-        vf.owner_notify = first
-            .into_iter()
-            .chain(usable)
-            .find(|a| a.kind == NotifyKind::Owner);
-        tracing::debug!(function = %self.id, vf = member, notify = ?vf.notify, "notification address");
     }
 
     fn enter_running(&mut self, now: Instant) {

@@ -49,11 +49,37 @@ impl Default for RetryPolicy {
     }
 }
 
+/// Trial commands of a VF that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrialPolicy {
+    /// Wait from the first unanswered command to the first trial; doubled after each trial that is
+    /// not answered either.
+    pub first_delay: Duration,
+    /// Longest wait between two trials.
+    pub max_delay: Duration,
+}
+
+impl TrialPolicy {
+    /// Wait before the next trial after so many that failed.
+    pub(crate) fn delay(&self, retries: u32) -> Duration {
+        self.first_delay
+            .saturating_mul(1 << retries.min(16))
+            .min(self.max_delay)
+    }
+}
+
+impl Default for TrialPolicy {
+    fn default() -> Self {
+        TrialPolicy {
+            first_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Recovery from a device that failed or stopped answering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryPolicy {
-    /// Commands in a row that may time out before the admin queue counts as stuck.
-    pub stuck_after: u32,
     /// Resets in a row, with no command completed in between, before the PF is given up.
     pub max_attempts: u32,
     /// Wait between a failed attempt and the next one; doubled each time.
@@ -63,7 +89,6 @@ pub struct RecoveryPolicy {
 impl Default for RecoveryPolicy {
     fn default() -> Self {
         RecoveryPolicy {
-            stuck_after: 3,
             max_attempts: 4,
             delay: Duration::from_millis(100),
         }
@@ -86,6 +111,8 @@ pub struct PfConfig {
     pub start_timeout: Duration,
     /// Retries of one command.
     pub retry: RetryPolicy,
+    /// VFs that do not answer.
+    pub trial: TrialPolicy,
     /// Recovery of the PF.
     pub recovery: RecoveryPolicy,
     /// Largest admin queue to set up, in descriptors; a power of two from 4 on. Two descriptors
@@ -108,6 +135,7 @@ impl Default for PfConfig {
             reset_timeout: Duration::from_secs(5),
             start_timeout: Duration::from_secs(20),
             retry: RetryPolicy::default(),
+            trial: TrialPolicy::default(),
             recovery: RecoveryPolicy::default(),
             queue_size: 256,
             vf_queue: 32,
@@ -169,5 +197,15 @@ mod tests {
             let why = config.check().unwrap_err();
             assert!(why.contains(text), "{why}");
         }
+    }
+
+    #[test]
+    fn the_periods_grow_up_to_a_limit() {
+        let policy = TrialPolicy {
+            first_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(10),
+        };
+        let delays = [0, 1, 2, 3, 4, 100, u32::MAX].map(|n| policy.delay(n).as_secs());
+        assert_eq!(delays, [1, 2, 4, 8, 10, 10, 10]);
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What [`Pf::poll`] does while the admin queue is in use: takes interrupts and answers, expires,
-//! sends.
+//! What [`Pf::poll`] does while the admin queues are in use: takes interrupts and answers; when what
+//! is over its time ends and what is sent next is decided elsewhere.
 
 use std::time::{Duration, Instant};
 
 use pci_transport::FunctionEvent;
 
-use crate::admin::{Answer, Done, FlushError, SendError};
+use crate::admin::{AdminQueue, Answer, Done};
 use crate::error::{OpError, PfError};
 use crate::lane::{Job, Kind, Stage};
 use crate::pf::{Pf, Phase};
@@ -48,7 +48,7 @@ impl Pf {
                 self.trouble(error, begun);
             }
             if self.phase == Phase::Running && !self.completions.is_empty() {
-                if self.admin.as_ref().is_some_and(|a| a.in_flight() > 0) {
+                if self.admin.iter().any(|a| a.in_flight() > 0) {
                     self.wake = Some(begun);
                 }
                 return std::mem::take(&mut self.completions);
@@ -58,7 +58,7 @@ impl Pf {
     }
 
     fn spin_for(&mut self, begun: Instant, budget: Duration) -> Result<(), PfError> {
-        if let Some(admin) = &mut self.admin {
+        for admin in &mut self.admin {
             admin.disarm().map_err(|source| PfError::Queue {
                 function: self.id.clone(),
                 source,
@@ -94,6 +94,7 @@ impl Pf {
         }
         self.service(answers, now)?;
         self.check_silence(now)?;
+        self.check_queues(now)?;
         self.advance(now)?;
         self.work(now, true)
     }
@@ -117,7 +118,7 @@ impl Pf {
                 self.counters.interrupts += 1;
                 // A shared vector may mean both.
                 config |= self.vectors.config == Some(index);
-                queue |= self.vectors.queue == Some(index);
+                queue |= self.vectors.queues.contains(&Some(index));
             }
         }
         let said = function.contains(&true);
@@ -169,15 +170,15 @@ impl Pf {
             if !self.phase.is_live() {
                 return Ok(());
             }
-            self.dispatch()?;
+            self.dispatch(now)?;
             self.flush()?;
-            let more = match &mut self.admin {
-                Some(admin) if arm => admin.arm().map_err(|source| PfError::Queue {
+            let mut more = false;
+            for admin in self.admin.iter_mut().filter(|_| arm) {
+                more |= admin.arm().map_err(|source| PfError::Queue {
                     function: self.id.clone(),
                     source,
-                })?,
-                _ => false,
-            };
+                })?;
+            }
             if !more {
                 self.look_again(now);
                 return Ok(());
@@ -190,15 +191,20 @@ impl Pf {
 
     /// Sets when to look without an interrupt.
     fn look_again(&mut self, now: Instant) {
-        let busy = self.admin.as_ref().is_some_and(|a| a.in_flight() > 0);
-        self.look_at = match (busy, self.vectors.queue, self.vectors.config) {
-            (false, _, _) | (true, Some(_), Some(_)) => None,
-            (true, None, _) => Some(now + POLL_INTERVAL),
-            (true, Some(_), None) => Some(now + STATUS_INTERVAL),
+        let busy = |(n, a): (usize, &AdminQueue)| {
+            (a.in_flight() > 0).then_some(self.vectors.of_queue(n).is_some())
+        };
+        // Whether each of those that are busy has a vector.
+        let mut announced = self.admin.iter().enumerate().filter_map(busy).peekable();
+        let any = announced.peek().is_some();
+        self.look_at = match (any, announced.all(|told| told), self.vectors.config) {
+            (false, _, _) | (true, true, Some(_)) => None,
+            (true, false, _) => Some(now + POLL_INTERVAL),
+            (true, true, None) => Some(now + STATUS_INTERVAL),
         };
     }
 
-    fn queue_error(&self, source: driver_virtqueue::QueueError) -> PfError {
+    pub(crate) fn queue_error(&self, source: driver_virtqueue::QueueError) -> PfError {
         PfError::Queue {
             function: self.id.clone(),
             source,
@@ -208,32 +214,38 @@ impl Pf {
     /// Takes all answers; gives their number.
     fn reap_all(&mut self, now: Instant) -> Result<usize, PfError> {
         let mut answers = 0;
-        while let Some(admin) = &mut self.admin {
-            match admin.reap() {
-                Ok(Some(done)) => {
-                    answers += 1;
-                    self.answered(&done, now)?;
+        for queue in 0..self.admin.len() {
+            while let Some(admin) = self.admin.get_mut(queue) {
+                match admin.reap() {
+                    Ok(Some(done)) => {
+                        answers += 1;
+                        self.answered(queue, &done, now)?;
+                    }
+                    Ok(None) => break,
+                    Err(e) => return Err(self.queue_error(e)),
                 }
-                Ok(None) => break,
-                Err(e) => return Err(self.queue_error(e)),
             }
         }
         Ok(answers)
     }
 
-    fn answered(&mut self, done: &Done, now: Instant) -> Result<(), PfError> {
-        self.timeouts_in_row = 0;
+    fn answered(&mut self, queue: usize, done: &Done, now: Instant) -> Result<(), PfError> {
+        if self.judge_older(queue, done.order, now) {
+            return Ok(());
+        }
         if done.late {
             self.counters.late += 1;
             if let Some(left_out) = self.limits.late.allow(now) {
                 tracing::warn!(function = %self.id, lane = done.lane, left_out, "late answer");
             }
+            self.came_late(queue, done, now);
             return Ok(());
         }
-        if !self.is_sent(done.lane, done.slot) {
+        if !self.is_sent(done.lane, queue, done.slot) {
             let e = driver_virtqueue::QueueError::Internal("an answer that nobody waits for");
             return Err(self.queue_error(e));
         }
+        self.responds(done.lane, now);
         let Some((mut job, _)) = self
             .lanes
             .get_mut(usize::from(done.lane))
@@ -246,6 +258,7 @@ impl Pf {
             if job.kind.wants_retry(reply) {
                 if let Some(until) = job.retry_at(&self.config.retry, now) {
                     job.retries += 1;
+                    job.last = Some(reply);
                     self.counters.retries += 1;
                     if let Some(lane) = self.lanes.get_mut(usize::from(done.lane)) {
                         lane.current = Some((job, Stage::Backoff { until }));
@@ -265,18 +278,18 @@ impl Pf {
     }
 
     /// Hands the end of a command to whoever it was for.
-    fn finish(
+    pub(crate) fn finish(
         &mut self,
         member: u16,
         job: Job,
         result: Result<&[u8], OpError>,
         now: Instant,
     ) -> Result<(), PfError> {
-        let token = match job.kind {
-            Kind::Op { token, .. } => Some(token),
-            Kind::Notify { .. } => None,
+        match job.kind {
+            Kind::Op { .. } | Kind::Notify { .. } => {}
+            Kind::NotifyInfo { .. } => self.notify_info(member, &result),
             kind => return self.setup_done(member, kind, result, now),
-        };
+        }
         if let Err(error) = &result {
             self.note_failure(member, &job, error, now);
         }
@@ -284,11 +297,13 @@ impl Pf {
             // The device answered: it lives.
             self.attempts = 0;
         }
-        if let Some(token) = token {
+        if let Some(token) = job.kind.token() {
             let result = result.map(|bytes| {
                 let mut data = [0; 8];
-                for (dst, src) in data.iter_mut().zip(bytes) {
-                    *dst = *src;
+                if matches!(job.kind, Kind::Op { .. }) {
+                    for (dst, src) in data.iter_mut().zip(bytes) {
+                        *dst = *src;
+                    }
                 }
                 data
             });
@@ -316,120 +331,6 @@ impl Pf {
                 "command failed"
             );
         }
-    }
-
-    /// Ends what is past its deadline and wakes what waits for another attempt.
-    fn expire(&mut self, now: Instant) -> Result<(), PfError> {
-        let mut unanswered = 0;
-        let mut failed = Ok(());
-        for member in 0..=self.info.num_vfs {
-            let mut ended = Vec::new();
-            let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
-                break;
-            };
-            match &mut lane.current {
-                Some((job, stage)) if now >= job.deadline => {
-                    if let (Stage::Sent { slot }, Some(admin)) = (*stage, &mut self.admin) {
-                        admin.give_up(slot);
-                        unanswered += 1;
-                    }
-                    ended.push(*job);
-                    lane.current = None;
-                }
-                Some((_, stage @ Stage::Backoff { .. })) => {
-                    if matches!(stage, Stage::Backoff { until } if now >= *until) {
-                        *stage = Stage::Again;
-                    }
-                }
-                _ => {}
-            }
-            while lane.waiting.front().is_some_and(|job| now >= job.deadline) {
-                ended.extend(lane.waiting.pop_front());
-            }
-            for job in ended {
-                self.counters.timed_out += 1;
-                let result = self.finish(member, job, Err(OpError::TimedOut), now);
-                if failed.is_ok() {
-                    failed = result;
-                }
-            }
-            self.list_lane(member);
-        }
-        self.timer = self.lanes.iter().filter_map(|lane| lane.timer()).min();
-        failed?;
-        if unanswered == 0 {
-            return Ok(());
-        }
-        self.timeouts_in_row = self.timeouts_in_row.saturating_add(unanswered);
-        if self.timeouts_in_row >= self.config.recovery.stuck_after {
-            return Err(PfError::Misbehaved {
-                function: self.id.clone(),
-                register: "admin queue",
-                why: format!(
-                    "stuck: {} commands in a row unanswered",
-                    self.timeouts_in_row
-                ),
-            });
-        }
-        self.ask_status(now)
-    }
-
-    /// Sends what can be sent.
-    fn dispatch(&mut self) -> Result<(), PfError> {
-        while let Some(member) = self.ready.pop_front() {
-            let index = usize::from(member);
-            let Some(lane) = self.lanes.get_mut(index) else {
-                continue;
-            };
-            lane.listed = false;
-            let Some(job) = lane.peek() else { continue };
-            if !self.phase.allows(&job.kind) {
-                // It is listed again when the phase changes.
-                continue;
-            }
-            let Some(admin) = &mut self.admin else { break };
-            if matches!(job.kind, Kind::ListUse(_)) && admin.in_flight() > 0 {
-                // "MUST NOT send LIST_USE while other commands are outstanding."
-                self.ready.push_back(member);
-                lane.listed = true;
-                break;
-            }
-            let command = job.kind.command(member);
-            match admin.send(&command, member) {
-                Ok(slot) => {
-                    lane.sent(slot);
-                    *self.counters.commands.entry(command.opcode()).or_default() += 1;
-                }
-                Err(SendError::Full) => {
-                    lane.listed = true;
-                    self.ready.push_front(member);
-                    if admin.exhausted() {
-                        return Err(PfError::Misbehaved {
-                            function: self.id.clone(),
-                            register: "admin queue",
-                            why: "stuck: every command slot holds an unanswered command".into(),
-                        });
-                    }
-                    break;
-                }
-                Err(SendError::Queue(e)) => return Err(self.queue_error(e)),
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), PfError> {
-        let Some(admin) = &mut self.admin else {
-            return Ok(());
-        };
-        match admin.flush(&*self.function) {
-            Ok(None) => {}
-            Ok(Some(true)) => self.counters.kicks += 1,
-            Ok(Some(false)) => self.counters.kicks_suppressed += 1,
-            Err(FlushError::Queue(e)) => return Err(self.queue_error(e)),
-            Err(FlushError::Transport(e)) => return Err(e.into()),
-        }
-        Ok(())
     }
 }
 

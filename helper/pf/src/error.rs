@@ -107,6 +107,9 @@ pub enum OpError {
     /// No completion before the deadline. The device may still perform the command.
     #[error("timed out")]
     TimedOut,
+    /// Earlier commands of this VF were not answered, and it is not time to try again.
+    #[error("the VF does not answer")]
+    NotResponding,
     /// The device wrote less than was asked for.
     #[error("{got} bytes instead of {want}")]
     ShortReply {
@@ -158,6 +161,14 @@ pub enum SubmitError {
         member: u16,
         /// How many wait.
         waiting: usize,
+    },
+    /// The device does not answer this VF's commands, and it is not time to try again.
+    #[error("VF {member} has not answered its commands for {} s", since.as_secs())]
+    NotResponding {
+        /// The VF.
+        member: u16,
+        /// For how long.
+        since: Duration,
     },
     /// There is no such VF.
     #[error("there is no VF {member}; the PF has VFs 1 to {num_vfs}")]

@@ -9,7 +9,7 @@ use virtio_modern_spec::admin::{qualifier, status, Reply};
 
 use crate::command::Command;
 use crate::config::RetryPolicy;
-use crate::types::LegacyOp;
+use crate::types::{Class, LegacyOp, NotResponding};
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(crate) enum Kind {
     Op { token: u64, op: LegacyOp },
     /// A notification of a queue of the VF.
     Notify { queue: u16 },
-    /// The VF's notification addresses.
-    NotifyInfo,
+    /// The VF's notification addresses, asked for by the owner with this token.
+    NotifyInfo { token: u64 },
     /// The commands that the group offers.
     ListQuery,
     /// The commands that are going to be used.
@@ -31,10 +31,24 @@ impl Kind {
         match *self {
             Kind::Op { op, .. } => Command::Legacy { member, op },
             Kind::Notify { queue } => Command::notify(member, queue),
-            Kind::NotifyInfo => Command::NotifyInfo { member },
+            Kind::NotifyInfo { .. } => Command::NotifyInfo { member },
             Kind::ListQuery => Command::ListQuery,
             Kind::ListUse(set) => Command::ListUse(set),
         }
+    }
+
+    /// What the owner knows its end by.
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self {
+            Kind::Op { token, .. } | Kind::NotifyInfo { token } => Some(*token),
+            Kind::Notify { .. } | Kind::ListQuery | Kind::ListUse(_) => None,
+        }
+    }
+
+    /// Whether its time counts from the moment at which the device has it. Nobody's guest waits for
+    /// it, and there may be many at once.
+    fn counts_from_sending(&self) -> bool {
+        !matches!(self, Kind::Op { .. } | Kind::Notify { .. })
     }
 
     /// Whether the answer asks for another attempt. A command for a group that does not exist yet
@@ -56,18 +70,28 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
     pub(crate) kind: Kind,
+    pub(crate) class: Class,
     pub(crate) deadline: Instant,
     /// Retries made.
     pub(crate) retries: u32,
+    /// What the device answered to the last attempt.
+    pub(crate) last: Option<Reply>,
 }
 
 impl Job {
     pub(crate) fn new(kind: Kind, deadline: Instant) -> Self {
         Job {
             kind,
+            class: Class::Register,
             deadline,
             retries: 0,
+            last: None,
         }
+    }
+
+    /// Whether the owner or a client asked for it.
+    pub(crate) fn is_operation(&self) -> bool {
+        !matches!(self.kind, Kind::ListQuery | Kind::ListUse(_))
     }
 
     /// When to try again, if there is a retry left before the deadline.
@@ -90,12 +114,21 @@ impl Job {
 /// Where the current command is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
-    /// The device has it, in this slot.
-    Sent { slot: u16 },
+    /// The device has it, in this slot of this queue.
+    Sent { queue: usize, slot: u16 },
     /// It waits for another attempt.
     Backoff { until: Instant },
     /// It is to be sent again.
     Again,
+}
+
+/// A command that was given up while nothing shows yet whether the device is past it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    pub(crate) queue: usize,
+    /// Its number on that queue.
+    pub(crate) order: u64,
+    pub(crate) since: Instant,
 }
 
 /// One VF's commands; also one lane, of member 0, for those of the whole group.
@@ -103,23 +136,19 @@ pub(crate) enum Stage {
 pub(crate) struct Lane {
     pub(crate) current: Option<(Job, Stage)>,
     pub(crate) waiting: VecDeque<Job>,
+    /// Nothing is sent while the device may still have to perform this one.
+    pub(crate) lost: Option<Lost>,
+    /// The device does not answer its commands.
+    pub(crate) sick: Option<NotResponding>,
     /// It is on the list of lanes that may have something to send.
     pub(crate) listed: bool,
 }
 
 impl Lane {
-    /// Whether there is something that could be sent now.
-    pub(crate) fn has_work(&self) -> bool {
-        match &self.current {
-            Some((_, Stage::Again)) => true,
-            Some(_) => false,
-            None => !self.waiting.is_empty(),
-        }
-    }
-
     /// The command to send next.
     pub(crate) fn peek(&self) -> Option<&Job> {
         match &self.current {
+            _ if self.lost.is_some() => None,
             Some((job, Stage::Again)) => Some(job),
             Some(_) => None,
             None => self.waiting.front(),
@@ -127,8 +156,9 @@ impl Lane {
     }
 
     /// Notes that what [`Lane::peek`] gave was sent.
-    pub(crate) fn sent(&mut self, slot: u16) {
-        let job = match self.current.take() {
+    /// `by`: its deadline, if that counts from now.
+    pub(crate) fn sent(&mut self, queue: usize, slot: u16, by: Instant) {
+        let mut job = match self.current.take() {
             Some((job, Stage::Again)) => Some(job),
             Some(other) => {
                 self.current = Some(other);
@@ -136,7 +166,12 @@ impl Lane {
             }
             None => self.waiting.pop_front(),
         };
-        self.current = job.map(|job| (job, Stage::Sent { slot }));
+        if let Some(job) = &mut job {
+            if job.retries == 0 && job.kind.counts_from_sending() {
+                job.deadline = job.deadline.min(by);
+            }
+        }
+        self.current = job.map(|job| (job, Stage::Sent { queue, slot }));
     }
 
     /// The earliest time at which something has to be done about this lane.
@@ -197,7 +232,7 @@ mod tests {
             first_delay: Duration::from_millis(1),
             max_delay: Duration::from_millis(3),
         };
-        let mut job = Job::new(Kind::NotifyInfo, now + Duration::from_secs(1));
+        let mut job = Job::new(Kind::NotifyInfo { token: 0 }, now + Duration::from_secs(1));
         let mut delays = Vec::new();
         while let Some(at) = job.retry_at(&policy, now) {
             delays.push((at - now).as_millis());

@@ -12,11 +12,15 @@ mod bringup;
 mod caps;
 mod command;
 mod config;
+mod deadlines;
+mod dispatch;
 mod engine;
 mod error;
+mod health;
 mod lane;
 mod limit;
 mod notify;
+mod opening;
 mod pf;
 mod recovery;
 mod regs;
@@ -26,13 +30,14 @@ mod start;
 mod stats;
 mod submit;
 mod types;
+mod watch;
 
-pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy};
+pub use config::{AccessPlatform, ExistingVfs, PfConfig, RecoveryPolicy, RetryPolicy, TrialPolicy};
 pub use error::{OpError, PfError, SubmitError};
 pub use limit::{RateLimit, INTERVAL};
 pub use pf::Pf;
 pub use stats::Counters;
 pub use types::{
-    Access, Completion, LegacyOp, Notified, NotifyAddress, NotifyKind, PfEvent, PfInfo, PfState,
-    Space, VfInfo,
+    Access, Class, Completion, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind,
+    PfEvent, PfInfo, PfState, Space, VfInfo,
 };

@@ -20,7 +20,7 @@ use crate::limit::RateLimit;
 use crate::notify::Bars;
 use crate::setup::{enable_function, Vectors};
 use crate::stats::Counters;
-use crate::types::{Completion, PfEvent, PfInfo, PfState, VfInfo};
+use crate::types::{Class, Completion, PfEvent, PfInfo, PfState, VfInfo};
 
 /// Where the state machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,6 @@ pub(crate) enum Phase {
     ListQuery,
     /// LIST_USE is under way.
     ListUse,
-    /// LEGACY_NOTIFY_INFO is under way.
-    NotifyInfo,
     /// Serving.
     Running,
     /// Given up.
@@ -58,10 +56,7 @@ impl Phase {
 
     /// Whether the admin queue is in use.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(
-            self,
-            Phase::ListQuery | Phase::ListUse | Phase::NotifyInfo | Phase::Running
-        )
+        matches!(self, Phase::ListQuery | Phase::ListUse | Phase::Running)
     }
 
     /// Whether a command may be sent now.
@@ -69,8 +64,9 @@ impl Phase {
         match kind {
             Kind::ListQuery => *self == Phase::ListQuery,
             Kind::ListUse(_) => *self == Phase::ListUse,
-            Kind::NotifyInfo => *self == Phase::NotifyInfo,
-            Kind::Op { .. } | Kind::Notify { .. } => *self == Phase::Running,
+            Kind::Op { .. } | Kind::Notify { .. } | Kind::NotifyInfo { .. } => {
+                *self == Phase::Running
+            }
         }
     }
 }
@@ -82,6 +78,7 @@ pub(crate) struct Limits {
     pub(crate) timed_out: RateLimit,
     pub(crate) late: RateLimit,
     pub(crate) short: RateLimit,
+    pub(crate) sick: RateLimit,
     pub(crate) trouble: RateLimit,
 }
 
@@ -94,17 +91,18 @@ pub struct Pf {
     pub(crate) info: PfInfo,
     pub(crate) vfs: Vec<VfInfo>,
     pub(crate) bars: Bars,
-    pub(crate) admin: Option<AdminQueue>,
+    /// The admin queues in use.
+    pub(crate) admin: Vec<AdminQueue>,
     pub(crate) irqs: Vec<IrqEvent>,
     pub(crate) vectors: Vectors,
     pub(crate) fds_epoch: u64,
     /// Index 0 is the group itself, 1 and up the VFs.
     pub(crate) lanes: Vec<Lane>,
-    /// Lanes that may have something to send.
-    pub(crate) ready: VecDeque<u16>,
+    /// Lanes that may have something to send, in turn: on the first queue, and on the others.
+    pub(crate) ready: [VecDeque<u16>; 2],
     pub(crate) phase: Phase,
     pub(crate) state: PfState,
-    /// Lower bound of all lane timers.
+    /// Lower bound of all timers of lanes and queues.
     pub(crate) timer: Option<Instant>,
     /// Something was submitted since the last poll.
     pub(crate) wake: Option<Instant>,
@@ -116,13 +114,7 @@ pub struct Pf {
     pub(crate) limits: Limits,
     /// Resets in a row without a completed operation in between.
     pub(crate) attempts: u32,
-    /// Timeouts in a row without an answer in between.
-    pub(crate) timeouts_in_row: u32,
     pub(crate) running_since: Option<Instant>,
-    /// VFs whose notification address is still asked for.
-    pub(crate) notify_left: usize,
-    /// The notification addresses are known; they do not change with a reset of the PF.
-    pub(crate) notify_known: bool,
     /// When device_status, which was asked for, must have come.
     pub(crate) status_by: Option<Instant>,
     /// When device_status was last looked at for want of an interrupt.
@@ -159,12 +151,12 @@ impl Pf {
                 owner,
                 member: [VfBar::Unknown; 6],
             },
-            admin: None,
+            admin: Vec::new(),
             irqs: Vec::new(),
             vectors: Vectors::default(),
             fds_epoch: 0,
             lanes: vec![Lane::default()],
-            ready: VecDeque::new(),
+            ready: [VecDeque::new(), VecDeque::new()],
             phase: Phase::ToReset { at: now },
             state: PfState::Starting,
             timer: None,
@@ -175,10 +167,7 @@ impl Pf {
             counters: Counters::default(),
             limits: Limits::default(),
             attempts: 0,
-            timeouts_in_row: 0,
             running_since: None,
-            notify_left: 0,
-            notify_known: false,
             status_by: None,
             status_seen: None,
             failure: None,
@@ -223,12 +212,19 @@ impl Pf {
 
     /// Puts a lane on the list of those that may have something to send.
     pub(crate) fn list_lane(&mut self, member: u16) {
-        if let Some(lane) = self.lanes.get_mut(usize::from(member)) {
-            if !lane.listed && lane.has_work() {
-                lane.listed = true;
-                self.ready.push_back(member);
-            }
+        let several = self.admin.len() > 1;
+        let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
+            return;
+        };
+        let Some(job) = lane.peek().filter(|_| !lane.listed) else {
+            return;
+        };
+        let [first, others] = &mut self.ready;
+        match job.class {
+            Class::Long if several => others.push_back(member),
+            _ => first.push_back(member),
         }
+        lane.listed = true;
     }
 
     pub(crate) fn set_timer(&mut self, at: Instant) {
@@ -279,7 +275,7 @@ impl Pf {
         for (member, lane) in self.lanes.iter_mut().enumerate() {
             let current = lane.current.take().map(|(job, _)| job);
             for job in current.into_iter().chain(lane.waiting.drain(..)) {
-                if let Kind::Op { token, .. } = job.kind {
+                if let Some(token) = job.kind.token() {
                     self.completions.push(Completion {
                         member: member as u16,
                         token,
@@ -289,18 +285,18 @@ impl Pf {
             }
             lane.listed = false;
         }
-        self.ready.clear();
+        self.ready = Default::default();
         self.timer = None;
         self.wake = None;
         self.look_at = None;
     }
 
     /// Whether the device has a command of this lane.
-    pub(crate) fn is_sent(&self, lane: u16, slot: u16) -> bool {
+    pub(crate) fn is_sent(&self, lane: u16, queue: usize, slot: u16) -> bool {
         self.lanes
             .get(usize::from(lane))
             .and_then(|l| l.current.as_ref())
-            .is_some_and(|(_, stage)| matches!(stage, Stage::Sent { slot: s } if *s == slot))
+            .is_some_and(|(_, stage)| matches!(stage, Stage::Sent { queue: q, slot: s } if (*q, *s) == (queue, slot)))
     }
 }
 
@@ -329,6 +325,7 @@ fn identify(id: &Arc<str>, image: &ConfigImage, config: &PfConfig) -> Result<PfI
         features: 0,
         admin_queue_index: 0,
         admin_queue_num: 0,
+        admin_queues: 0,
         admin_queue_size: 0,
         vectors: 0,
         num_vfs: 0,

@@ -9,7 +9,7 @@ use virtio_pci_spec::status;
 
 use crate::bringup::{FIRST_LOOK, LAST_LOOK};
 use crate::error::{OpError, PfError};
-use crate::lane::{Kind, Stage};
+use crate::lane::{Job, Kind, Stage};
 use crate::pf::{Pf, Phase};
 use crate::regs::Common;
 use crate::types::{Completion, PfEvent, PfState};
@@ -69,24 +69,23 @@ impl Pf {
             cause: cause.clone(),
         });
         self.fail_in_flight(&cause);
+        self.forget_lost(now);
         let delay = match self.attempts {
             0 | 1 => Duration::ZERO,
             n => policy.delay.saturating_mul(1 << (n - 2).min(10)),
         };
-        self.timeouts_in_row = 0;
         self.look_at = None;
         self.status_by = None;
         self.phase = Phase::ToReset { at: now + delay };
         self.state = PfState::Recovering;
     }
 
-    /// Ends the operations that the device has. Those that wait keep waiting, and a notification is
-    /// repeated after the reset: one too many does no harm, one too few does.
+    /// Ends the operations that the device has. Those that wait keep waiting, and a notification, or a
+    /// question for addresses, is repeated after the reset: one too many does no harm, one too few does.
     fn fail_in_flight(&mut self, cause: &Arc<str>) {
         for (member, lane) in self.lanes.iter_mut().enumerate() {
             lane.listed = false;
-            lane.waiting
-                .retain(|job| matches!(job.kind, Kind::Op { .. } | Kind::Notify { .. }));
+            lane.waiting.retain(Job::is_operation);
             match lane.current.take() {
                 Some((job, Stage::Sent { .. })) => match job.kind {
                     Kind::Op { token, .. } => self.completions.push(Completion {
@@ -94,16 +93,14 @@ impl Pf {
                         token,
                         result: Err(OpError::PfFailed(cause.clone())),
                     }),
-                    Kind::Notify { .. } => lane.waiting.push_front(job),
+                    Kind::Notify { .. } | Kind::NotifyInfo { .. } => lane.waiting.push_front(job),
                     _ => {}
                 },
-                Some((job, _)) if matches!(job.kind, Kind::Op { .. } | Kind::Notify { .. }) => {
-                    lane.waiting.push_front(job);
-                }
+                Some((job, _)) if job.is_operation() => lane.waiting.push_front(job),
                 _ => {}
             }
         }
-        self.ready.clear();
+        self.ready = Default::default();
     }
 
     /// Ends the use of the PF for ever. Memory that the device may still use stays allocated.
@@ -155,7 +152,7 @@ impl Pf {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LAST_LOOK);
         }
-        if let Some(queue) = self.admin.take() {
+        for queue in self.admin.drain(..) {
             queue.release_after_reset();
         }
         if !self.irqs.is_empty() {

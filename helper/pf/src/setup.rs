@@ -2,6 +2,8 @@
 //! From a function that was reset to DRIVER_OK ("Device Initialization", "PCI-specific
 //! Initialization And Device Operation").
 
+use std::collections::BTreeSet;
+
 use driver_virtqueue::{Barriers, Layout, QueueConfig, SplitQueue};
 use pci_transport::{DmaAddressing, IrqEvent, PciFunction, Width};
 use virtio_modern_spec::common as c;
@@ -29,11 +31,27 @@ const REQUIRED_NAMES: [(u32, &str); 3] = [
     (SR_IOV, "SR_IOV"),
 ];
 
+/// Admin queues that are used, of those that the device has.
+pub(crate) const MAX_QUEUES: usize = 4;
+
 /// Which of the interrupt events stands for what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vectors {
-    pub(crate) queue: Option<usize>,
+    pub(crate) queues: [Option<usize>; MAX_QUEUES],
     pub(crate) config: Option<usize>,
+}
+
+impl Vectors {
+    pub(crate) fn of_queue(&self, queue: usize) -> Option<usize> {
+        self.queues.get(queue).copied().flatten()
+    }
+
+    /// How many different ones are in use.
+    pub(crate) fn count(&self) -> u32 {
+        let all = self.queues.iter().chain([&self.config]);
+        let used: BTreeSet<usize> = all.copied().flatten().collect();
+        u32::try_from(used.len()).unwrap_or(0)
+    }
 }
 
 /// What was agreed on.
@@ -86,17 +104,17 @@ pub(crate) fn enable_function(function: &dyn PciFunction) -> Result<(), PfError>
     Ok(())
 }
 
-/// Brings the device from its reset state to DRIVER_OK. The queue is put into `queue` as soon as
-/// the device may know of it, so that its memory is kept until the next reset even on failure.
+/// Brings the device from its reset state to DRIVER_OK. The queues are put into `queues` as soon as
+/// the device may know of them, so that their memory is kept until the next reset even on failure.
 pub(crate) fn bring_up(
     function: &mut dyn PciFunction,
     at: &Structures,
     config: &PfConfig,
     irqs: &mut Vec<IrqEvent>,
-    queue: &mut Option<AdminQueue>,
+    queues: &mut Vec<AdminQueue>,
 ) -> Result<Negotiated, PfError> {
     let mut progress = 0;
-    let result = steps(function, at, config, irqs, queue, &mut progress);
+    let result = steps(function, at, config, irqs, queues, &mut progress);
     if let Err(error) = &result {
         // The device is told that the driver gave up, if it can still be told anything.
         let failed = Common::new(function, at.common).set_status(progress | status::FAILED);
@@ -110,7 +128,7 @@ fn steps(
     at: &Structures,
     config: &PfConfig,
     irqs: &mut Vec<IrqEvent>,
-    queue: &mut Option<AdminQueue>,
+    queues: &mut Vec<AdminQueue>,
     progress: &mut u8,
 ) -> Result<Negotiated, PfError> {
     // device_status only ever gains bits.
@@ -155,10 +173,13 @@ fn steps(
         vectors: Vectors::default(),
     };
     if config.interrupts && irqs.is_empty() {
-        *irqs = enable_irqs(function)?;
+        let wanted = 1 + usize::from(admin_num).min(MAX_QUEUES);
+        *irqs = enable_irqs(function, wanted)?;
     }
     negotiated.vectors.config = config_vector(&Common::new(function, at.common), irqs.len())?;
-    set_up_queue(function, at, config, irqs.len(), queue, &mut negotiated)?;
+    for n in 0..usize::from(admin_num).min(MAX_QUEUES) {
+        set_up_queue(function, at, config, irqs.len(), n, queues, &mut negotiated)?;
+    }
     advance(function, status::DRIVER_OK)?;
     let now = Common::new(function, at.common).status()?;
     if now & (status::DEVICE_NEEDS_RESET | status::DRIVER_OK) != status::DRIVER_OK {
@@ -171,9 +192,10 @@ fn steps(
     Ok(negotiated)
 }
 
-/// One interrupt for configuration changes and one for the queue, as far as there are any.
-fn enable_irqs(function: &mut dyn PciFunction) -> Result<Vec<IrqEvent>, PfError> {
-    let available = function.irq_count()?.min(2);
+/// One interrupt for configuration changes and one for each queue, as far as there are any.
+fn enable_irqs(function: &mut dyn PciFunction, wanted: usize) -> Result<Vec<IrqEvent>, PfError> {
+    let wanted = u32::try_from(wanted).unwrap_or(2);
+    let available = function.irq_count()?.min(wanted);
     if available == 0 {
         return Ok(Vec::new());
     }
@@ -218,9 +240,15 @@ fn config_vector(regs: &Common<'_>, vectors: usize) -> Result<Option<usize>, PfE
     Ok((took == 0).then_some(0))
 }
 
-/// Routes the selected queue to a vector of its own, or to the shared one, or to none.
-fn queue_vector(regs: &Common<'_>, vectors: usize) -> Result<Option<usize>, PfError> {
-    for vector in (0..vectors.min(2)).rev() {
+/// Routes the selected queue, number `n`, to a vector of its own, or to one that it shares, or to
+/// none.
+fn queue_vector(regs: &Common<'_>, vectors: usize, n: usize) -> Result<Option<usize>, PfError> {
+    // All but the first, which tells of the configuration, in turn; then any.
+    let own = n.checked_rem(vectors.saturating_sub(1)).map(|n| n + 1);
+    let shared = [1, 0]
+        .into_iter()
+        .filter(|v| *v < vectors && Some(*v) != own);
+    for vector in own.into_iter().chain(shared) {
         regs.write(c::QUEUE_MSIX_VECTOR, vector as u32)?;
         if usize::from(regs.read16(c::QUEUE_MSIX_VECTOR)?) == vector {
             return Ok(Some(vector));
@@ -234,9 +262,12 @@ fn set_up_queue(
     at: &Structures,
     config: &PfConfig,
     vectors: usize,
-    queue: &mut Option<AdminQueue>,
+    n: usize,
+    queues: &mut Vec<AdminQueue>,
     negotiated: &mut Negotiated,
 ) -> Result<(), PfError> {
+    // The range was checked: it ends below 2^16.
+    let index = negotiated.admin_index.saturating_add(n as u16);
     let id: std::sync::Arc<str> = function.id().into();
     let broken = |source| PfError::Queue {
         function: id.clone(),
@@ -248,10 +279,10 @@ fn set_up_queue(
         why,
     };
     let regs = Common::new(function, at.common);
-    regs.write(c::QUEUE_SELECT, negotiated.admin_index.into())?;
+    regs.write(c::QUEUE_SELECT, index.into())?;
     let offered = regs.read16(c::QUEUE_SIZE)?;
     if offered < 4 {
-        let why = format!("{offered} for admin queue {}", negotiated.admin_index);
+        let why = format!("{offered} for admin queue {index}");
         return Err(misbehaved(c::QUEUE_SIZE, why));
     }
     if regs.read16(c::QUEUE_ENABLE)? != 0 {
@@ -259,7 +290,7 @@ fn set_up_queue(
     }
     // A split ring's size is a power of two; a device that offers another one gets the next lower.
     let size = (1u16 << offered.ilog2()).min(config.queue_size).min(32768);
-    let place = notify_place(function, at, negotiated)?;
+    let place = notify_place(function, at, negotiated, index)?;
 
     let ring = function.dma_alloc(Layout::new(size).map_err(&broken)?.total)?;
     let slots = match function.dma_alloc(AdminQueue::slots(size) * SLOT_LEN) {
@@ -289,7 +320,7 @@ fn set_up_queue(
         Some(bell) => Kick::Doorbell(bell),
         None => Kick::Store { bar, offset, value },
     };
-    *queue = Some(AdminQueue::new(split, slots, kick));
+    queues.push(AdminQueue::new(split, slots, kick));
 
     let regs = Common::new(function, at.common);
     regs.write(c::QUEUE_SIZE, size.into())?;
@@ -298,10 +329,19 @@ fn set_up_queue(
         let why = format!("{took} after {size} was written");
         return Err(misbehaved(c::QUEUE_SIZE, why));
     }
-    negotiated.queue_size = size;
-    negotiated.vectors.queue = queue_vector(&regs, vectors)?;
-    if negotiated.vectors.queue.is_none() {
-        tracing::info!(function = function.id(), "no interrupt vector: polling");
+    if n == 0 {
+        negotiated.queue_size = size;
+    }
+    let vector = queue_vector(&regs, vectors, n)?;
+    if vector.is_none() {
+        tracing::info!(
+            function = function.id(),
+            index,
+            "no interrupt vector: polling"
+        );
+    }
+    if let Some(place) = negotiated.vectors.queues.get_mut(n) {
+        *place = vector;
     }
     regs.write64(c::QUEUE_DESC, addresses.desc)?;
     regs.write64(c::QUEUE_DRIVER, addresses.driver)?;
@@ -318,6 +358,7 @@ fn notify_place(
     function: &dyn PciFunction,
     at: &Structures,
     negotiated: &Negotiated,
+    index: u16,
 ) -> Result<(u8, u64, u16), PfError> {
     let regs = Common::new(function, at.common);
     let off = regs.read16(c::QUEUE_NOTIFY_OFF)?;
@@ -336,7 +377,7 @@ fn notify_place(
     let value = if negotiated.features & bit(NOTIF_CONFIG_DATA) != 0 {
         regs.read16(c::QUEUE_NOTIF_CONFIG_DATA)?
     } else {
-        negotiated.admin_index
+        index
     };
     Ok((at.notify.bar, at.notify.offset + inside, value))
 }

@@ -67,7 +67,7 @@ impl Pf {
     /// matter.
     fn sleep(&self, time: Duration) -> Result<(), PfError> {
         let time = time.min(Duration::from_millis(10));
-        match self.vectors.queue.and_then(|i| self.irqs.get(i)) {
+        match self.vectors.of_queue(0).and_then(|i| self.irqs.get(i)) {
             Some(irq) => {
                 irq.wait(time)?;
             }

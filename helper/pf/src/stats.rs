@@ -23,6 +23,10 @@ pub struct Counters {
     pub timed_out: u64,
     /// Completions of commands that had ended at their deadline.
     pub late: u64,
+    /// Commands sent to find out whether a queue still answers.
+    pub probes: u64,
+    /// Of these, answered in time.
+    pub probes_answered: u64,
     /// Answers shorter than the command defines.
     pub short_replies: u64,
     /// Notifications of the admin queue sent.
@@ -45,6 +49,8 @@ impl Counters {
             ("retries", self.retries),
             ("timed_out", self.timed_out),
             ("late", self.late),
+            ("probes", self.probes),
+            ("probes_answered", self.probes_answered),
             ("short_replies", self.short_replies),
             ("kicks", self.kicks),
             ("kicks_suppressed", self.kicks_suppressed),
@@ -52,6 +58,11 @@ impl Counters {
             ("spurious_interrupts", self.spurious),
             ("recoveries", self.recoveries),
         ])
+    }
+
+    /// A command of this opcode was given to the device.
+    pub(crate) fn sent(&mut self, opcode: u16) {
+        *self.commands.entry(opcode).or_default() += 1;
     }
 
     pub(crate) fn count_status(&mut self, status: u16) {

@@ -9,7 +9,7 @@ use pci_transport::{Posted, Width};
 use crate::error::SubmitError;
 use crate::lane::{Job, Kind};
 use crate::pf::Pf;
-use crate::types::{LegacyOp, Notified, PfState};
+use crate::types::{Class, LegacyOp, Notified, PfState};
 
 impl Pf {
     /// Accepts an operation on a VF's legacy registers; its end comes from [`Pf::poll`] with
@@ -27,11 +27,31 @@ impl Pf {
         token: u64,
         now: Instant,
     ) -> Result<(), SubmitError> {
+        self.submit_as(Class::Register, member, op, token, now)
+    }
+
+    /// Like [`Pf::submit`], for a device that may need long: with several admin queues, it is sent
+    /// on one that has no operations of [`Class::Register`]. The order of a VF's operations holds
+    /// over all queues.
+    pub fn submit_as(
+        &mut self,
+        class: Class,
+        member: u16,
+        op: LegacyOp,
+        token: u64,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
         self.check_open()?;
         self.check_member(member)?;
         op.check(self.info.vf_type)?;
         self.check_offered(op.opcode())?;
-        self.enqueue(member, Kind::Op { token, op }, now)
+        self.check_health(member, now)?;
+        let deadline = now + self.config.command_timeout;
+        let job = Job {
+            class,
+            ..Job::new(Kind::Op { token, op }, deadline)
+        };
+        self.enqueue(member, job, now)
     }
 
     /// Notifies a queue of a VF: by the owner's notification address where there is one, otherwise
@@ -64,11 +84,13 @@ impl Pf {
         if lane.is_some_and(|lane| lane.has_waiting_notify(queue)) {
             return Ok(Notified::Merged);
         }
-        self.enqueue(member, kind, now)?;
+        self.check_health(member, now)?;
+        let deadline = now + self.config.command_timeout;
+        self.enqueue(member, Job::new(kind, deadline), now)?;
         Ok(Notified::Command)
     }
 
-    fn check_open(&self) -> Result<(), SubmitError> {
+    pub(crate) fn check_open(&self) -> Result<(), SubmitError> {
         match &self.state {
             PfState::Failed(cause) => Err(SubmitError::PfFailed(cause.clone())),
             PfState::Stopped => Err(SubmitError::Shutdown),
@@ -76,7 +98,7 @@ impl Pf {
         }
     }
 
-    fn check_member(&self, member: u16) -> Result<(), SubmitError> {
+    pub(crate) fn check_member(&self, member: u16) -> Result<(), SubmitError> {
         if member == 0 || member > self.info.num_vfs {
             return Err(SubmitError::NoSuchVf {
                 member,
@@ -94,9 +116,13 @@ impl Pf {
         }
     }
 
-    fn enqueue(&mut self, member: u16, kind: Kind, now: Instant) -> Result<(), SubmitError> {
+    pub(crate) fn enqueue(
+        &mut self,
+        member: u16,
+        job: Job,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
         let limit = self.config.vf_queue;
-        let deadline = now + self.config.command_timeout;
         let Some(lane) = self.lanes.get_mut(usize::from(member)) else {
             return Err(SubmitError::NoSuchVf {
                 member,
@@ -109,9 +135,9 @@ impl Pf {
                 waiting: lane.waiting.len(),
             });
         }
-        lane.waiting.push_back(Job::new(kind, deadline));
+        lane.waiting.push_back(job);
         self.list_lane(member);
-        self.set_timer(deadline);
+        self.set_timer(job.deadline);
         self.wake = Some(now);
         Ok(())
     }

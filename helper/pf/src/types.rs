@@ -2,7 +2,7 @@
 //! What callers hand in and get back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_modern_spec::admin::opcode;
@@ -45,6 +45,18 @@ pub enum Access {
         /// How many.
         len: u8,
     },
+}
+
+/// How long commands of a kind take the device; each kind has admin queues of its own where the
+/// device has several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Accesses to registers, for which a guest's processor waits.
+    #[default]
+    Register,
+    /// Commands that move much or take long; they may be late, register accesses must not be so
+    /// because of them.
+    Long,
 }
 
 /// An access to a legacy register of a VF.
@@ -170,11 +182,27 @@ pub struct NotifyAddress {
 pub struct VfInfo {
     /// VF number, from 1.
     pub member: u16,
+    /// The device has told the addresses; before it has, there is none. They do not change with a
+    /// reset of the PF.
+    pub asked: bool,
     /// Address to notify it at, the first usable one of those that the device prefers; `None`: by
     /// command only.
     pub notify: Option<NotifyAddress>,
     /// The first usable address in a BAR of the PF, which [`Pf::notify`](crate::Pf::notify) uses.
     pub owner_notify: Option<NotifyAddress>,
+}
+
+/// A VF whose commands the device does not answer, while the PF goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotResponding {
+    /// When its first command was given up.
+    pub since: Instant,
+    /// Trial commands that were not answered either.
+    pub retries: u32,
+    /// From when on the next operation is sent as a trial.
+    pub next_trial: Instant,
+    /// A trial is waiting or with the device.
+    pub trial: bool,
 }
 
 /// The PF as it was found and set up.
@@ -196,13 +224,15 @@ pub struct PfInfo {
     pub features_offered: u64,
     /// Features that were accepted.
     pub features: u64,
-    /// Index of the admin queue in use.
+    /// Index of the first admin queue.
     pub admin_queue_index: u16,
     /// Admin queues that the device has.
     pub admin_queue_num: u16,
-    /// Size of the admin queue, in descriptors.
+    /// Of these, in use.
+    pub admin_queues: u16,
+    /// Size of the first admin queue, in descriptors.
     pub admin_queue_size: u16,
-    /// MSI-X vectors in use: 0 (polling), 1 (shared) or 2.
+    /// MSI-X vectors in use, up to one for each queue and one for the configuration; 0: polling.
     pub vectors: u32,
     /// VFs enabled.
     pub num_vfs: u16,

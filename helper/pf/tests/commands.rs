@@ -75,7 +75,7 @@ fn registers_are_read_and_written_with_exact_sizes() {
     assert_eq!(hold.device().breaches, [""; 0]);
     let c = pf.counters();
     assert_eq!((c.commands[&2], c.commands[&3]), (5, 2));
-    assert_eq!(c.statuses[&0], 15);
+    assert_eq!(c.statuses[&0], 11);
 }
 
 // Covers: GRP-05, LEG-12
@@ -124,8 +124,10 @@ fn only_offered_commands_that_are_used_are_asked_for() {
         assert_eq!(want & 3, 3);
         assert_eq!(pf.info().commands.0, want);
         assert_eq!(pf.info().commands_offered.0, listed);
+        open(&mut pf, 1);
+        open(&mut pf, 1);
         let info = hold.device().seen.iter().filter(|s| s.opcode == 6).count();
-        assert_eq!(info, if listed & 0x40 != 0 { 4 } else { 0 });
+        assert_eq!(info, usize::from(listed & 0x40 != 0));
         assert!(one(&mut pf, read(0, 4)).is_ok());
     }
     // Without the register commands there is nothing to do.
@@ -201,11 +203,13 @@ fn a_group_that_is_not_there_yet_is_waited_for() {
             _ => Action::Refuse(22, 5),
         }
     });
-    let (pf, hold) = start(d);
+    let (mut pf, hold) = start(d);
     let queries = hold.device().seen.iter().filter(|s| s.opcode == 0).count();
     assert_eq!(queries, 6);
     // No notification address either, which is no reason to fail.
-    assert_eq!(pf.vf(1).unwrap().notify, None);
+    assert_eq!(open(&mut pf, 1).notify, None);
+    assert!(!pf.vf(1).unwrap().asked, "so it is asked for again");
+    assert!(pf.open(1, 1, Instant::now()).unwrap());
 
     let mut d = TestPf::new();
     d.group_ready = false;
@@ -257,7 +261,11 @@ fn unknown_statuses_count_as_invalid_and_keep_their_numbers() {
 #[test]
 fn transient_failures_are_repeated_a_bounded_number_of_times() {
     for (status, qualifier) in [(11, 0), (11, 7), (12, 6), (22, 7)] {
-        let (mut pf, hold) = start(TestPf::new());
+        let patient = PfConfig {
+            command_timeout: Duration::from_secs(60),
+            ..config()
+        };
+        let (mut pf, hold) = start_with(TestPf::new(), patient);
         hold.device().seen.clear();
         let mut left = 3;
         hold.device().hook = Box::new(move |_| {

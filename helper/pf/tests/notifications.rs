@@ -26,7 +26,8 @@ fn notifications_go_to_the_address_of_the_owner_if_there_is_one() {
     ]
     .concat();
     let (mut pf, hold) = start(d);
-    let vf = pf.vf(2).unwrap();
+    assert_eq!(pf.vf(2).unwrap().notify, None, "not before it is opened");
+    let vf = open(&mut pf, 2);
     assert_eq!(vf.notify.unwrap().kind, NotifyKind::Member);
     assert!(vf.notify.unwrap().checked);
     assert_eq!(vf.owner_notify.unwrap().offset, 0x24);
@@ -53,7 +54,8 @@ fn notifications_go_by_command_without_a_usable_address() {
         let mut d = TestPf::new();
         d.notify_info = info.clone();
         let (mut pf, hold) = start(d);
-        assert_eq!(pf.vf(1).unwrap().notify, None, "{info:?}");
+        let vf = open(&mut pf, 1);
+        assert_eq!((vf.asked, vf.notify), (true, None), "{info:?}");
         hold.device().seen.clear();
         let now = Instant::now();
         assert_eq!(pf.notify(1, 5, now), Ok(Notified::Command));
@@ -76,8 +78,8 @@ fn a_member_address_is_not_vouched_for_when_its_bar_could_not_be_sized() {
     let mut d = TestPf::new();
     d.set_vfs(VFS);
     d.notify_info = entry(2, 2, 0x8000_0000);
-    let (pf, _hold) = start(d);
-    let at = pf.vf(1).unwrap().notify.unwrap();
+    let (mut pf, _hold) = start(d);
+    let at = open(&mut pf, 1).notify.unwrap();
     assert_eq!(
         (at.kind, at.bar, at.checked),
         (NotifyKind::Member, 2, false)

@@ -51,7 +51,7 @@ fn the_commands_of_a_stopped_device_end_in_time_and_then_the_pf() {
     // What comes now is answered in its time, too.
     read(&mut pf, 1, deadline);
     assert!(pf.poll(deadline).is_empty());
-    assert_eq!(pf.state(), &PfState::Recovering);
+    assert_eq!(pf.state(), &PfState::Running, "asked for its status");
     let end = deadline + config().command_timeout;
     assert!(pf.next_deadline().unwrap() <= end);
     assert!(pf.poll(end - Duration::from_millis(1)).is_empty());
@@ -76,6 +76,9 @@ fn a_device_that_goes_on_is_reset_then() {
     hold.device().hook = Box::new(|_| Action::Normal);
     hold.answer_later();
     let later = deadline + Duration::from_secs(1);
+    assert!(pf.poll(later).is_empty());
+    assert_eq!(pf.state(), &PfState::Running, "its queue has its time, too");
+    let later = deadline + config().command_timeout;
     for _ in 0..10 {
         assert!(pf.poll(later).is_empty());
     }

@@ -8,21 +8,38 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::complete;
 use common::sim::Sim;
+use common::{complete, open};
 use pci_transport::vfio_user::VfioUserFunction;
 use pci_transport::Deadlines;
 use serde_json::json;
 use test_kit::patience::OwnTime;
 use virtio_pf::{
     ExistingVfs, LegacyOp, Notified, NotifyKind, OpError, Pf, PfConfig, PfEvent, PfState, Space,
+    SubmitError, TrialPolicy,
 };
+
+fn quick() -> TrialPolicy {
+    TrialPolicy {
+        first_delay: Duration::from_millis(20),
+        max_delay: Duration::from_millis(200),
+    }
+}
 
 fn config(vfs: u16) -> PfConfig {
     PfConfig {
         vfs,
-        command_timeout: Duration::from_millis(300),
+        command_timeout: Duration::from_secs(10),
         ..PfConfig::default()
+    }
+}
+
+/// For commands that are to time out.
+fn hasty(vfs: u16) -> PfConfig {
+    PfConfig {
+        command_timeout: Duration::from_secs(1),
+        trial: quick(),
+        ..config(vfs)
     }
 }
 
@@ -45,6 +62,22 @@ fn one(pf: &mut Pf, member: u16, op: LegacyOp) -> Result<[u8; 8], OpError> {
             })
             .min(Duration::from_micros(200));
         std::thread::sleep(pause);
+    }
+}
+
+/// The same for a VF that did not answer, as soon as it may be tried.
+fn again(pf: &mut Pf, member: u16, op: LegacyOp) -> Result<[u8; 8], OpError> {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < until);
+        match pf.submit(member, op, 1, Instant::now()) {
+            Ok(()) => match complete(pf, 1).pop().unwrap().result {
+                Err(OpError::NotResponding) => {}
+                result => return result,
+            },
+            Err(e) => assert!(matches!(e, SubmitError::NotResponding { .. }), "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -117,7 +150,7 @@ fn notification_addresses_in_every_layout() {
     ] {
         let sim = Sim::start(&["--type", "net", "--vfs", "2", "--notify", layout]);
         let mut pf = sim.pf(config(2)).unwrap();
-        let vf = pf.vf(2).unwrap().clone();
+        let vf = open(&mut pf, 2);
         assert_eq!(vf.notify.map(|a| a.kind), want, "{layout}");
         assert!(vf.notify.is_none_or(|a| a.checked), "{layout}");
         assert_eq!(vf.owner_notify.is_some(), owner, "{layout}");
@@ -165,7 +198,7 @@ fn vfs_keep_their_state_while_drivers_come_and_go() {
         assert_eq!(read(&mut pf, 2, 4, 4), 0x20);
         assert_eq!(read(&mut pf, 1, 18, 1), 0);
         // A member BAR that cannot be sized now is not vouched for.
-        assert!(!pf.vf(1).unwrap().notify.unwrap().checked);
+        assert!(!open(&mut pf, 1).notify.unwrap().checked);
         drop(pf);
     }
     let error = sim.pf(config(2)).err().unwrap().to_string();
@@ -231,21 +264,29 @@ fn injected_statuses_and_short_replies() {
 #[test]
 fn lost_late_and_lying_completions() {
     let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
-    let mut pf = sim.pf(config(4)).unwrap();
+    let mut pf = sim.pf(hasty(4)).unwrap();
     write(&mut pf, 3, 18, 3, 1);
     let status = LegacyOp::read(Space::Common, 18, 1);
-    // Lost: this one ends, everything else goes on.
+    // Lost: this one ends, everything else goes on, and the VF itself with the next trial.
     sim.fault(json!({ "member": 1, "first": 1, "do": "drop" }));
     assert_eq!(one(&mut pf, 1, status), Err(OpError::TimedOut));
-    assert_eq!(one(&mut pf, 1, status), Ok([0; 8]));
+    assert_eq!(again(&mut pf, 1, status), Ok([0; 8]));
     sim.no_faults();
     // Late: after its deadline.
-    sim.fault(json!({ "member": 1, "first": 1, "do": { "delay": { "ms": 400 } } }));
-    assert_eq!(one(&mut pf, 1, status), Err(OpError::TimedOut));
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(one(&mut pf, 2, status), Ok([0; 8]));
-    assert_eq!((pf.counters().late, pf.counters().recoveries), (1, 0));
+    sim.fault(json!({ "member": 1, "first": 1, "do": "stuck" }));
+    let now = Instant::now();
+    pf.submit(1, status, 1, now).unwrap();
+    pf.poll(now);
+    let done = pf.poll(now + hasty(4).command_timeout);
+    assert_eq!(done[0].result, Err(OpError::TimedOut));
     sim.no_faults();
+    let until = Instant::now() + Duration::from_secs(60);
+    while pf.counters().late == 0 {
+        assert!(Instant::now() < until);
+        pf.poll(now);
+    }
+    assert_eq!(again(&mut pf, 2, status), Ok([0; 8]));
+    assert_eq!((pf.counters().late, pf.counters().recoveries), (1, 0));
     // Stuck: reset and set up again; VF 3 does not notice.
     sim.fault(json!({ "first": 1000, "do": "stuck" }));
     for vf in 1..=4 {
@@ -380,7 +421,7 @@ fn devices_of_every_shape() {
 #[test]
 fn a_simulator_that_stops_is_given_up_after_its_commands_have_ended() {
     let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
-    let mut pf = sim.pf(config(4)).unwrap();
+    let mut pf = sim.pf(hasty(4)).unwrap();
     sim.signal("STOP");
     let op = LegacyOp::read(Space::Common, 0, 4);
     for member in 1..=4 {
@@ -389,7 +430,7 @@ fn a_simulator_that_stops_is_given_up_after_its_commands_have_ended() {
     let done = complete(&mut pf, 4);
     assert!(done.iter().all(|c| c.result == Err(OpError::TimedOut)));
     // They are told before it is known what became of the device.
-    assert_eq!(pf.state(), &PfState::Recovering);
+    assert_eq!(pf.state(), &PfState::Running);
     pf.submit(1, op, 6, Instant::now()).unwrap();
     let done = complete(&mut pf, 1);
     assert!(done[0].result.is_err());
@@ -402,7 +443,7 @@ fn a_simulator_that_stops_is_given_up_after_its_commands_have_ended() {
 }
 
 #[test]
-fn a_simulator_that_goes_on_is_reset_and_serves() {
+fn a_simulator_that_goes_on_serves_without_a_reset() {
     let sim = Sim::start(&["--type", "net", "--vfs", "4"]);
     let slow = PfConfig {
         command_timeout: Duration::from_secs(2),
@@ -419,15 +460,18 @@ fn a_simulator_that_goes_on_is_reset_and_serves() {
     // In the driver's time, its commands are over now.
     done.extend(pf.poll(begun + Duration::from_secs(2)));
     assert_eq!(done.len(), 4);
-    assert_eq!(pf.state(), &PfState::Recovering);
-    pf.poll(Instant::now());
+    assert!(done.iter().all(|c| c.result == Err(OpError::TimedOut)));
     sim.signal("CONT");
     let last_resort = Instant::now() + Duration::from_secs(60);
-    while pf.state() != &PfState::Running {
+    while pf.counters().late < 4 {
         assert!(Instant::now() < last_resort, "{:?}", pf.state());
         pf.poll(Instant::now());
     }
     assert_eq!(read(&mut pf, 1, 18, 1), 0);
+    assert_eq!(
+        (pf.counters().recoveries, pf.state()),
+        (0, &PfState::Running)
+    );
     assert_eq!(sim.violations(), json!({}));
 }
 
@@ -449,7 +493,7 @@ fn the_death_of_the_simulator_is_an_error_at_once() {
         assert!(begun.elapsed() < Duration::from_secs(2));
     };
     assert!(
-        begun.elapsed() < Duration::from_millis(250),
+        begun.elapsed() < Duration::from_secs(1),
         "before its deadline"
     );
     assert!(matches!(&done[0].result, Err(OpError::PfFailed(why)) if why.contains("pf.sock")));

@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use virtio_pf::{
-    Completion, Counters, LegacyOp, Notified, PfError, PfEvent, PfInfo, PfState, SubmitError,
-    VfInfo,
+    Completion, Counters, LegacyOp, NotResponding, Notified, PfError, PfEvent, PfInfo, PfState,
+    SubmitError, VfInfo,
 };
 
 use crate::proof::ProofError;
@@ -42,6 +42,12 @@ pub trait AccessBackend {
     /// One VF, from 1; `None` if there is no such VF.
     fn vf(&self, member: u16) -> Option<&VfInfo>;
 
+    /// Since when a VF does not answer, if so.
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        let _unused = member;
+        None
+    }
+
     /// The token that openers of a VF show to the kernel; `None` where there is no such thing.
     fn vf_token(&self) -> Option<[u8; 16]> {
         None
@@ -55,6 +61,16 @@ pub trait AccessBackend {
     fn member_of_file(&self, file: &File, named: u16) -> Result<u16, ProofError> {
         let _unused = (file, named);
         Err(ProofError::NoDevice)
+    }
+
+    /// A VF is opened: asks the device what is to be known of it. `true`: there will be a completion
+    /// with `token`, after which [`AccessBackend::vf`] has it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; there will be no completion then.
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        let _unused = (member, token, now);
+        Ok(false)
     }
 
     /// Starts an access. Accesses of one member are executed in order.

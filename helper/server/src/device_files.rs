@@ -44,7 +44,8 @@ impl DeviceFiles {
     pub fn member(&self, file: &File, named: u16) -> Result<u16, ProofError> {
         let device = self.device(file)?;
         let pf = self.pf.address().to_string();
-        member_of(device, &pf, &self.pf.vfs(), named)
+        let number = self.pf.vf_number(device).map_err(unreadable)?;
+        member_of(device, &pf, number, named)
     }
 
     fn device(&self, file: &File) -> Result<PciAddress, ProofError> {
@@ -111,6 +112,9 @@ mod tests {
                 devices.join(PF).join(format!("virtfn{n}")),
             )
             .unwrap();
+        }
+        for (name, text) in [("sriov_offset", "1\n"), ("sriov_stride", "1\n")] {
+            write(devices.join(PF).join(name), text).unwrap();
         }
         create_dir_all(sysfs.join("dev/char")).unwrap();
         let host = Host {
@@ -184,6 +188,26 @@ mod tests {
                 (got, want) => panic!("{got:?} instead of {want:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_proof_does_not_list_the_vfs_of_the_pf() {
+        use rustix::fs::inotify::{add_watch, init, CreateFlags, ReadFlags, Reader, WatchFlags};
+        let f = fake();
+        let file = null();
+        let info = "vfio-device-syspath: /sys/devices/pci0000:00/0000:01:00.2\n";
+        f.tell(&file, ANONYMOUS, info);
+        let watch = init(CreateFlags::NONBLOCK).unwrap();
+        add_watch(&watch, f.files.pf.dir(), WatchFlags::OPEN).unwrap();
+        assert_eq!(f.files.member(&file, 2), Ok(2));
+        let mut buf = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = Reader::new(&watch, &mut buf);
+        let mut opened = 0;
+        while let Ok(event) = events.next() {
+            assert!(!event.events().contains(ReadFlags::ISDIR), "{event:?}");
+            opened += 1;
+        }
+        assert_eq!(opened, 2, "where the VFs lie");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use virtio_modern_spec::admin::list::OpcodeSet;
 use virtio_pci_spec::DeviceType;
 use virtio_pf::{
-    Access, Completion, Counters, LegacyOp, Notified, NotifyAddress, NotifyKind, OpError, PfError,
-    PfEvent, PfInfo, PfState, Space, SubmitError, VfInfo,
+    Access, Completion, Counters, LegacyOp, NotResponding, Notified, NotifyAddress, NotifyKind,
+    OpError, PfError, PfEvent, PfInfo, PfState, Space, SubmitError, VfInfo,
 };
 
 use crate::backend::{AccessBackend, Served};
@@ -34,8 +34,12 @@ pub struct Behaviour {
     pub capacity: usize,
     /// The PF has failed for this reason.
     pub failure: Option<String>,
+    /// A VF that does not answer.
+    pub not_responding: Option<(u16, NotResponding)>,
     /// Events to give out.
     pub events: Vec<PfEvent>,
+    /// What is to be known of a VF is found out when it is opened.
+    pub asks: bool,
     /// Notifications travel as commands.
     pub notify_by_command: bool,
     /// Accesses seen: member and operation.
@@ -76,7 +80,7 @@ impl Control {
 struct Running {
     token: u64,
     member: u16,
-    op: LegacyOp,
+    op: Option<LegacyOp>,
     due: Instant,
 }
 
@@ -89,6 +93,7 @@ fn vf(member: u16) -> VfInfo {
     };
     VfInfo {
         member,
+        asked: true,
         notify: Some(address),
         owner_notify: Some(address),
     }
@@ -132,6 +137,7 @@ impl FakeBackend {
                 features: 1 << 32 | 1 << 37 | 1 << 41,
                 admin_queue_index: 3,
                 admin_queue_num: 1,
+                admin_queues: 1,
                 admin_queue_size: 64,
                 vectors: 0,
                 num_vfs,
@@ -231,6 +237,11 @@ impl AccessBackend for FakeBackend {
         self.vfs.get(usize::from(member.checked_sub(1)?))
     }
 
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        let not = self.control.get().not_responding;
+        not.filter(|(m, _)| *m == member).map(|(_, state)| state)
+    }
+
     fn vf_token(&self) -> Option<[u8; 16]> {
         self.vfio.as_ref().map(|(token, _)| *token)
     }
@@ -240,6 +251,20 @@ impl AccessBackend for FakeBackend {
             Some((_, files)) => files.member(file, named),
             None => Err(ProofError::NoDevice),
         }
+    }
+
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        self.check_member(member)?;
+        let b = self.control.get();
+        if b.asks {
+            self.running.push_back(Running {
+                token,
+                member,
+                op: None,
+                due: now + b.delay,
+            });
+        }
+        Ok(b.asks)
     }
 
     fn submit(
@@ -255,6 +280,12 @@ impl AccessBackend for FakeBackend {
         if let Some(why) = &b.failure {
             return Err(SubmitError::PfFailed(why.as_str().into()));
         }
+        if let Some((_, state)) = b.not_responding.filter(|(m, _)| *m == member) {
+            return Err(SubmitError::NotResponding {
+                member,
+                since: now.saturating_duration_since(state.since),
+            });
+        }
         if b.capacity != 0 && self.running.len() >= b.capacity {
             return Err(SubmitError::QueueFull {
                 member,
@@ -267,7 +298,7 @@ impl AccessBackend for FakeBackend {
         self.running.push_back(Running {
             token,
             member,
-            op,
+            op: Some(op),
             due: now + b.delay,
         });
         b.max_in_flight = b.max_in_flight.max(self.running.len());
@@ -316,7 +347,7 @@ impl AccessBackend for FakeBackend {
             };
             let result = match &error {
                 Some(e) => Err(e.clone()),
-                None => Ok(self.execute(r.member, &r.op)),
+                None => Ok(r.op.map_or([0; 8], |op| self.execute(r.member, &op))),
             };
             out.push(Completion {
                 member: r.member,

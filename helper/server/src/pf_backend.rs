@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use virtio_pf::{
-    Completion, Counters, LegacyOp, Notified, Pf, PfError, PfEvent, PfInfo, PfState, SubmitError,
-    VfInfo,
+    Completion, Counters, LegacyOp, NotResponding, Notified, Pf, PfError, PfEvent, PfInfo, PfState,
+    SubmitError, VfInfo,
 };
 
 use crate::backend::{AccessBackend, Served};
@@ -62,6 +62,10 @@ impl AccessBackend for PfBackend {
         self.pf.vf(member)
     }
 
+    fn not_responding(&self, member: u16) -> Option<NotResponding> {
+        self.pf.not_responding(member).copied()
+    }
+
     fn vf_token(&self) -> Option<[u8; 16]> {
         self.vfio.as_ref().map(|(token, _)| *token)
     }
@@ -71,6 +75,10 @@ impl AccessBackend for PfBackend {
             Some((_, files)) => files.member(file, named),
             None => Err(ProofError::NoDevice),
         }
+    }
+
+    fn open(&mut self, member: u16, token: u64, now: Instant) -> Result<bool, SubmitError> {
+        self.pf.open(member, token, now)
     }
 
     fn submit(

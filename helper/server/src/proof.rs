@@ -54,25 +54,21 @@ pub enum ProofError {
     },
 }
 
-/// The member id of the VF `device`. `vfs` are the PF's VFs: member id and address. `named` is the
-/// member in the request, 0 for none.
+/// The member id of the VF `device`, whose number among the PF's VFs is `number`, if it is one of
+/// them. `named` is the member in the request, 0 for none.
 ///
 /// # Errors
 /// [`ProofError::OtherDevice`] or [`ProofError::OtherVf`].
 pub fn member_of(
     device: PciAddress,
     pf: &str,
-    vfs: &[(u16, PciAddress)],
+    number: Option<u16>,
     named: u16,
 ) -> Result<u16, ProofError> {
-    let proven = vfs
-        .iter()
-        .find(|(_, address)| *address == device)
-        .map(|(member, _)| *member)
-        .ok_or_else(|| ProofError::OtherDevice {
-            device: device.to_string(),
-            pf: pf.to_owned(),
-        })?;
+    let proven = number.ok_or_else(|| ProofError::OtherDevice {
+        device: device.to_string(),
+        pf: pf.to_owned(),
+    })?;
     if named != 0 && named != proven {
         return Err(ProofError::OtherVf { proven, named });
     }
@@ -84,21 +80,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vf_is_found_by_its_link_and_must_be_the_named_one() {
+    fn a_vf_must_be_the_pf_s_and_the_named_one() {
         let at = |t| PciAddress::parse(t).unwrap();
-        let vfs = [(1, at("0000:01:00.1")), (2, at("0000:01:00.2"))];
-        let pf = "0000:01:00.0";
-        assert_eq!(member_of(vfs[1].1, pf, &vfs, 0), Ok(2));
-        assert_eq!(member_of(vfs[1].1, pf, &vfs, 2), Ok(2));
+        let (vf, pf) = (at("0000:01:00.2"), "0000:01:00.0");
+        assert_eq!(member_of(vf, pf, Some(2), 0), Ok(2));
+        assert_eq!(member_of(vf, pf, Some(2), 2), Ok(2));
         assert_eq!(
-            member_of(vfs[1].1, pf, &vfs, 1),
+            member_of(vf, pf, Some(2), 1),
             Err(ProofError::OtherVf {
                 proven: 2,
                 named: 1
             })
         );
         assert_eq!(
-            member_of(at("0000:02:00.1"), pf, &vfs, 1)
+            member_of(at("0000:02:00.1"), pf, None, 1)
                 .unwrap_err()
                 .to_string(),
             "the file is that of 0000:02:00.1, which is not a VF of 0000:01:00.0"

@@ -63,7 +63,10 @@ struct PfPart<'a> {
 
 #[derive(Serialize)]
 struct QueuePart {
+    /// Of the first.
     index: u16,
+    /// In use.
+    queues: u16,
     size: u16,
 }
 
@@ -74,6 +77,8 @@ struct VfsPart {
     members: Vec<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
+    /// How many do not answer.
+    not_responding: usize,
 }
 
 #[derive(Serialize)]
@@ -86,6 +91,15 @@ struct VfAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<OwnerPart>,
     notify: NotifyPart,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_responding: Option<NotRespondingPart>,
+}
+
+#[derive(Serialize)]
+struct NotRespondingPart {
+    since_s: u64,
+    retries: u32,
+    next_trial_s: u64,
 }
 
 #[derive(Serialize)]
@@ -211,9 +225,11 @@ fn command_names(commands: OpcodeSet) -> Vec<String> {
         .collect()
 }
 
-fn notify(address: Option<NotifyAddress>) -> NotifyPart {
+fn notify(vf: &VfInfo) -> NotifyPart {
+    let address: Option<NotifyAddress> = vf.notify;
     NotifyPart {
         kind: match address.map(|a| a.kind) {
+            None if !vf.asked => "unknown",
             None => "none",
             Some(NotifyKind::Owner) => "owner",
             Some(NotifyKind::Member) => "member",
@@ -256,6 +272,7 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
             features: format!("{:#x}", info.features),
             admin_queue: QueuePart {
                 index: info.admin_queue_index,
+                queues: info.admin_queues,
                 size: info.admin_queue_size,
             },
             commands: command_names(info.commands),
@@ -267,6 +284,9 @@ fn helper<B: AccessBackend>(hub: &Hub<B>, now: Instant) -> HelperAnswer<'_> {
             open: open.len(),
             cut: open.len() > MAX_LISTED,
             members: open.into_iter().take(MAX_LISTED).collect(),
+            not_responding: (1..=info.num_vfs)
+                .filter(|member| hub.backend().not_responding(*member).is_some())
+                .count(),
         },
     }
 }
@@ -280,7 +300,15 @@ fn vf<B: AccessBackend>(hub: &Hub<B>, vf: &VfInfo, now: Instant) -> VfAnswer {
         kind: type_name(virtio_id),
         state: if owner.is_some() { "open" } else { "free" },
         owner: owner.map(|o| owner_part(hub, o, now)),
-        notify: notify(vf.notify),
+        notify: notify(vf),
+        not_responding: hub
+            .backend()
+            .not_responding(vf.member)
+            .map(|n| NotRespondingPart {
+                since_s: now.saturating_duration_since(n.since).as_secs(),
+                retries: n.retries,
+                next_trial_s: n.next_trial.saturating_duration_since(now).as_secs(),
+            }),
     }
 }
 

@@ -133,6 +133,15 @@ enum Item {
     Bad(DecodeError, Instant),
 }
 
+/// What the backend does for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It finds out what is to be known of the VF that was opened.
+    Open(u16),
+    /// It accesses registers.
+    Access(LegacyOp),
+}
+
 /// An operation that the backend works on.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
@@ -141,7 +150,7 @@ pub struct InFlight {
     /// Whom to answer.
     pub request: RequestId,
     /// What it is.
-    pub op: LegacyOp,
+    pub work: Work,
 }
 
 /// Counts of one connection.

@@ -40,6 +40,9 @@ fn host(dir: &Path, function: &str) -> DeviceFiles {
         let vf = format!("../0000:01:00.{}", n + 1);
         symlink(vf, devices.join(PF).join(format!("virtfn{n}"))).unwrap();
     }
+    for name in ["sriov_offset", "sriov_stride"] {
+        write_file(devices.join(PF).join(name), "1\n").unwrap();
+    }
     for sub in ["fd", "fdinfo"] {
         create_dir_all(host.proc.join("self").join(sub)).unwrap();
     }

@@ -293,6 +293,8 @@ fn helper_text(v: &Value) -> String {
 fn vf_row(v: &Value) -> Vec<String> {
     let notify = match text(v, "/notify/kind").as_str() {
         "none" => "by command".into(),
+        // The device is asked when the VF is opened.
+        "unknown" => "-".into(),
         kind => format!(
             "{kind} BAR{}+{:#x}",
             number(v, "/notify/bar"),
@@ -303,9 +305,18 @@ fn vf_row(v: &Value) -> Vec<String> {
         .pointer("/owner/since_s")
         .and_then(Value::as_u64)
         .map_or_else(|| "-".into(), age);
+    let state = match v.pointer("/not_responding") {
+        None => text(v, "/state"),
+        Some(_) => format!(
+            "{}, not responding for {}, {} retries",
+            text(v, "/state"),
+            age(number(v, "/not_responding/since_s")),
+            text(v, "/not_responding/retries")
+        ),
+    };
     vec![
         text(v, "/member"),
-        text(v, "/state"),
+        state,
         text(v, "/owner/pid"),
         text(v, "/owner/uid"),
         text(v, "/owner/name"),

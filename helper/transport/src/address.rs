@@ -35,6 +35,13 @@ impl PciAddress {
     }
 }
 
+impl PciAddress {
+    /// Bus, device and function as one number; that of a VF is its PF's and an offset.
+    pub fn routing_id(&self) -> u16 {
+        u16::from(self.bus) << 8 | u16::from(self.devfn)
+    }
+}
+
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

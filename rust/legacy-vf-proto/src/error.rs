@@ -45,6 +45,8 @@ numbers! {
         TOO_MANY = 16,
         /// The proof that the client holds the VF is missing or wrong.
         BAD_PROOF = 17,
+        /// The VF has not answered its last commands; no command is sent for now.
+        NOT_RESPONDING = 18,
     }
 }
 

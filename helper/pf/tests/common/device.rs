@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     pub member: u64,
     pub readable: Vec<u8>,
     pub writable: usize,
+    /// On which admin queue it came, from 0.
+    pub queue: usize,
     /// Commands that the device held when it came.
     pub held: usize,
 }
@@ -71,7 +73,8 @@ pub(crate) struct TestPf {
     pub multiplier: u32,
     pub notif_data: u16,
     pub queue: DeviceQueue,
-    pub queue_enabled: u16,
+    /// The admin queues behind the first.
+    pub more: [DeviceQueue; 3],
     pub hook: Hook,
     pub held: Vec<Chain>,
     pub seen: Vec<Seen>,
@@ -156,7 +159,7 @@ impl TestPf {
             multiplier: 4,
             notif_data: 0,
             queue: DeviceQueue::default(),
-            queue_enabled: 0,
+            more: Default::default(),
             hook: Box::new(|_| Action::Normal),
             held: Vec::new(),
             seen: Vec::new(),
@@ -199,7 +202,7 @@ impl TestPf {
         self.accepted = [0; 4];
         self.config_vector = NO_VECTOR;
         self.queue = DeviceQueue::default();
-        self.queue_enabled = 0;
+        self.more = Default::default();
         self.held.clear();
         self.in_use = None;
     }
@@ -235,8 +238,9 @@ impl TestPf {
         let memory = self.memory.clone().unwrap();
         chain.write(&memory, bytes);
         let event_idx = self.has(29);
-        if self.queue.push_used(&memory, id, len, event_idx) {
-            let vector = self.queue.vector;
+        let queue = self.queue_mut(chain.queue);
+        if queue.push_used(&memory, id, len, event_idx) {
+            let vector = queue.vector;
             self.irq(vector);
         }
     }
@@ -250,16 +254,37 @@ impl TestPf {
         self.complete(&chain, chain.head.into(), &answer, len);
     }
 
-    /// Looks at the queue, as when it was notified.
+    /// An admin queue, from 0.
+    pub(crate) fn queue_mut(&mut self, n: usize) -> &mut DeviceQueue {
+        match n {
+            0 => &mut self.queue,
+            n => &mut self.more[n - 1],
+        }
+    }
+
+    /// The admin queue that is selected.
+    pub(crate) fn selected(&mut self) -> &mut DeviceQueue {
+        let n = self.select.wrapping_sub(self.admin_index);
+        self.queue_mut(n.into())
+    }
+
+    /// Looks at the queues, as when they were notified.
     pub(crate) fn process(&mut self) {
+        for n in 0..4 {
+            self.process_queue(n);
+        }
+    }
+
+    fn process_queue(&mut self, n: usize) {
         let Some(memory) = self.memory.clone() else {
             return;
         };
-        if self.status & 4 == 0 || self.queue_enabled != 1 {
+        if self.status & 4 == 0 || self.queue_mut(n).enabled != 1 {
             return;
         }
         let event_idx = self.has(29);
-        while let Some(chain) = self.queue.take(&memory, event_idx) {
+        while let Some(mut chain) = self.queue_mut(n).take(&memory, event_idx) {
+            chain.queue = n;
             if let Some(what) = chain.breach() {
                 self.breach(what);
             }
@@ -273,6 +298,7 @@ impl TestPf {
                 group: u16::from_le_bytes([readable[2], readable[3]]),
                 member: u64::from_le_bytes(readable[16..24].try_into().unwrap()),
                 writable: chain.writable_len(),
+                queue: n,
                 held: self.held.len(),
                 readable,
             };

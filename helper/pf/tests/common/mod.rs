@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use device::*;
 use pci_transport::testing::{Script, ScriptedFunction};
-use virtio_pf::{Completion, Pf, PfConfig, PfError};
+use virtio_pf::{Completion, Pf, PfConfig, PfError, VfInfo};
 
 pub(crate) const VFS: u16 = 4;
 pub(crate) type Hold = Script<TestPf>;
@@ -56,6 +56,15 @@ pub(crate) fn refuse(device: TestPf, config: PfConfig) -> (PfError, Hold) {
     };
     assert_eq!(hold.device().breaches, [""; 0], "{error}");
     (error, hold)
+}
+
+/// Opens a VF and waits for what is to be known of it.
+pub(crate) fn open(pf: &mut Pf, member: u16) -> VfInfo {
+    if pf.open(member, 1, Instant::now()).unwrap() {
+        let done = complete(pf, 1);
+        assert_eq!((done[0].member, done[0].token), (member, 1));
+    }
+    pf.vf(member).unwrap().clone()
 }
 
 /// Polls until `count` completions came, or so long that they will not.

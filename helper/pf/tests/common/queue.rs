@@ -6,6 +6,7 @@ use pci_transport::DeviceView;
 #[derive(Default)]
 pub(crate) struct DeviceQueue {
     pub size: u16,
+    pub enabled: u16,
     pub vector: u16,
     pub desc: u64,
     pub driver: u64,
@@ -21,6 +22,8 @@ pub(crate) struct DeviceQueue {
 pub(crate) struct Chain {
     pub head: u16,
     pub elements: Vec<(u64, u32, bool)>,
+    /// Of which admin queue, from 0.
+    pub queue: usize,
     closed: bool,
 }
 
@@ -84,6 +87,7 @@ impl DeviceQueue {
         Some(Chain {
             head,
             elements,
+            queue: 0,
             closed,
         })
     }

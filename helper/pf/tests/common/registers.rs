@@ -71,10 +71,10 @@ impl ScriptedDevice for TestPf {
                 self.status.into()
             }
             22 => self.select.into(),
-            24 if q && self.queue.size == 0 => self.queue_max.into(),
-            24 if q => self.queue.size.into(),
-            26 => self.queue.vector.into(),
-            28 if q => self.queue_enabled.into(),
+            24 if q && self.selected().size == 0 => self.queue_max.into(),
+            24 if q => self.selected().size.into(),
+            26 if q => self.selected().vector.into(),
+            28 if q => self.selected().enabled.into(),
             30 if q => self.notify_off.into(),
             56 if q => self.notif_data.into(),
             60 | 62 => {
@@ -124,31 +124,31 @@ impl ScriptedDevice for TestPf {
             24 | 26 | 28 | 32..56 if !q => {
                 self.breach(format!("queue {} set up", self.select));
             }
-            24 | 26 | 32..56 if self.queue_enabled != 0 => {
+            24 | 26 | 32..56 if self.selected().enabled != 0 => {
                 self.breach(format!("write to {offset} of an enabled queue"));
             }
             24 => {
                 if !v16.is_power_of_two() || v16 > self.queue_max {
                     self.breach(format!("queue size {v16}"));
                 }
-                self.queue.size = v16;
+                self.selected().size = v16;
             }
-            26 => self.queue.vector = self.vector(v16),
+            26 => self.selected().vector = self.vector(v16),
             28 => {
                 if v16 != 1 {
                     self.breach(format!("queue_enable {v16}"));
                 }
-                if let Some(what) = self.queue.misaligned() {
+                if let Some(what) = self.selected().misaligned() {
                     self.breach(what);
                 }
-                self.queue_enabled = v16;
+                self.selected().enabled = v16;
             }
-            32 => self.queue.desc |= u64::from(value),
-            36 => self.queue.desc |= u64::from(value) << 32,
-            40 => self.queue.driver |= u64::from(value),
-            44 => self.queue.driver |= u64::from(value) << 32,
-            48 => self.queue.device |= u64::from(value),
-            52 => self.queue.device |= u64::from(value) << 32,
+            32 => self.selected().desc |= u64::from(value),
+            36 => self.selected().desc |= u64::from(value) << 32,
+            40 => self.selected().driver |= u64::from(value),
+            44 => self.selected().driver |= u64::from(value) << 32,
+            48 => self.selected().device |= u64::from(value),
+            52 => self.selected().device |= u64::from(value) << 32,
             _ => self.breach(format!("write to read-only offset {offset}")),
         }
     }

@@ -14,7 +14,7 @@ use crate::backend::AccessBackend;
 use crate::query;
 use crate::ratelimit::{About, Kind};
 use crate::session::work::cost;
-use crate::session::{InFlight, Job, RequestId, Session};
+use crate::session::{InFlight, Job, RequestId, Session, Work};
 
 /// Where an operation goes, for messages.
 fn place(op: &LegacyOp) -> String {
@@ -72,6 +72,12 @@ fn describe(
                 "VF {member}: {what}: no answer of the device within {limit:?}; it may still \
                  execute the command later"
             ),
+        ),
+        OpError::NotResponding => (
+            ErrorCode::NOT_RESPONDING,
+            0,
+            0,
+            format!("VF {member}: {what}: the VF does not answer; it is tried again later"),
         ),
         OpError::PfFailed(why) => (
             ErrorCode::PF_FAILED,
@@ -142,7 +148,7 @@ impl<B: AccessBackend> Hub<B> {
         }
     }
 
-    fn token_for(&mut self, session: &Session) -> u64 {
+    pub(super) fn token_for(&mut self, session: &Session) -> u64 {
         self.next_token = self.next_token.wrapping_add(1);
         u64::from(self.next_token) << 32 | u64::from(session.id().slot)
     }
@@ -160,7 +166,12 @@ impl<B: AccessBackend> Hub<B> {
             Ok(()) => {
                 self.in_flight += 1;
                 self.counters.access(member, |c| c.started(&op));
-                session.begin(InFlight { token, request, op });
+                let work = Work::Access(op);
+                session.begin(InFlight {
+                    token,
+                    request,
+                    work,
+                });
             }
             Err(SubmitError::QueueFull { .. }) => {
                 session.stall(request, Job::Access { member, op })
@@ -209,6 +220,7 @@ impl<B: AccessBackend> Hub<B> {
             SubmitError::NotOffered { .. } => ErrorCode::NOT_SUPPORTED,
             SubmitError::NotOneField { .. } => ErrorCode::OUT_OF_RANGE,
             SubmitError::QueueFull { .. } => ErrorCode::TOO_MANY,
+            SubmitError::NotResponding { .. } => ErrorCode::NOT_RESPONDING,
             SubmitError::PfFailed(_) => ErrorCode::PF_FAILED,
             SubmitError::Shutdown => ErrorCode::SHUTTING_DOWN,
         };
@@ -254,11 +266,16 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) {
         let member = session.member().unwrap_or(0);
+        let op = match ended.work {
+            // Without an address, the VF is notified by command.
+            Work::Open(member) => return self.reply_open(session, ended.request, member),
+            Work::Access(op) => op,
+        };
         match result {
             Ok(data) => {
                 let latency = now.saturating_duration_since(ended.request.arrived);
                 self.counters.access(member, |c| c.succeeded(latency));
-                let reply = match ended.op.access {
+                let reply = match op.access {
                     Access::Read { .. } => Reply::Read { data },
                     Access::Write { .. } => Reply::Write,
                 };
@@ -273,7 +290,7 @@ impl<B: AccessBackend> Hub<B> {
                 if let OpError::Device { status, qualifier } = error {
                     self.counters.device.record(status, qualifier);
                 }
-                let what = place(&ended.op);
+                let what = place(&op);
                 let limit = self.backend.info().command_timeout;
                 let (code, status, qualifier, text) = describe(&error, limit, member, &what);
                 let kind = match code {

@@ -13,7 +13,7 @@ use crate::peer::Peer;
 use crate::proof::ProofError;
 use crate::received::ReceivedFile;
 use crate::registry::{ClaimError, Owner};
-use crate::session::{RequestId, Session};
+use crate::session::{InFlight, RequestId, Session, Work};
 
 /// A refusal: what the client is told.
 pub(super) struct Refusal(pub ErrorCode, pub String);
@@ -38,11 +38,23 @@ impl<B: AccessBackend> Hub<B> {
         now: Instant,
     ) {
         match self.try_open(session, open, file, now) {
-            Ok(reply) => {
-                session.opened(reply.member);
+            Ok(member) => {
+                session.opened(member);
                 self.counters.opens += 1;
-                self.log_opened(session.peer(), session.name(), reply.member, now);
-                session.reply(request, &Reply::Open(reply));
+                self.log_opened(session.peer(), session.name(), member, now);
+                let token = self.token_for(session);
+                if let Ok(true) = self.backend.open(member, token, now) {
+                    self.in_flight += 1;
+                    let work = Work::Open(member);
+                    session.begin(InFlight {
+                        token,
+                        request,
+                        work,
+                    });
+                } else {
+                    // All is known, or it cannot be found out now.
+                    self.reply_open(session, request, member);
+                }
             }
             Err(Refusal(code, text)) => {
                 self.log_refused(session, open.member, code, &text, now);
@@ -57,17 +69,17 @@ impl<B: AccessBackend> Hub<B> {
         open: &Open,
         file: Option<&ReceivedFile>,
         now: Instant,
-    ) -> Result<OpenReply, Refusal> {
+    ) -> Result<u16, Refusal> {
         let refuse = |code, text: String| Err(Refusal(code, text));
         let member = self.prove(session.peer(), open, file)?;
         let info = self.backend.info();
         let pf = &info.id;
-        let Some(vf) = self.backend.vf(member) else {
+        if self.backend.vf(member).is_none() {
             return refuse(
                 ErrorCode::NO_SUCH_VF,
                 format!("PF {pf} has VFs 1 to {}, no VF {member}", info.num_vfs),
             );
-        };
+        }
         if open.serial != 0 && info.serial != 0 && open.serial != info.serial {
             return refuse(
                 ErrorCode::WRONG_OWNER,
@@ -98,17 +110,6 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             );
         }
-        let reply = OpenReply {
-            member,
-            virtio_id,
-            num_vfs: info.num_vfs,
-            notify_kind: notify_kind(vf.notify),
-            notify_bar: vf.notify.map_or(0, |a| a.bar),
-            notify_offset: vf.notify.map_or(0, |a| a.offset),
-            commands: info.commands.0,
-            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
-            session: self.backend.session(),
-        };
         let owner = Owner {
             session: session.id(),
             peer: session.peer(),
@@ -121,7 +122,7 @@ impl<B: AccessBackend> Hub<B> {
             claimed = self.registry.claim(member, owner);
         }
         match claimed {
-            Ok(()) => Ok(reply),
+            Ok(()) => Ok(member),
             Err(ClaimError::NoSuchVf) => {
                 refuse(ErrorCode::NO_SUCH_VF, format!("There is no VF {member}"))
             }
@@ -135,6 +136,24 @@ impl<B: AccessBackend> Hub<B> {
                 ),
             ),
         }
+    }
+
+    /// Answers an OPEN that succeeded with what is known of the VF now.
+    pub(super) fn reply_open(&mut self, session: &mut Session, request: RequestId, member: u16) {
+        let info = self.backend.info();
+        let notify = self.backend.vf(member).and_then(|vf| vf.notify);
+        let reply = OpenReply {
+            member,
+            virtio_id: info.vf_virtio_id(),
+            num_vfs: info.num_vfs,
+            notify_kind: notify_kind(notify),
+            notify_bar: notify.map_or(0, |a| a.bar),
+            notify_offset: notify.map_or(0, |a| a.offset),
+            commands: info.commands.0,
+            deadline_ms: u32::try_from(info.command_timeout.as_millis()).unwrap_or(u32::MAX),
+            session: self.backend.session(),
+        };
+        session.reply(request, &Reply::Open(reply));
     }
 
     /// Ends the connection of a VF's owner. The kernel lets one user at a time have a VF: whoever

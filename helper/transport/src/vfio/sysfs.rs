@@ -285,6 +285,34 @@ impl Device {
         vfs
     }
 
+    /// The number of the VF at `address`, from 1, if it is one of this PF's. A few look-ups, however
+    /// many VFs there are: where it lies says which one it would be ("VF Offset and Stride"), and the
+    /// link of that number whether it is.
+    ///
+    /// # Errors
+    /// If sysfs cannot be read.
+    pub fn vf_number(&self, address: PciAddress) -> Result<Option<u16>, HostError> {
+        let offset = number(&self.dir.join("sriov_offset"), 10)?;
+        let stride = number(&self.dir.join("sriov_stride"), 10)?;
+        let (Some(offset), Some(stride)) = (offset, stride) else {
+            return Ok(None);
+        };
+        let behind = address.routing_id().checked_sub(self.address.routing_id());
+        let Some(behind) = behind.and_then(|n| u64::from(n).checked_sub(offset)) else {
+            return Ok(None);
+        };
+        // With one VF, the stride may be 0.
+        let Ok(index) = u16::try_from(behind.checked_div(stride).unwrap_or(0)) else {
+            return Ok(None);
+        };
+        let link = link_name(&self.dir.join(format!("virtfn{index}")));
+        let found = link.and_then(|name| PciAddress::parse(&name));
+        Ok(match found == Some(address) {
+            true => index.checked_add(1),
+            false => None,
+        })
+    }
+
     /// The PF of this VF.
     pub fn physfn(&self) -> Option<PciAddress> {
         PciAddress::parse(&link_name(&self.dir.join("physfn"))?)

@@ -13,6 +13,8 @@ use test_kit::run::quote;
 const MEMORY_MIB: u32 = 768;
 /// How every kernel command line begins.
 const CONSOLE: &str = "console=ttyS0";
+/// Milliseconds that QEMU waits for a reply of a simulator.
+const PATIENCE_MS: u32 = 60_000;
 
 /// The driver Linux is to use on the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +47,13 @@ impl Function {
         }
     }
 
-    /// QEMU's -device argument.
+    /// QEMU's -device argument. QEMU takes a simulator that says nothing for 5 s for dead; on a busy machine
+    /// it may wait that long for a disk.
     pub fn device(&self, id: &str) -> String {
         if self.stock {
             let socket = json!({ "type": "unix", "path": self.vf_socket });
-            return json!({ "driver": "vfio-user-pci", "id": id, "socket": socket }).to_string();
+            return json!({ "driver": "vfio-user-pci", "id": id, "socket": socket, "x-msg-timeout": PATIENCE_MS })
+                .to_string();
         }
         json!({
             "driver": "virtio-legacy-vf-user",
@@ -57,6 +61,7 @@ impl Function {
             "socket": { "type": "unix", "path": self.vf_socket },
             "helper": self.helper_socket,
             "vf": self.vf,
+            "x-msg-timeout": PATIENCE_MS,
         })
         .to_string()
     }

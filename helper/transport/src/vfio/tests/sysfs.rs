@@ -111,3 +111,37 @@ fn a_character_device_leads_to_its_function() {
         Some(f.dir.path().join("dev/vfio/devices/vfio0"))
     );
 }
+
+#[test]
+fn where_a_vf_lies_says_its_number_and_its_link_whether_it_is_one() {
+    let f = Fake::new();
+    let pf = f.device();
+    let vf = address("0000:04:00.4");
+    assert_eq!(pf.vf_number(vf), Ok(None), "no VFs at all");
+    // On the bus behind: 03:00.0 + 256 + 2 (n - 1).
+    write(f.of(PF).join("sriov_offset"), "256\n").unwrap();
+    write(f.of(PF).join("sriov_stride"), "2\n").unwrap();
+    assert_eq!(pf.vf_number(vf), Ok(None), "not enabled");
+    for n in 0..2048 {
+        let id = 0x0400 + 2 * n;
+        let name = format!("../0000:{:02x}:{:02x}.{}", id >> 8, (id >> 3) & 31, id & 7);
+        symlink(name, f.of(PF).join(format!("virtfn{n}"))).unwrap();
+    }
+    for (text, number) in [
+        ("0000:04:00.0", Some(1)),
+        ("0000:04:00.4", Some(3)),
+        ("0000:13:1f.6", Some(2048)),
+        ("0000:14:00.0", None),
+        // Between two, in front, and in another domain.
+        ("0000:04:00.1", None),
+        ("0000:03:00.4", None),
+        ("0000:02:00.4", None),
+        ("0001:04:00.4", None),
+    ] {
+        assert_eq!(pf.vf_number(address(text)), Ok(number), "{text}");
+    }
+    // One VF need not have a stride.
+    write(f.of(PF).join("sriov_stride"), "0\n").unwrap();
+    assert_eq!(pf.vf_number(address("0000:04:00.0")), Ok(Some(1)));
+    assert_eq!(pf.vf_number(vf), Ok(None));
+}
