@@ -146,7 +146,7 @@ fn members_of_answers_are_described_with_their_types() {
     b.ask(id, &read(0, 4));
     let described = described();
     assert!(described.len() > 70, "{}", described.len());
-    for (what, member) in [(0, 0), (1, 1), (1, 2), (2, 0), (2, 1)] {
+    for (what, member) in [(0, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 0)] {
         let Answer::Json(json) = b.ask(id, &query(QueryKind(what), member)) else {
             panic!()
         };
