@@ -73,7 +73,7 @@ fn greeted(b: &mut Bench, peer: Peer) -> SessionId {
     id
 }
 
-fn about<'a>(lines: &'a [String], pid: i32) -> Vec<&'a String> {
+fn about(lines: &[String], pid: i32) -> Vec<&String> {
     let pid = format!(" pid={pid} ");
     lines.iter().filter(|line| line.contains(&pid)).collect()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Questions to a helper with a fake PF: tables, JSON, texts, exit codes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
