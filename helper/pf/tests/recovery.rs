@@ -244,7 +244,6 @@ fn recovery_is_given_up_after_a_bounded_number_of_attempts() {
     let policy = RecoveryPolicy {
         max_attempts: 3,
         delay: Duration::from_millis(1),
-        ..RecoveryPolicy::default()
     };
     let few = PfConfig {
         recovery: policy,

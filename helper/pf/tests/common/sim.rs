@@ -58,7 +58,11 @@ impl Sim {
     }
 
     pub(crate) fn connect(&self) -> VfioUserFunction {
-        let deadlines = Deadlines::default();
+        // Long enough for a busy machine.
+        let deadlines = Deadlines {
+            connect: Duration::from_secs(30),
+            request: Duration::from_secs(10),
+        };
         VfioUserFunction::connect(&self.socket(), deadlines).unwrap()
     }
 
