@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IoSliceMut, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 
@@ -39,6 +40,8 @@ pub(crate) fn keep(program: &[&str]) -> io::Result<()> {
     let _ = std::fs::remove_file(SOCKET);
     let reports = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
     bind(&reports, &SocketAddrUnix::new(SOCKET)?)?;
+    // As systemd's: a service may have become another user.
+    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o777))?;
     let mut files: Vec<(String, OwnedFd)> = Vec::new();
     loop {
         let mut child = start(program, &files)?;
