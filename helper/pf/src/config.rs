@@ -52,18 +52,21 @@ impl Default for RetryPolicy {
 /// Trial commands of a VF that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrialPolicy {
-    /// Wait from the first unanswered command to the first trial; doubled after each trial that is
-    /// not answered either.
+    /// Wait after the second command in a row that was not answered; doubled after each further one.
     pub first_delay: Duration,
     /// Longest wait between two trials.
     pub max_delay: Duration,
 }
 
 impl TrialPolicy {
-    /// Wait before the next trial after so many that failed.
+    /// Wait before the next trial after so many that failed. One lost command is none: what comes
+    /// behind it is sent at once.
     pub(crate) fn delay(&self, retries: u32) -> Duration {
+        let Some(doubled) = retries.checked_sub(1) else {
+            return Duration::ZERO;
+        };
         self.first_delay
-            .saturating_mul(1 << retries.min(16))
+            .saturating_mul(1 << doubled.min(16))
             .min(self.max_delay)
     }
 }
@@ -205,7 +208,7 @@ mod tests {
             first_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(10),
         };
-        let delays = [0, 1, 2, 3, 4, 100, u32::MAX].map(|n| policy.delay(n).as_secs());
-        assert_eq!(delays, [1, 2, 4, 8, 10, 10, 10]);
+        let delays = [0, 1, 2, 3, 4, 5, 100, u32::MAX].map(|n| policy.delay(n).as_secs());
+        assert_eq!(delays, [0, 1, 2, 4, 8, 10, 10, 10]);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! VFs whose commands the device does not answer though its admin queue goes on. Such a VF is failed
-//! at once, but for one trial command in each period; the periods grow.
+//! VFs whose commands the device does not answer though its admin queue goes on. After the second in
+//! a row, such a VF is failed at once, but for one trial command in each period; the periods grow.
 
 use std::time::Instant;
 
@@ -24,6 +24,10 @@ impl Pf {
         let Some(sick) = lane.and_then(|l| l.sick.as_mut()) else {
             return Ok(());
         };
+        if sick.retries == 0 {
+            // One command was lost, no more is known.
+            return Ok(());
+        }
         if sick.trial || now < sick.next_trial || !room {
             return Err(SubmitError::NotResponding {
                 member,
@@ -81,6 +85,9 @@ impl Pf {
             next_trial: since + policy.delay(0),
             trial: false,
         });
+        if sick.retries == 0 {
+            return self.list_lane(member);
+        }
         let error = OpError::NotResponding;
         // What waits behind a trial cannot be: it would not have been accepted.
         for job in std::mem::take(&mut lane.waiting) {
