@@ -253,6 +253,11 @@ impl Pf {
         self.fds_epoch
     }
 
+    /// Whether a register was asked for that has not come yet. For those whose time stands still meanwhile.
+    pub fn expects_register(&self) -> bool {
+        self.status_by.is_some()
+    }
+
     /// When [`Pf::poll`] must be called at the latest; `None`: not before a descriptor is ready.
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
