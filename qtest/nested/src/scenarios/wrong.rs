@@ -163,7 +163,7 @@ fn helpers(refusals: &mut Refusals<'_>) -> Result<()> {
     )?;
     refusals.expect(
         "a second helper of the PF with a socket of its own",
-        "helper_try net root --bind --vfs 2 --socket /tmp/second.sock",
+        "helper_try net root --bind --vfs 2 --user root --socket /tmp/second.sock",
         &["in use"],
     )?;
     // The kernel lets nobody change the number but to 0 and back.
