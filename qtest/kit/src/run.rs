@@ -235,20 +235,30 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// The first few lines that look like a compiler's or meson's errors, after the last command in
-/// the log.
+/// The first few lines that look like a compiler's or meson's errors, or like tests that panic, after the
+/// last command in the log.
 fn first_errors(log: &Path) -> Vec<String> {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let start = text.rfind("\n$ ").unwrap_or(0);
-    let lines = text.get(start..).unwrap_or_default().lines().map(plain);
-    let is_error = |line: &String| {
+    let mut lines = text.get(start..).unwrap_or_default().lines().map(plain);
+    let mut errors = Vec::new();
+    while errors.len() < ERRORS {
+        let Some(line) = lines.next() else { break };
+        if line.starts_with("thread '") && line.contains(" panicked at ") {
+            // The line behind it says why.
+            let why = lines.next().unwrap_or_default();
+            errors.push(format!("{line} {why}"));
+            continue;
+        }
         let error =
             line.starts_with("error") || line.contains(": error: ") || line.contains("ERROR: ");
         // The command itself can have the word.
-        error && !line.starts_with("$ ")
-    };
-    lines.filter(is_error).take(ERRORS).collect()
+        if error && !line.starts_with("$ ") {
+            errors.push(line);
+        }
+    }
+    errors
 }
 
 /// Quotes a word for a POSIX shell where it needs it.
@@ -322,6 +332,15 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("another command"), "{text}");
+    }
+
+    #[test]
+    fn tests_that_panic_are_named_with_the_reason() {
+        let script = "echo \"thread 'a::b' (7) panicked at x.rs:1:2:\"; echo 'left is not right'; seq 100; exit 1";
+        let error = step(|step| Cmd::new("sh").args(["-c", script]).run(step)).unwrap_err();
+        let text = format!("{error:#}");
+        let line = "    | thread 'a::b' (7) panicked at x.rs:1:2: left is not right\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

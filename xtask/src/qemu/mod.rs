@@ -379,12 +379,15 @@ mod tests {
 
     #[test]
     fn a_given_program_must_know_the_device() {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qemu");
         let program = |text: &str| {
-            fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            // Another process writes it: a program that is open for writing cannot be started, and a child that
+            // another test starts meanwhile would inherit this process's descriptor until it executes.
+            let script = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", script]).arg(&path).arg(text);
+            assert!(shell.status().unwrap().success());
             given(Some(path.clone().into()))
         };
         assert_eq!(given(None).unwrap(), None);

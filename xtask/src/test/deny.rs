@@ -37,7 +37,7 @@ pub(super) fn run(project: &Project, steps: &mut Steps) -> Result<Counts> {
             .hint("deny.toml says what is allowed, and why")
             .run(step)
     })?;
-    Ok(Counts::one(true))
+    Ok(Counts::one("deny", true))
 }
 
 /// The one on the PATH, or that in the cache, which is made if it is not there and can be.

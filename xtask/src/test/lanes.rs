@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use guest_tests::Kit;
@@ -17,6 +17,7 @@ use test_machine::scenario::verdict;
 
 use super::history::History;
 use super::jobs::{Hands, Listed};
+use super::kept;
 use super::order::Queue;
 
 /// How often it is told what is running.
@@ -81,6 +82,7 @@ pub(super) fn run(
     lanes: usize,
 ) -> Outcome {
     let queue = Queue::new(jobs.iter().map(|one| one.job.clone()).collect());
+    super::suites::report(&kept::forget(plan.project));
     let shared = Mutex::new(Shared {
         queue,
         history,
@@ -149,14 +151,23 @@ fn lane(plan: &Plan<'_>, jobs: &[Listed], shared: &Mutex<Shared<'_>>, number: us
             .iter()
             .find(|one| one.job.name == job.name)
             .context("a job that is not listed")?;
-        let began = Instant::now();
+        let (began, date) = (Instant::now(), SystemTime::now());
         let result = hands.run(listed.work);
         let time = began.elapsed();
         // A run that the user ends says nothing about the job.
         plan.interrupted.check()?;
+        let kept = match &result {
+            Ok(_) => None,
+            Err(_) => Some(kept::keep(plan.project, &job.name, &logs, date)),
+        };
         let mut shared = lock(shared);
         shared.running.remove(&job.name);
         println!("{}", verdict(&job.name, &result, time));
+        match kept {
+            Some(Ok(place)) => println!("     its logs: {}", place.display()),
+            Some(Err(error)) => println!("     {error:#}"),
+            None => {}
+        }
         shared.queue.took(&job, time);
         shared
             .history

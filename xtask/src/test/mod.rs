@@ -8,6 +8,7 @@ mod counts;
 mod deny;
 mod history;
 mod jobs;
+mod kept;
 mod lanes;
 mod order;
 mod report;
@@ -120,14 +121,16 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         );
         suites::report(&done);
         if done.is_err() {
-            report.add("jobs", Counts::one(false), Duration::ZERO, Vec::new());
+            let counts = Counts::one("jobs", false);
+            report.add("jobs", counts, Duration::ZERO, Vec::new());
         }
     }
     if let Some(file) = &options.report {
         let written = report.write(file);
         suites::report(&written);
         if written.is_err() {
-            report.add("report", Counts::one(false), Duration::ZERO, Vec::new());
+            let counts = Counts::one("report", false);
+            report.add("report", counts, Duration::ZERO, Vec::new());
         }
     }
     println!("{}", report.text());
@@ -194,7 +197,7 @@ fn run_jobs(
     let outcome = lanes::run(&plan, &jobs, &mut history, lanes);
     let mut counts = Counts::default();
     for one in &outcome.done {
-        counts.add(Counts::one(one.passed));
+        counts.add(Counts::one(&one.name, one.passed));
     }
     let parts = outcome.done.iter();
     let parts = parts.map(|one| Part::new(&one.name, one.time));

@@ -46,6 +46,8 @@ pub(super) struct Suite {
     pub(super) name: String,
     pub(super) passed: u64,
     pub(super) failed: u64,
+    /// Names of what failed.
+    pub(super) failures: Vec<String>,
     pub(super) seconds: f64,
     /// Steps of a suite; of one with jobs, the jobs, whose times add up to more where they ran side by side.
     pub(super) parts: Vec<Part>,
@@ -67,6 +69,7 @@ impl Report {
             name: name.to_owned(),
             passed: counts.passed,
             failed: counts.failed,
+            failures: counts.failures,
             seconds: time.as_secs_f64(),
             parts,
         });
@@ -78,6 +81,7 @@ impl Report {
             total.add(Counts {
                 passed: suite.passed,
                 failed: suite.failed,
+                failures: suite.failures.clone(),
             });
         }
         total
@@ -114,6 +118,11 @@ impl Report {
             let reason = self.reason.as_deref().unwrap_or("not run");
             let _ = writeln!(text, "{reason}: {}", self.skipped.join(", "));
         }
+        // At the end, as it is what is looked for, and beginnings of long outputs get lost.
+        for suite in self.suites.iter().filter(|suite| suite.failed > 0) {
+            let names = suite.failures.join(", ");
+            let _ = writeln!(text, "failed in {}: {names}", suite.name);
+        }
         let counts = self.counts();
         let _ = write!(
             text,
@@ -140,12 +149,12 @@ mod tests {
         let mut report = Report::default();
         let ok = Counts {
             passed: 3,
-            failed: 0,
+            ..Counts::default()
         };
         let second = Duration::from_secs(1);
         report.add(
             "fmt",
-            Counts::one(true),
+            Counts::one("fmt", true),
             second,
             vec![Part::new("formatting", second)],
         );
@@ -165,6 +174,17 @@ mod tests {
         assert!(line("guest/kexec").unwrap().ends_with("1 min 01 s"));
         assert!(line("formatting").is_none());
         assert!(text.ends_with("\n4 passed, 0 failed, 0 skipped"), "{text}");
+    }
+
+    #[test]
+    fn what_failed_is_named_before_the_counts() {
+        let mut report = report();
+        let mut counts = Counts::one("a::b", false);
+        counts.add(Counts::one("c", false));
+        counts.add(Counts::one("d", true));
+        report.add("unit", counts, Duration::ZERO, Vec::new());
+        let end = "\nfailed in unit: a::b, c\n5 passed, 2 failed, 0 skipped";
+        assert!(report.text().ends_with(end), "{}", report.text());
     }
 
     #[test]

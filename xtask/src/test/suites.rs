@@ -128,16 +128,10 @@ pub(super) fn run(project: &Project, steps: &mut Steps, suite: Suite) -> Counts 
             return tests(project, steps, "layering", &args, &[]);
         }
         Suite::Qtest => {
-            return qtest(project, steps).unwrap_or_else(|error| {
-                eprintln!("error: {error:#}");
-                Counts::one(false)
-            })
+            return qtest(project, steps).unwrap_or_else(|error| not_run(suite, &error))
         }
         Suite::Deny => {
-            return deny::run(project, steps).unwrap_or_else(|error| {
-                eprintln!("error: {error:#}");
-                Counts::one(false)
-            })
+            return deny::run(project, steps).unwrap_or_else(|error| not_run(suite, &error))
         }
         Suite::Docs => steps.run("documentation", |_| docs::check(project.root())),
         Suite::Meson | Suite::Guest | Suite::Fuzz => return Counts::default(),
@@ -175,7 +169,13 @@ pub(super) fn run(project: &Project, steps: &mut Steps, suite: Suite) -> Counts 
         Suite::QemuClippy => qemu::lint(project, steps),
     };
     report(&checked);
-    Counts::one(checked.is_ok())
+    Counts::one(suite.name(), checked.is_ok())
+}
+
+/// Shows why a suite could not be run.
+fn not_run(suite: Suite, error: &anyhow::Error) -> Counts {
+    eprintln!("error: {error:#}");
+    Counts::one(suite.name(), false)
 }
 
 /// Shows why something failed, at once and not only at the end.
@@ -291,7 +291,7 @@ fn tests(
     let mut counts = Counts::of_harness(&String::from_utf8_lossy(&text));
     if result.is_err() && counts.failed == 0 {
         // It did not even get to run: a test binary does not compile, or one was killed.
-        counts.failed = 1;
+        counts.add(Counts::one(name, false));
     }
     counts
 }
