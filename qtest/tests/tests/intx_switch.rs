@@ -169,8 +169,13 @@ fn a_message_held_back_does_not_outlive_a_reset() -> Result<()> {
         }
         table.mask_all(&g.qemu.qtest, &g.device, false)?;
         for vector in 0..3 {
-            let fired = table.fired(&g.qemu.qtest, vector)?;
-            assert_eq!(fired, !again, "vector {vector}, reset {again}");
+            if again {
+                let fired = table.fired(&g.qemu.qtest, vector)?;
+                assert!(!fired, "vector {vector} after a reset");
+            } else {
+                // The main loop may only now come to tell of it.
+                wait_fired(&g, &table, vector)?;
+            }
         }
     }
     Ok(())
@@ -195,8 +200,11 @@ fn a_message_held_back_is_sent_when_the_mask_goes() -> Result<()> {
     for mask in [true, false] {
         table.mask_all(&g.qemu.qtest, &g.device, mask)?;
         for vector in 0..3 {
-            let fired = table.fired(&g.qemu.qtest, vector)?;
-            assert_eq!(fired, !mask, "vector {vector}, mask {mask}");
+            if mask {
+                assert!(!table.fired(&g.qemu.qtest, vector)?, "vector {vector}");
+            } else {
+                wait_fired(&g, &table, vector)?;
+            }
         }
     }
     Ok(())

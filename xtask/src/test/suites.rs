@@ -236,6 +236,21 @@ fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Names of the tests of a package, as cargo finds them: a file each, or a directory with its `main.rs`.
+fn test_targets(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let file = path.extension().is_some_and(|end| end == "rs");
+        if file || path.join("main.rs").is_file() {
+            let name = path.file_stem().unwrap_or_default();
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Builds what the tests run and runs them; a failed build is an error, failed tests are counted.
 fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
     let qemu = qemu::ensure(project, steps)?;
@@ -245,17 +260,9 @@ fn qtest(project: &Project, steps: &mut Steps) -> Result<Counts> {
         QTESTS.to_owned(),
         "--lib".to_owned(),
     ];
-    for file in rust_files(&project.root().join("qtest/tests/tests"))? {
-        let parent = file.parent().and_then(Path::file_name);
-        let name = file
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        // Files in directories are modules of those beside them.
-        if parent.is_some_and(|dir| dir == "tests") && name != LAYERING {
-            args.extend(["--test".to_owned(), name]);
-        }
+    let targets = test_targets(&project.root().join("qtest/tests/tests"))?;
+    for name in targets.iter().filter(|name| *name != LAYERING) {
+        args.extend(["--test".to_owned(), name.clone()]);
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let env = [
@@ -316,6 +323,18 @@ mod tests {
             ]
         );
         assert!(rust_files(&dir.path().join("none")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_test_of_everything_together_is_run() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let names = test_targets(&root.join("qtest/tests/tests")).unwrap();
+        for name in ["isolation", "layering", "registers"] {
+            assert!(names.iter().any(|one| one == name), "{names:?}");
+        }
+        // One of cargo's own would be left out.
+        let manifest = fs::read_to_string(root.join("qtest/tests/Cargo.toml")).unwrap();
+        assert!(!manifest.contains("[[test]]"));
     }
 
     #[test]
