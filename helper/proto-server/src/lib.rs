@@ -8,27 +8,40 @@
 use core::fmt;
 
 use legacy_vf_proto::layout::{Field, Header};
-use legacy_vf_proto::limits::{MAX_PAYLOAD, MAX_TEXT};
+use legacy_vf_proto::limits::{MAX_PAYLOAD, MAX_TEXT, MIN_MESSAGE};
 use legacy_vf_proto::{
-    flags, ErrorCode, ErrorReply, Event, MessageBuf, MessageType, Reason, Reply, Request,
-    MAX_MESSAGE,
+    flags, ErrorCode, ErrorReply, Event, MessageType, Reason, Reply, Request, HEADER_LEN,
 };
 
 /// Replies to bytes.
 pub trait EncodeReply {
-    /// Writes the message into `buf` and returns its length. `seq` is that of the request. An
-    /// error text is cut at 512 bytes; JSON that does not fit becomes an error reply.
-    fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize;
+    /// Bytes that [`EncodeReply::encode`] needs at most.
+    fn room(&self) -> usize;
+
+    /// Writes the message into `buf`, which has as many bytes as [`EncodeReply::room`] says, and returns its
+    /// length. `seq` is that of the request. An error text is cut at 512 bytes; JSON that is longer than a
+    /// message can be becomes an error reply.
+    fn encode(&self, seq: u32, buf: &mut [u8]) -> usize;
 }
 
 /// Events to bytes.
 pub trait EncodeEvent {
-    /// Writes the message into `buf` and returns its length.
-    fn encode(&self, buf: &mut MessageBuf) -> usize;
+    /// Writes the message into `buf`, which has at least [`MIN_MESSAGE`] bytes, and returns its length.
+    fn encode(&self, buf: &mut [u8]) -> usize;
 }
 
 impl EncodeReply for Reply<'_> {
-    fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize {
+    fn room(&self) -> usize {
+        match self {
+            Reply::Read { .. } | Reply::Write | Reply::Notify => HEADER_LEN + 8,
+            Reply::Query { json } if json.len() <= MAX_PAYLOAD => HEADER_LEN + json.len(),
+            // Every other one fits into what any client takes.
+            _ => MIN_MESSAGE,
+        }
+    }
+
+    fn encode(&self, seq: u32, buf: &mut [u8]) -> usize {
+        let room = buf.len();
         let to = |kind: MessageType| Header::new(kind as u16, flags::REPLY, seq);
         let rest = match *self {
             Reply::Hello(hello) => hello.put(to(MessageType::Hello).put(buf)),
@@ -62,14 +75,15 @@ impl EncodeReply for Reply<'_> {
                 put_bytes(prefix(e.text, MAX_TEXT).as_bytes(), header.put(buf))
             }
         };
-        MAX_MESSAGE - rest.len()
+        room - rest.len()
     }
 }
 
 impl EncodeEvent for Event {
-    fn encode(&self, buf: &mut MessageBuf) -> usize {
+    fn encode(&self, buf: &mut [u8]) -> usize {
+        let room = buf.len();
         let payload = Header::new(MessageType::Event as u16, flags::EVENT, 0).put(buf);
-        MAX_MESSAGE - self.put(payload).len()
+        room - self.put(payload).len()
     }
 }
 
@@ -157,7 +171,50 @@ fn prefix(text: &str, max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::prefix;
+    extern crate alloc;
+
+    use super::*;
+    use alloc::{vec, vec::Vec};
+    use legacy_vf_proto::{HelloReply, Name};
+
+    #[test]
+    fn replies_need_no_more_room_than_they_say() {
+        let text = core::str::from_utf8(&[b'x'; MAX_PAYLOAD + 1]).unwrap();
+        let error = ErrorReply {
+            kind: MessageType::Read as u16,
+            code: ErrorCode::BAD_STATE,
+            admin_status: 0,
+            admin_qualifier: 0,
+            text,
+        };
+        let hello = HelloReply {
+            version: 1,
+            max_message: 4096,
+            features: 0,
+            name: Name::new("x"),
+        };
+        let replies = [
+            Reply::Hello(hello),
+            Reply::Token { uuid: [7; 16] },
+            Reply::Read { data: [7; 8] },
+            Reply::Write,
+            Reply::Notify,
+            Reply::Query {
+                json: &text[..MAX_PAYLOAD],
+            },
+            Reply::Query { json: text },
+            Reply::Error(error),
+        ];
+        for reply in replies {
+            let encoded = |room: usize| -> Vec<u8> {
+                let mut buf = vec![0xaa; room];
+                let len = reply.encode(7, &mut buf);
+                buf.truncate(len);
+                buf
+            };
+            assert_eq!(encoded(reply.room()), encoded(8192), "{reply:?}");
+        }
+    }
 
     #[test]
     fn texts_are_cut_between_characters() {

@@ -3,6 +3,7 @@
 //! messages between sockets and the [`Hub`]. Single-threaded; no call here blocks but the wait.
 
 mod clients;
+mod files;
 mod spin;
 mod timer;
 
@@ -226,6 +227,7 @@ impl<B: AccessBackend> Reactor<B> {
         self.wait(&mut events)?;
         let mut now = Instant::now();
         let mut backend = false;
+        let only = events.len() == 1;
         for event in &events {
             match event.data.u64() {
                 LISTENER => self.accept(now),
@@ -235,7 +237,7 @@ impl<B: AccessBackend> Reactor<B> {
                 id => {
                     let id = SessionId::from_u64(id);
                     self.clients
-                        .event(&mut self.hub, &self.epoll, id, event.flags, now);
+                        .event(&mut self.hub, &self.epoll, (id, only), event.flags, now);
                 }
             }
         }

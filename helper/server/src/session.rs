@@ -352,13 +352,14 @@ impl Session {
         if id.no_reply {
             return;
         }
-        let mut buf = [0; MAX_MESSAGE];
-        let len = reply.encode(id.seq, &mut buf);
+        let mut message = vec![0; reply.room()];
+        let len = reply.encode(id.seq, &mut message);
+        message.truncate(len);
         self.counters.replies += 1;
         if matches!(reply, Reply::Error(_)) {
             self.counters.errors += 1;
         }
-        self.queue_out(buf.get(..len).unwrap_or(&[]));
+        self.queue_out(message);
     }
 
     /// Answers a request with an error.
@@ -393,16 +394,17 @@ impl Session {
     /// Tells something unasked. A client that has not said HELLO is told nothing.
     pub fn event(&mut self, event: Event) {
         if matches!(self.phase, Phase::Greeted | Phase::Open(_)) {
-            let mut buf = [0; MAX_MESSAGE];
-            let len = event.encode(&mut buf);
+            let mut message = vec![0; MIN_MESSAGE];
+            let len = event.encode(&mut message);
+            message.truncate(len);
             self.counters.events += 1;
-            self.queue_out(buf.get(..len).unwrap_or(&[]));
+            self.queue_out(message);
         }
     }
 
-    fn queue_out(&mut self, message: &[u8]) {
+    fn queue_out(&mut self, message: Vec<u8>) {
         if self.out.len() < HARD_MAX_OUT {
-            self.out.push_back(message.to_vec());
+            self.out.push_back(message);
         } else {
             // Only a flood of events to a client that does not read gets here.
             self.out.clear();

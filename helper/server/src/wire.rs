@@ -74,6 +74,15 @@ pub(crate) fn receive(
     }
 }
 
+/// Receives a message of a socket to which no file can be sent: one call is enough.
+pub(crate) fn receive_bytes(socket: impl AsFd, buf: &mut Buffer) -> Received {
+    match recv(&socket, &mut buf[..], RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => Received::End,
+        Ok((len, _)) => Received::Message(len, None),
+        Err(e) => outcome(e),
+    }
+}
+
 /// What a send did.
 pub(crate) enum Sent {
     /// The message is on its way.

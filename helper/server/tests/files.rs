@@ -68,13 +68,15 @@ fn files_are_taken_with_an_open_with_proof_only() {
     let c = greeted(&server);
     c.send_files(b"xx", &[null.as_fd()]).unwrap();
     assert_eq!(c.next(), None);
-    server.control.set(|b| b.stuck = true);
-    let mut busy = TestClient::opened(&server.path, 2);
-    busy.send(&read(0, 4));
-    busy.send_files(&encode(&proven(2), 9), &[null.as_fd()])
-        .unwrap();
-    assert_eq!(busy.next(), None);
-    server.control.set(|b| b.stuck = false);
+    let mut busy = greeted(&server);
+    {
+        let _waits = server.control.get();
+        busy.send(&open(2));
+        busy.send(&read(0, 4));
+        busy.send_files(&encode(&proven(2), 9), &[null.as_fd()])
+            .unwrap();
+    }
+    while busy.next().is_some() {}
     assert_eq!(unwanted(&mut good), cases.len() as u64 + 2);
 }
 
@@ -102,21 +104,41 @@ fn nested(listener: &TcpListener) -> (UnixStream, TcpStream) {
     (outer, peer)
 }
 
-/// Makes sure that what `send` sends is last held by the helper: it is sent to a helper that does
-/// not read, and is then closed here.
+/// Makes sure that what is sent is last held by the helper: it is sent to a helper that waits, and is then
+/// closed here.
 fn leave_behind(server: &TestServer, fds: Vec<OwnedFd>) {
-    let mut c = TestClient::opened(&server.path, 2);
-    server.control.set(|b| b.stuck = true);
-    c.send(&read(0, 4));
-    // Beyond what is taken before the first is answered.
-    for _ in 0..legacy_vf_proto::limits::MAX_QUEUED {
-        c.send(&read(0, 4));
-    }
+    let mut c = greeted(server);
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let waits = server.control.get();
+    // As long as it has no VF, files can be sent.
+    c.send(&open(2));
+    c.send(&read(0, 4));
     c.send_files(&encode(&proven(2), 99), &borrowed).unwrap();
     drop(fds);
-    server.control.set(|b| b.stuck = false);
+    drop(waits);
     while c.next().is_some() {}
+}
+
+/// The kernel refuses files of who has a VF, where it can; otherwise the helper does.
+#[test]
+fn who_has_a_vf_cannot_send_files() {
+    let server = TestServer::start(2, HubConfig::default());
+    let null = File::open("/dev/null").unwrap();
+    let mut c = TestClient::opened(&server.path, 1);
+    // From the first request on, and without a gap: what is sent with it is seen.
+    for _ in 0..4 {
+        assert!(matches!(c.ask(&read(8, 4)), Answer::Read(_)));
+    }
+    match c.send_files(&encode(&read(8, 4), 77), &[null.as_fd()]) {
+        Err(e) => {
+            assert_eq!(e, rustix::io::Errno::PERM);
+            assert!(matches!(c.ask(&read(8, 4)), Answer::Read(_)));
+        }
+        Ok(_) => {
+            assert_eq!(c.next().unwrap().1.code(), ErrorCode::BAD_MESSAGE);
+            assert_eq!(c.next(), None);
+        }
+    }
 }
 
 /// A close that would take as long as the sender likes keeps nobody waiting: neither requests of

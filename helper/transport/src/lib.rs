@@ -34,4 +34,5 @@ pub use irq::{ready, IrqEvent};
 pub use rustix::io::Errno;
 pub use sriov::ConfigSriov;
 pub use sys::barrier::{dma_mb, dma_rmb, dma_wmb};
+pub use sys::refuse_files;
 pub use vfio_user::Deadlines;

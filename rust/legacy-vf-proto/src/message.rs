@@ -6,10 +6,9 @@ pub use virtio_pci_spec::legacy::Space;
 
 use crate::error::{ErrorCode, Reason};
 use crate::layout::{exact, field, flags, layout, Field, Header};
-use crate::limits::{MAX_MESSAGE, MAX_PAYLOAD, MAX_TEXT, NAME_LEN};
+use crate::limits::{MAX_PAYLOAD, MAX_TEXT, NAME_LEN};
 use crate::numbers::numbers;
 use crate::text::Name;
-use crate::MessageBuf;
 
 /// Message types of version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,19 +217,23 @@ layout! {
 }
 
 impl Request {
-    /// Writes the message into `buf` and returns its length. The caller chooses `seq` (not 0).
-    pub fn encode(&self, seq: u32, buf: &mut MessageBuf) -> usize {
+    /// Writes the message into `buf`, which has room for any request ([`MIN_MESSAGE`] does), and returns its
+    /// length. The caller chooses `seq` (not 0).
+    ///
+    /// [`MIN_MESSAGE`]: crate::limits::MIN_MESSAGE
+    pub fn encode(&self, seq: u32, buf: &mut [u8]) -> usize {
         self.encode_with(0, seq, buf)
     }
 
     /// Like [`Request::encode`], with the wish for no reply. Only NOTIFY may be sent so.
-    pub fn encode_no_reply(&self, seq: u32, buf: &mut MessageBuf) -> usize {
+    pub fn encode_no_reply(&self, seq: u32, buf: &mut [u8]) -> usize {
         self.encode_with(flags::NO_REPLY, seq, buf)
     }
 
-    fn encode_with(&self, flags: u16, seq: u32, buf: &mut MessageBuf) -> usize {
+    fn encode_with(&self, flags: u16, seq: u32, buf: &mut [u8]) -> usize {
+        let room = buf.len();
         let payload = Header::new(self.kind() as u16, flags, seq).put(buf);
-        MAX_MESSAGE - self.masked().put(payload).len()
+        room - self.masked().put(payload).len()
     }
 
     /// The same, with the bytes that are not to be written cleared.

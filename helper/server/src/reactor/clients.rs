@@ -9,6 +9,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use super::files::Files;
 use crate::backend::AccessBackend;
 use crate::closing::{self, ClosingLimits};
 use crate::hub::Hub;
@@ -21,7 +22,7 @@ use crate::wire::{self, Received, Sent};
 
 /// Connections accepted per wait.
 const MAX_ACCEPT: usize = 4;
-/// Messages taken from one client per wait.
+/// Messages taken from one client per wait, if no other is waiting.
 const MAX_READ: usize = 4;
 /// Pause after accept() failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -37,6 +38,12 @@ const LONGEST_HOLD: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// The same while too much waits to be closed.
 const CLOSING_PAUSE: Duration = Duration::from_millis(10);
+/// Notifications without reply of a client: so many at once, then one in this time. Nothing else slows down
+/// who sends them, and one that comes a little later says the same.
+const NOTIFY_BURST: u32 = 64;
+const NOTIFY_EVERY: Duration = Duration::from_micros(50);
+/// Pause after more than that.
+const NOTIFY_PAUSE: Duration = Duration::from_micros(2000);
 /// For a connection of which the kernel does not tell whose it is.
 const NOBODY: Account = Account {
     uid: u32::MAX,
@@ -52,7 +59,8 @@ struct Client {
     account: Account,
     socket: OwnedFd,
     interest: EventFlags,
-    /// It came sooner than its peer may: nothing is read before.
+    files: Files,
+    /// It came, or notified, sooner than it may: nothing is read before.
     held_until: Option<Instant>,
 }
 
@@ -65,6 +73,7 @@ pub(super) struct Clients {
     closing: ClosingLimits,
     by_pid: Paces<Account>,
     by_uid: Paces<u32>,
+    notified: Paces<SessionId>,
     /// Clients with [`Client::held_until`].
     held: Vec<SessionId>,
 }
@@ -79,6 +88,7 @@ impl Clients {
             closing,
             by_pid: Paces::new(CONNECT_EVERY, CONNECT_BURST),
             by_uid: Paces::new(CONNECT_EVERY / USER_FACTOR, CONNECT_BURST * USER_FACTOR),
+            notified: Paces::new(NOTIFY_EVERY, NOTIFY_BURST),
             held: Vec::new(),
         }
     }
@@ -164,8 +174,12 @@ impl Clients {
         let account = peer.account();
         if !self.admits(account) {
             if let Some(suppressed) = hub.limits().allow(Kind::TooMany, About::Peer(account), now) {
-                tracing::warn!(%peer, suppressed,
-                    "Client refused: what it has sent before is not closed yet");
+                tracing::warn!(
+                    pid = peer.pid,
+                    uid = peer.uid,
+                    suppressed,
+                    "Client refused: what it has sent before is not closed yet"
+                );
             }
             closing::hang_up(account, socket);
             return false;
@@ -193,7 +207,7 @@ impl Clients {
             hub.disconnect(id, now);
             return true;
         }
-        tracing::debug!(%peer, "Client connected");
+        tracing::debug!(pid = peer.pid, uid = peer.uid, "Client connected");
         let slot = id.slot as usize;
         if self.by_slot.len() <= slot {
             self.by_slot.resize_with(slot + 1, || None);
@@ -204,6 +218,7 @@ impl Clients {
                 account,
                 socket,
                 interest,
+                files: Files::Possible,
                 held_until,
             });
         }
@@ -234,17 +249,18 @@ impl Clients {
         hub.disconnect(id, now);
     }
 
-    /// Does what epoll said about a client.
+    /// Does what epoll said about a client, which may be the only one of which it said something.
     pub(super) fn event(
         &mut self,
         hub: &mut Hub<impl AccessBackend>,
         epoll: &OwnedFd,
-        id: SessionId,
+        (id, only): (SessionId, bool),
         flags: EventFlags,
         now: Instant,
     ) {
         if flags.contains(EventFlags::IN) {
-            self.read(hub, epoll, id, now);
+            let most = if only { MAX_READ } else { 1 };
+            self.read(hub, epoll, (id, most), now);
         } else if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
             self.remove(hub, epoll, id, now);
         }
@@ -259,21 +275,31 @@ impl Clients {
         &mut self,
         hub: &mut Hub<impl AccessBackend>,
         epoll: &OwnedFd,
-        id: SessionId,
+        (id, most): (SessionId, usize),
         now: Instant,
     ) {
-        for _ in 0..MAX_READ {
-            let wants = hub.session(id).is_some_and(|s| s.wants_input());
-            let Some(client) = self
-                .by_slot
-                .get(id.slot as usize)
-                .and_then(Option::as_ref)
-                .filter(|c| c.id == id && wants)
-            else {
+        let mut taken = 0;
+        // Also to find nothing, if that is to be found out.
+        for _ in 0..most + 2 {
+            let Some(session) = hub.session(id).filter(|s| s.wants_input()) else {
                 return;
             };
-            let account = client.account;
+            let bound = session.member().is_some();
+            let Some(account) = self.client(id).map(|client| client.account) else {
+                return;
+            };
             let admits = self.admits(account);
+            let client = self
+                .by_slot
+                .get_mut(id.slot as usize)
+                .and_then(Option::as_mut);
+            let Some(client) = client.filter(|c| c.id == id) else {
+                return;
+            };
+            if bound {
+                client.files.refuse(&client.socket);
+            }
+            let looking = client.files.is_open();
             let mut refused = None;
             let wants = |bytes: &[u8]| {
                 refused = match hub.wants_file(id, bytes) {
@@ -282,15 +308,30 @@ impl Clients {
                 };
                 refused.is_none()
             };
-            match wire::receive(&client.socket, &mut self.buf, account, wants) {
+            let received = match client.files {
+                Files::Impossible => wire::receive_bytes(&client.socket, &mut self.buf),
+                _ => wire::receive(&client.socket, &mut self.buf, account, wants),
+            };
+            match received {
                 Received::Message(len, file) => {
                     let bytes = self.buf.get(..len).unwrap_or(&[]);
                     let more = bytes.get(2).is_some_and(|flags| flags & 4 != 0);
                     hub.receive(id, bytes, file, now);
-                    if !more {
+                    taken += 1;
+                    let wait = match more {
+                        true => self.notified.wait(id, now, LONGEST_HOLD),
+                        false => None,
+                    };
+                    if wait.is_some_and(|wait| !wait.is_zero()) {
+                        client.held_until = Some(now + NOTIFY_PAUSE);
+                        self.held.push(id);
+                        return self.update_interest(hub, epoll, id, false, now);
+                    }
+                    if (!more || taken >= most) && !looking {
                         return;
                     }
                 }
+                Received::Nothing if client.files.nothing_there() => {}
                 Received::Nothing => return,
                 Received::End => return self.remove(hub, epoll, id, now),
                 Received::Unwanted(len) => {

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use legacy_vf_proto::{limits::MAX_MESSAGE, NotifyKind, OpenReply, Request};
+use legacy_vf_proto::{NotifyKind, OpenReply, Request};
 use vfio::VfioPciBase;
 
 use crate::socket::{Over, Patience, Socket};
@@ -157,7 +157,7 @@ impl Doorbell {
 }
 
 fn notify(socket: &Socket, queue: u16, mut patience: Patience<'_>) -> io::Result<()> {
-    let mut buf = [0; MAX_MESSAGE];
+    let mut buf = [0; 64];
     let len = Request::Notify { queue }.encode_no_reply(0, &mut buf);
     match socket.send(buf.get(..len).unwrap_or_default(), None, &mut patience)? {
         Ok(()) | Err(Over::Stopped) => Ok(()),
