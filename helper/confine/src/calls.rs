@@ -2,7 +2,7 @@
 //! System calls, by seccomp: a list of those that serving needs. Any other ends the process, but for
 //! a few that are answered with an error, since code that serves can come there and copes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seccompiler::{
     apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
@@ -132,8 +132,16 @@ fn program(
         .map_err(filter_error)
 }
 
-/// What is allowed; the rest is `unlisted`.
-fn list(allowed: Allowed<'_>, unlisted: Unlisted) -> Result<BpfProgram, ConfineError> {
+/// Numbers of the calls that are not deadly, some of them with certain arguments only.
+///
+/// # Errors
+/// If a rule cannot be made.
+pub fn numbers(allowed: Allowed<'_>) -> Result<BTreeSet<i64>, ConfineError> {
+    Ok(rules(allowed)?.into_keys().collect())
+}
+
+/// What is allowed.
+fn rules(allowed: Allowed<'_>) -> Result<Rules, ConfineError> {
     let mut rules: Rules = LIST.iter().chain(OLDER).map(|n| (*n, Vec::new())).collect();
     // Refused below, not deadly.
     for refused in [libc::SYS_openat, libc::SYS_clone, libc::SYS_clone3] {
@@ -158,11 +166,16 @@ fn list(allowed: Allowed<'_>, unlisted: Unlisted) -> Result<BpfProgram, ConfineE
         rules.insert(libc::SYS_socket, vec![unix]);
         rules.insert(libc::SYS_connect, Vec::new());
     }
+    Ok(rules)
+}
+
+/// What is allowed; the rest is `unlisted`.
+fn list(allowed: Allowed<'_>, unlisted: Unlisted) -> Result<BpfProgram, ConfineError> {
     let other = match unlisted {
         Unlisted::Kill => SeccompAction::KillProcess,
         Unlisted::Log => SeccompAction::Log,
     };
-    program(rules, other, SeccompAction::Allow)
+    program(rules(allowed)?, other, SeccompAction::Allow)
 }
 
 /// Opening for writing, and threads: after a PF has lost its VFs the transport tries to enable them

@@ -25,7 +25,8 @@ pub struct Args {
 pub enum LogFormat {
     /// One readable line each, with time and level
     Text,
-    /// Readable, without time and with syslog's level prefix, as systemd's journal takes it
+    /// To systemd's journal with a field for each figure (VLVF_PF, VLVF_VF, VLVF_PID, VLVF_UID, VLVF_CODE and
+    /// more); without a journal, lines with syslog's level prefix
     Journal,
     /// One JSON object per line
     Json,

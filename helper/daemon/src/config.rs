@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the command line means, checked.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,15 @@ pub enum PfSource {
     VfioUser(PathBuf),
     /// A function of this host.
     Vfio(HostPf),
+}
+
+impl fmt::Display for PfSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PfSource::VfioUser(path) => path.display().fmt(f),
+            PfSource::Vfio(pf) => pf.address.fmt(f),
+        }
+    }
 }
 
 /// A PF of this host.

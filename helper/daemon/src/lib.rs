@@ -37,6 +37,11 @@ pub fn main() -> ExitCode {
                 _ => exit::USAGE,
             };
             let _closed = e.print();
+            if let Some(question) = std::env::args().nth(1).filter(|word| asks(word)) {
+                eprintln!(
+                    "\nWhat a helper does is told by another program: virtio-legacy-vf {question}"
+                );
+            }
             return ExitCode::from(code);
         }
     };
@@ -49,8 +54,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whether somebody takes this program for the one that asks helpers.
+fn asks(word: &str) -> bool {
+    ["list", "show", "stats"].contains(&word)
+}
+
 fn run(args: Args) -> Result<(), Failure> {
     let config = config::ServeConfig::try_from(args.serve)?;
-    logging::init(&config.log)?;
+    logging::init(&config.log, &config.source.to_string())?;
     serve::serve(&config)
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Log lines to stderr.
+//! Log lines to stderr, or to systemd's journal with the fields of each event as the journal's own.
 
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{DefaultFields, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::FmtContext;
@@ -41,8 +42,11 @@ where
     }
 }
 
-/// Starts logging.
-pub(crate) fn init(config: &LogConfig) -> Result<(), Failure> {
+/// What names of fields begin with in the journal, where these of all programs meet: `VLVF_VF=3`.
+const FIELDS: &str = "VLVF";
+
+/// Starts logging of what is done for `pf`.
+pub(crate) fn init(config: &LogConfig, pf: &str) -> Result<(), Failure> {
     let filter: Targets = config.filter.parse().map_err(|e| {
         Failure::text(
             exit::USAGE,
@@ -57,6 +61,20 @@ pub(crate) fn init(config: &LogConfig) -> Result<(), Failure> {
         LogFormat::Text => log.with(lines).init(),
         LogFormat::Json => log.with(lines.json()).init(),
         LogFormat::Journal => {
+            // It is found where it always is; elsewhere lines have to do.
+            if let Ok(journal) = tracing_journald::layer() {
+                let priorities = PriorityMappings {
+                    info: Priority::Informational,
+                    debug: Priority::Debug,
+                    ..PriorityMappings::new()
+                };
+                let journal = journal
+                    .with_priority_mappings(priorities)
+                    .with_field_prefix(Some(FIELDS.to_owned()))
+                    .with_custom_fields([(format!("{FIELDS}_PF"), pf)]);
+                log.with(journal).init();
+                return Ok(());
+            }
             let lines = lines.fmt_fields(DefaultFields::new()).event_format(Journal);
             log.with(lines).init();
         }

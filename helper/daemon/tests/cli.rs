@@ -104,6 +104,14 @@ fn wrong_command_lines_are_explained() {
 }
 
 #[test]
+fn questions_are_for_the_other_program() {
+    for question in ["list", "show", "stats"] {
+        let hint = format!("virtio-legacy-vf {question}");
+        fails(&[question, "--json"], 2, &hint);
+    }
+}
+
+#[test]
 fn options_of_a_pf_of_the_host() {
     let pf = ["--pf", "0000:ff:1f.7"];
     for (args, text) in [

@@ -54,8 +54,8 @@ docs/interop/legacy-vf-helper.md.";
 
 const ENVIRONMENT: (&str, &str) = (
     "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
-    "Set by systemd: readiness, state and liveness are told, log lines carry the journal's \
-     priorities, and the PF's files are kept over a restart.",
+    "Set by systemd: readiness, state and liveness are told, log lines go to the \
+     journal, and the PF's files are kept over a restart.",
 );
 
 const FILES: [(&str, &str); 4] = [

@@ -54,7 +54,8 @@ impl<B: AccessBackend> Hub<B> {
             }
             // Those who only ask come and go.
             None => {
-                tracing::debug!(peer = %session.peer(), name = ?session.name(), "Client left");
+                let Peer { pid, uid, .. } = session.peer();
+                tracing::debug!(pid, uid, name = ?session.name(), "Client left");
             }
         }
         self.connected = self.connected.saturating_sub(1);
@@ -107,7 +108,13 @@ impl<B: AccessBackend> Hub<B> {
                 true => "refusing another one",
                 false => "closing the one that has been idle for longest",
             };
-            tracing::warn!(peer = %of, ?name, suppressed, "Too many connections own no VF: {what}");
+            tracing::warn!(
+                pid = of.pid,
+                uid = of.uid,
+                ?name,
+                suppressed,
+                "Too many connections own no VF: {what}"
+            );
         }
         if own_and_busy {
             self.counters.surplus += 1;
@@ -181,7 +188,13 @@ impl<B: AccessBackend> Hub<B> {
             let about = About::Peer(peer.account());
             self.counters.slow += 1;
             if let Some(suppressed) = self.limits.allow(Kind::Slow, about, now) {
-                tracing::warn!(%peer, ?name, suppressed, "Client {what}; disconnecting it");
+                tracing::warn!(
+                    pid = peer.pid,
+                    uid = peer.uid,
+                    ?name,
+                    suppressed,
+                    "Client {what}; disconnecting it"
+                );
             }
             self.drop_session(id);
         }

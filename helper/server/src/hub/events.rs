@@ -9,6 +9,7 @@ use virtio_pf::{Completion, PfState};
 
 use super::{Hub, Stage};
 use crate::backend::AccessBackend;
+use crate::peer::Peer;
 use crate::ratelimit::{About, Kind};
 use crate::received::ReceivedFile;
 use crate::session::SessionId;
@@ -34,7 +35,8 @@ impl<B: AccessBackend> Hub<B> {
         if let Err(e) = session.receive(bytes, file, now) {
             self.counters.bad_messages += 1;
             if let Some(suppressed) = self.limits.allow(Kind::BadMessage, about, now) {
-                tracing::warn!(peer = %session.peer(), name = ?session.name(), suppressed,
+                let Peer { pid, uid, .. } = session.peer();
+                tracing::warn!(pid, uid, name = ?session.name(), suppressed,
                     "Client sent something that is not a request: {e}");
             }
         }
@@ -76,7 +78,8 @@ impl<B: AccessBackend> Hub<B> {
         let about = About::Peer(session.peer().account());
         self.counters.unwanted_files += 1;
         if let Some(suppressed) = self.limits.allow(Kind::BadMessage, about, now) {
-            tracing::warn!(peer = %session.peer(), name = ?session.name(), %code, suppressed,
+            let Peer { pid, uid, .. } = session.peer();
+            tracing::warn!(pid, uid, name = ?session.name(), %code, suppressed,
                 "Client sent files that are not wanted; disconnecting it: {text}");
         }
         session.refuse_files(bytes, code, &text, now);

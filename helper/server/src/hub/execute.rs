@@ -11,6 +11,7 @@ use virtio_pf::{Access, Completion, LegacyOp, Notified, OpError, Space, SubmitEr
 use super::opening::Refusal;
 use super::{Hub, Stage};
 use crate::backend::AccessBackend;
+use crate::peer::Peer;
 use crate::query;
 use crate::ratelimit::{About, Kind};
 use crate::session::work::cost;
@@ -227,7 +228,8 @@ impl<B: AccessBackend> Hub<B> {
         let text = format!("VF {member}: {what}: {error}");
         self.counters.access(member, |c| c.failed += 1);
         if let Some(suppressed) = self.limits.allow(Kind::Access, About::Vf(member), now) {
-            tracing::warn!(member, %code, suppressed, "{text}");
+            let Peer { pid, uid, .. } = session.peer();
+            tracing::warn!(vf = member, pid, uid, %code, suppressed, "{text}");
         }
         session.fail(request, code, &text);
     }
@@ -299,7 +301,8 @@ impl<B: AccessBackend> Hub<B> {
                     _ => Kind::Access,
                 };
                 if let Some(suppressed) = self.limits.allow(kind, About::Vf(member), now) {
-                    tracing::warn!(member, %code, suppressed, "{text}");
+                    let Peer { pid, uid, .. } = session.peer();
+                    tracing::warn!(vf = member, pid, uid, %code, suppressed, "{text}");
                 }
                 session.fail_device(ended.request, code, status, qualifier, &text);
             }
