@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Only the parts without I/O (codec and register window).
     #[arg(long)]
     pure: bool,
+    /// Only what so many clients get of one helper, beside a bare round trip: numbers with commas.
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["pure", "guest", "json"])]
+    clients: Option<String>,
     /// Also what a guest's CPUs get through QEMU (that of this checkout, or VLVF_QEMU).
     #[arg(long)]
     guest: bool,
@@ -45,6 +48,9 @@ pub(crate) fn run(project: &Project, options: Options) -> Result<()> {
     }
     if options.pure {
         args.push("--pure".into());
+    }
+    if let Some(list) = options.clients {
+        args.extend(["--clients".into(), list.into()]);
     }
     if options.guest {
         args.extend(["--qemu".into(), qemu::program(project)?.into_os_string()]);

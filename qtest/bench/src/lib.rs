@@ -7,11 +7,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clients;
 pub mod echo;
+pub mod floods;
 pub mod guest;
 pub mod memory;
 pub mod micro;
 pub mod report;
+pub mod rig;
 pub mod socket;
 pub mod stack;
 

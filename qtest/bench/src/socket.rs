@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{bail, ensure, Result};
 use legacy_vf_proto::client::{Client, Received, State};
-use legacy_vf_proto::{Name, Open, Proof, Reply, Request, Space, MAX_MESSAGE};
+use legacy_vf_proto::{MessageBuf, Name, Open, Proof, Reply, Request, Space, MAX_MESSAGE};
 use rustix::net::{
     connect, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
@@ -32,6 +32,7 @@ pub fn connected(path: &Path) -> Result<OwnedFd> {
 pub struct Access {
     socket: OwnedFd,
     client: Client,
+    buf: Box<MessageBuf>,
 }
 
 impl Access {
@@ -43,18 +44,16 @@ impl Access {
         let mut access = Access {
             socket: connected(path)?,
             client: Client::new(Name::new("bench"), 0),
+            buf: Box::new([0; MAX_MESSAGE]),
         };
-        let mut buf = [0; MAX_MESSAGE];
-        let len = access.client.request(&access.client.hello(), &mut buf)?;
-        access.exchange(&mut buf, len)?;
+        access.exchange(&access.client.hello())?;
         let open = Open {
             member,
             proof: Proof::NONE,
             virtio_id: 0,
             serial: 0,
         };
-        let len = access.client.request(&Request::Open(open), &mut buf)?;
-        access.exchange(&mut buf, len)?;
+        access.exchange(&Request::Open(open))?;
         ensure!(
             access.client.state() == State::Ready,
             "VF {member} was not opened: {:?}",
@@ -63,12 +62,11 @@ impl Access {
         Ok(access)
     }
 
-    fn exchange(&mut self, buf: &mut [u8; MAX_MESSAGE], len: usize) -> Result<[u8; 8]> {
-        send(
-            &self.socket,
-            buf.get(..len).unwrap_or(&[]),
-            SendFlags::NOSIGNAL,
-        )?;
+    fn exchange(&mut self, request: &Request) -> Result<[u8; 8]> {
+        let buf = &mut self.buf;
+        let len = self.client.request(request, buf)?;
+        let message = buf.get(..len).unwrap_or(&[]);
+        send(&self.socket, message, SendFlags::NOSIGNAL)?;
         let (_, len) = recv(&self.socket, &mut buf[..], RecvFlags::empty())?;
         match self.client.receive(buf.get(..len).unwrap_or(&[])) {
             Received::Reply(Reply::Error(e)) => bail!("{}: {}", e.code, e.text),
@@ -78,19 +76,22 @@ impl Access {
         }
     }
 
+    /// The socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     /// Reads the device status: one admin command.
     ///
     /// # Errors
     /// If the helper refuses.
     pub fn read_status(&mut self) -> Result<u8> {
-        let mut buf = [0; MAX_MESSAGE];
         let read = Request::Read {
             space: Space::Common,
             offset: 18,
             len: 1,
         };
-        let len = self.client.request(&read, &mut buf)?;
-        let data = self.exchange(&mut buf, len)?;
+        let data = self.exchange(&read)?;
         Ok(data.first().copied().unwrap_or(0))
     }
 }

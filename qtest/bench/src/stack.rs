@@ -1,62 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Clients, the real helper and the simulated PF, each a process of its own.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use legacy_vf_proto::QueryKind;
-use qtest_harness::{DeviceKind, Helper, HelperClient, Simulator, SimulatorBuilder};
-use rustix::process::{kill_process, Pid, Signal};
-
+use crate::clients::{after_connections, syscalls, together};
 use crate::echo::{leave, stay_on, Echo};
 use crate::report::{Aim, Figure};
+use crate::rig::Stack;
 use crate::socket::Access;
 use crate::{compare, memory, time_per_call, Effort};
+use anyhow::Result;
 
 /// Keeps the simulator from sleeping between two commands of one client.
 const AWAKE: &[&str] = &["--busy-poll", "100"];
-
-/// A helper and its PF.
-#[derive(Debug)]
-pub struct Stack {
-    /// The helper.
-    pub helper: Helper,
-    /// The PF.
-    pub sim: Simulator,
-    /// How long the simulator took to listen.
-    pub sim_start: Duration,
-    /// How long the helper took to serve.
-    pub helper_start: Duration,
-}
-
-impl Stack {
-    /// Starts both; the simulator with `options` besides.
-    ///
-    /// # Errors
-    /// If one does not come up.
-    pub fn start(dir: &Path, vfs: u16, options: &[&str]) -> Result<Self> {
-        let dir: PathBuf = dir.join(format!("vfs{vfs}"));
-        std::fs::create_dir_all(&dir)?;
-        let begun = Instant::now();
-        let sim = SimulatorBuilder::new(DeviceKind::Net, vfs)
-            .args(options)
-            .spawn(&dir)?;
-        let sim_start = begun.elapsed();
-        let begun = Instant::now();
-        let helper = Helper::spawn(&dir, "helper", &sim.pf_socket(), vfs, &[])?;
-        let helper_start = begun.elapsed();
-        Ok(Stack {
-            helper,
-            sim,
-            sim_start,
-            helper_start,
-        })
-    }
-}
+/// After so many connections nothing may be left of them.
+const CONNECTIONS: u32 = 10_000;
 
 /// Seconds of one round trip with the bare socket, and of one register read by one client.
 ///
@@ -101,96 +60,6 @@ fn far_echo(dir: &Path, effort: Effort) -> Result<Option<f64>> {
     result.map(|()| Some(time))
 }
 
-/// Register reads per second of `clients` clients together, each a thread with a VF of its own.
-///
-/// # Errors
-/// If the helper refuses.
-pub fn throughput(stack: &Stack, clients: u16, effort: Effort) -> Result<f64> {
-    let stop = AtomicBool::new(false);
-    let total = AtomicU64::new(0);
-    let socket = stack.helper.socket();
-    let mut best = 0f64;
-    std::thread::scope(|scope| -> Result<()> {
-        let mut threads = Vec::new();
-        for member in 1..=clients {
-            let mut access = Access::open(socket, member)?;
-            let (stop, total) = (&stop, &total);
-            threads.push(scope.spawn(move || -> Result<()> {
-                while !stop.load(Ordering::Relaxed) {
-                    access.read_status()?;
-                    total.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            }));
-        }
-        for _ in 0..effort.rounds {
-            let (from, begun) = (total.load(Ordering::Relaxed), Instant::now());
-            std::thread::sleep(effort.round);
-            let done = total.load(Ordering::Relaxed) - from;
-            best = best.max(done as f64 / begun.elapsed().as_secs_f64());
-        }
-        stop.store(true, Ordering::Relaxed);
-        for thread in threads {
-            match thread.join() {
-                Ok(result) => result?,
-                Err(_) => anyhow::bail!("a client thread panicked"),
-            }
-        }
-        Ok(())
-    })?;
-    Ok(best)
-}
-
-/// System calls of a process per register read of `clients` clients, counted by perf; `None` where
-/// perf cannot count them.
-///
-/// # Errors
-/// If the helper refuses.
-pub fn syscalls(stack: &Stack, pid: u32, clients: u16, effort: Effort) -> Result<Option<f64>> {
-    let pid = pid.to_string();
-    let counting = Command::new("perf")
-        .args([
-            "stat",
-            "-x",
-            ",",
-            "-e",
-            "raw_syscalls:sys_enter",
-            "-p",
-            &pid,
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut counting) = counting else {
-        return Ok(None);
-    };
-    // It counts from a moment after its start, which only matters for the first few.
-    std::thread::sleep(Duration::from_millis(300));
-    let before = reads(stack)?;
-    throughput(stack, clients, effort)?;
-    let done = reads(stack)? - before;
-    kill_process(Pid::from_child(&counting), Signal::INT)?;
-    let mut text = String::new();
-    if let Some(mut stderr) = counting.stderr.take() {
-        stderr.read_to_string(&mut text)?;
-    }
-    counting.wait()?;
-    let count = text
-        .lines()
-        .find(|l| l.contains("raw_syscalls"))
-        .and_then(|l| l.split(',').next()?.parse::<f64>().ok());
-    Ok(count.map(|count| count / done.max(1.0)))
-}
-
-/// Register reads that the helper has done so far.
-fn reads(stack: &Stack) -> Result<f64> {
-    let mut client = HelperClient::connect(stack.helper.socket())?;
-    client.hello()?;
-    let v = client.query(QueryKind::COUNTERS, 0)?;
-    let count = v.pointer("/accesses/common_read").and_then(|n| n.as_f64());
-    count.context("no counter of reads")
-}
-
 /// All of them.
 ///
 /// # Errors
@@ -228,57 +97,134 @@ pub fn all(dir: &Path, effort: Effort) -> Result<Vec<Figure>> {
             .against("echo", us(echo)),
     );
     let (own, all) = memory::resident_kib(small.helper.process.pid())?;
-    figures.push(
-        Figure::new("helper: memory with 1 VF", all, "KiB").aim(Aim::AtMost(12.0 * 1024.0 + 32.0)),
-    );
+    figures.push(Figure::new("helper: memory with 1 VF", all, "KiB").aim(memory_aim(1)));
     figures.push(Figure::new("helper: of this not program files", own, "KiB"));
     drop(small);
 
-    let large = Stack::start(dir, 64, &[])?;
-    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    many(dir, echo, effort, &mut figures)?;
+    Ok(figures)
+}
+
+/// Most memory of a helper with so many VFs, in KiB.
+fn memory_aim(vfs: u16) -> Aim {
+    Aim::AtMost(12.0 * 1024.0 + 32.0 * f64::from(vfs))
+}
+
+/// What so many clients get of a helper, beside the bare round trip of this run.
+///
+/// # Errors
+/// If a process fails.
+pub fn clients(dir: &Path, numbers: &[u16], effort: Effort) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let most = numbers.iter().max().copied().unwrap_or(1);
+    let stack = Stack::start(dir, most, &[])?;
+    let (echo, _) = round_trips(&stack, &Echo::start(dir, None)?, effort)?;
     figures.push(Figure::new(
-        "simulator: start, 64 VFs",
-        ms(large.sim_start),
-        "ms",
+        "echo: bare SEQPACKET round trip",
+        echo * 1e6,
+        "us",
     ));
-    figures.push(Figure::new(
-        "helper: start, 64 VFs",
-        ms(large.helper_start),
-        "ms",
-    ));
-    for clients in [1, 8, 64] {
-        let rate = throughput(&large, clients, effort)?;
-        let aim = match clients {
-            8 => Aim::AtLeast(50_000.0),
-            _ => Aim::None,
+    rates(&stack, numbers, echo, effort, &mut figures)?;
+    Ok(figures)
+}
+
+fn rates(
+    stack: &Stack,
+    numbers: &[u16],
+    echo: f64,
+    effort: Effort,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    for &clients in numbers {
+        let got = together(stack, clients, effort)?;
+        let (rate, wait) = match clients {
+            8 => (Aim::AtLeast(50_000.0), Aim::None),
+            64 => (Aim::AtLeast(1.0 / echo), Aim::AtMost(150.0 * echo * 1e6)),
+            _ => (Aim::None, Aim::None),
         };
+        let name = format!("stack: register reads, {clients} clients");
         figures.push(
-            Figure::new(
-                format!("stack: register reads, {clients} clients"),
-                rate,
-                "/s",
-            )
-            .aim(aim),
+            Figure::new(name, got.rate, "/s")
+                .aim(rate)
+                .against("echo", 1.0 / echo),
+        );
+        let name = format!("stack: 99th percentile, {clients} clients");
+        figures.push(
+            Figure::new(name, got.p99 * 1e6, "us")
+                .aim(wait)
+                .against("echo", echo * 1e6),
         );
     }
+    Ok(())
+}
+
+/// With many clients and VFs. `echo` is the bare round trip of this run, in seconds.
+fn many(dir: &Path, echo: f64, effort: Effort, figures: &mut Vec<Figure>) -> Result<()> {
+    let large = Stack::start(dir, 200, &[])?;
+    rates(&large, &[1, 8, 64, 200], echo, effort, figures)?;
     for (name, pid) in [
         ("helper", large.helper.process.pid()),
         ("simulator", large.sim.process.pid()),
     ] {
-        for clients in [1, 8] {
+        for clients in [1, 8, 64] {
             if let Some(count) = syscalls(&large, pid, clients, effort)? {
                 let name = format!("{name}: system calls per read, {clients} clients");
                 figures.push(Figure::new(name, count, ""));
             }
         }
     }
-    let (own, all) = memory::resident_kib(large.helper.process.pid())?;
+    let (before, after) = after_connections(&large, CONNECTIONS, 8)?;
     figures.push(
-        Figure::new("helper: memory with 64 VFs", all, "KiB")
-            .aim(Aim::AtMost(12.0 * 1024.0 + 64.0 * 32.0)),
+        Figure::new(
+            format!("helper: memory gained by {CONNECTIONS} connections"),
+            after.memory - before.memory,
+            "KiB",
+        )
+        .aim(Aim::AtMost(64.0)),
     );
-    figures.push(Figure::new("helper: of this not program files", own, "KiB"));
-    let (_, sim) = memory::resident_kib(large.sim.process.pid())?;
-    figures.push(Figure::new("simulator: memory with 64 VFs", sim, "KiB"));
-    Ok(figures)
+    figures.push(
+        Figure::new(
+            format!("helper: files gained by {CONNECTIONS} connections"),
+            after.files as f64 - before.files as f64,
+            "",
+        )
+        .aim(Aim::AtMost(0.0)),
+    );
+    drop(large);
+
+    for vfs in [64, 2048] {
+        let stack = Stack::start(dir, vfs, &[])?;
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        let (sim, helper) = (ms(stack.sim_start), ms(stack.helper_start));
+        figures.push(Figure::new(
+            format!("simulator: start, {vfs} VFs"),
+            sim,
+            "ms",
+        ));
+        figures.push(Figure::new(
+            format!("helper: start, {vfs} VFs"),
+            helper,
+            "ms",
+        ));
+        // Sessions have memory, too.
+        together(
+            &stack,
+            vfs.min(500),
+            Effort {
+                rounds: 1,
+                ..effort
+            },
+        )?;
+        let (own, all) = memory::resident_kib(stack.helper.process.pid())?;
+        let name = format!("helper: memory with {vfs} VFs");
+        figures.push(Figure::new(name, all, "KiB").aim(memory_aim(vfs)));
+        figures.push(Figure::new("helper: of this not program files", own, "KiB"));
+        let (_, sim) = memory::resident_kib(stack.sim.process.pid())?;
+        figures.push(Figure::new(
+            format!("simulator: memory with {vfs} VFs"),
+            sim,
+            "KiB",
+        ));
+    }
+    Ok(())
 }
