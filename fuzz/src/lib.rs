@@ -9,6 +9,7 @@ pub mod hostile_device;
 pub mod hostile_pf;
 pub mod p9;
 pub mod proto_decode;
+pub mod reactor;
 pub mod session;
 pub mod vfio_user_peer;
 pub mod vfio_user_wire;

@@ -18,7 +18,7 @@ use super::suites::{meson_expects, Suite};
 use crate::meson;
 
 /// The fuzz targets with what they are there to test, and how long each may run at most.
-const FUZZ_TARGETS: [(&str, &[&str]); 8] = [
+const FUZZ_TARGETS: [(&str, &[&str]); 9] = [
     (
         "proto_decode",
         &["rust/legacy-vf-proto/src/", "helper/proto-server/src/"],
@@ -39,6 +39,7 @@ const FUZZ_TARGETS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("host_texts", &["helper/transport/src/vfio/"]),
+    ("reactor", &["helper/server/src/"]),
 ];
 const FUZZ_SECONDS: &str = "60";
 /// The same inputs for the same program: a check of a change must not depend on luck. The search for
