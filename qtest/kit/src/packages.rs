@@ -36,6 +36,9 @@ pub const MESON: &[&str] = &["ninja-build", "python3", "python3-venv"];
 /// What the fuzz targets need: libFuzzer is C++.
 pub const FUZZ: &[&str] = &["g++"];
 
+/// What the nested machine needs from here: it is put into its file system.
+pub const NESTED: &[&str] = &["binutils", "strace"];
+
 /// Installs what is missing of a list, as a step of its own if there is anything to do.
 ///
 /// # Errors

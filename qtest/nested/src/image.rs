@@ -53,7 +53,12 @@ pub(crate) fn make(
     };
     addition.program(&programs.probe)?;
     let mut libraries = BTreeSet::new();
+    let strace = Cmd::new("sh")
+        .args(["-c", "command -v strace"])
+        .ask()
+        .context("no strace: install the package strace")?;
     for (program, name) in [
+        (&PathBuf::from(strace.trim()), "strace"),
         (&programs.helper, "qemu-virtio-admin-helper"),
         (&programs.tool, "virtio-legacy-vf"),
         (&programs.qemu, "qemu-system-x86_64"),

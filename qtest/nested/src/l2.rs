@@ -55,6 +55,11 @@ pub(crate) fn start_blk_and_net(nested: &mut Nested) -> Result<()> {
 
 /// Starts the helper of a PF, which takes that from its driver and enables all its VFs.
 pub(crate) fn start_helper(nested: &mut Nested, kind: &str) -> Result<()> {
+    start_helper_by(nested, "helper_start", kind)
+}
+
+/// The same by another command of L1.
+pub(crate) fn start_helper_by(nested: &mut Nested, command: &str, kind: &str) -> Result<()> {
     // Debian 12's kernel does not tell whose a VFIO device file is.
     let kernel = nested
         .step(&format!("sriov_info {kind}"))?
@@ -67,7 +72,7 @@ pub(crate) fn start_helper(nested: &mut Nested, kind: &str) -> Result<()> {
     };
     nested
         .step(&format!(
-            "helper_start {kind} --bind --vfs {}{unproven}",
+            "{command} {kind} --bind --vfs {}{unproven}",
             NET.vfs
         ))
         .with_context(|| format!("start the helper of the {kind} PF"))?;

@@ -2,6 +2,7 @@
 //! Programs and image for nested machines.
 
 use anyhow::Result;
+use test_kit::packages;
 use test_kit::project::Project;
 use test_kit::steps::Steps;
 use test_machine::bench::Bench;
@@ -37,6 +38,7 @@ impl Workbench {
         programs: Programs,
         (release, equipped): (Release, bool),
     ) -> Result<Self> {
+        packages::ensure(steps, "the nested machine", packages::NESTED)?;
         let bench = guest_tests::bench(project, steps, command, programs)?;
         let mut scripts = guest_tests::scripts(project);
         scripts.push(project.root().join(SCRIPTS));

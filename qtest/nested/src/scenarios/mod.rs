@@ -2,6 +2,7 @@
 //! The scenarios: a file for each matter, and the list of all of them, by kind, in the order in which
 //! they are run.
 
+mod confined;
 mod device;
 mod host;
 mod hotplug;
@@ -51,7 +52,11 @@ pub const ALL: &[Kind<Run>] = &[
     Kind {
         name: "helper",
         touches: &["helper/"],
-        scenarios: &[restart::HELPER_RESTART, restart::HELPER_KEPT],
+        scenarios: &[
+            restart::HELPER_RESTART,
+            restart::HELPER_KEPT,
+            confined::HELPER_TRACED,
+        ],
     },
     Kind {
         name: "refusals",

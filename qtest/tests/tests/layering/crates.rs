@@ -45,7 +45,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         "test_kit" => &[],
         "test_machine" => &["test_kit", SPEC],
         "guest_tests" => &["test_machine", "test_kit", MODERN, SPEC],
-        "nested_tests" => &["guest_tests", "test_machine", "test_kit", SPEC],
+        "nested_tests" => &["guest_tests", "test_machine", "test_kit", SPEC, CONFINE],
         "qtest_harness" | "qtest_tests" | "qtest_bench" | "xtask" => return None,
         other => {
             panic!("{other} has no place in the layout: add it here and to the architecture page")
