@@ -21,7 +21,7 @@ use rustix::net::{
 };
 
 /// The VF that an attacker opens where it needs one; it may.
-const OWN: u16 = 3;
+pub(crate) const OWN: u16 = 3;
 /// Most files that one message can have (SCM_MAX_FD).
 const MOST_FILES: usize = 253;
 
@@ -33,6 +33,8 @@ pub(crate) struct Attack {
     pub(crate) what: &'static str,
     /// What keeps others out of it, for the table.
     pub(crate) defence: &'static str,
+    /// What is wrong with its VF, as the simulator's fault rules.
+    pub(crate) faults: &'static [&'static str],
     /// One round of it. What is in the list stays open until the attacker ends.
     pub(crate) round: fn(&Path, &mut Vec<OwnedFd>) -> Result<()>,
 }
@@ -43,73 +45,108 @@ pub(crate) const ATTACKS: &[Attack] = &[
         name: "nested-linger",
         what: "sends, with OPEN, a socket in which a TCP connection with unsent data lingers",
         defence: "unwanted files are not received; closers have an account per peer and interrupt",
+        faults: &[],
         round: nested_linger,
     },
     Attack {
         name: "linger-before-accept",
         what: "leaves the same in connections that it ends before they are accepted",
         defence: "the same; accept is paused while much waits to be closed",
+        faults: &[],
         round: linger_before_accept,
     },
     Attack {
         name: "many-files",
         what: "sends messages with 253 files each",
         defence: "unwanted files are not received, the sender is hung up",
+        faults: &[],
         round: many_files,
     },
     Attack {
         name: "idle",
         what: "makes connections, says HELLO, and then nothing",
         defence: "deadlines; the longest idle connection of who has most makes room",
+        faults: &[],
         round: idle,
     },
     Attack {
         name: "connects",
         what: "connects and leaves as fast as it can",
         defence: "connections of a peer that come too fast wait, then are refused",
+        faults: &[],
         round: connects,
     },
     Attack {
         name: "reads",
         what: "keeps 16 register reads of its VF queued",
         defence: "one command of a VF is under way; a share of each turn",
+        faults: &[],
         round: reads,
     },
     Attack {
         name: "queries",
         what: "keeps 16 questions queued",
         defence: "one answer per turn",
+        faults: &[],
         round: queries,
     },
     Attack {
         name: "notifications",
         what: "notifies without waiting",
-        defence: "four messages per turn",
+        defence: "one message per turn while others wait; 20,000 a second",
+        faults: &[],
         round: notifications,
     },
     Attack {
         name: "never-reads",
         what: "asks and never reads an answer",
         defence: "no more is read from it; it is cut off after 5 s",
+        faults: &[],
         round: never_reads,
     },
     Attack {
         name: "garbage",
         what: "sends random bytes of every length",
         defence: "the first malformed message ends its connection",
+        faults: &[],
         round: garbage,
     },
     Attack {
         name: "killed",
         what: "is gone at every step: after connect, HELLO, OPEN, and with requests under way",
         defence: "the VF is free, late answers go to nobody",
+        faults: &[],
         round: killed,
     },
     Attack {
         name: "refused-opens",
         what: "asks for VFs that others have, again and again",
         defence: "one OPEN per turn; its log lines have their own limit",
+        faults: &[],
         round: refused_opens,
+    },
+    Attack {
+        name: "silent-vf",
+        what: "reads registers of a VF that answers no command",
+        defence: "that VF's requests fail at once after the second; a probe shows that the PF is well",
+        faults: &[r#"{"member":3,"do":"drop"}"#],
+        round: reads,
+    },
+    Attack {
+        name: "lying-vf",
+        what: "reads registers of a VF that answers with every error, short replies, and never an end to EAGAIN",
+        defence: "an error is its own; a command is asked again until its deadline, and no longer",
+        faults: &[
+            r#"{"member":3,"first":20,"do":{"status":{"status":22,"qualifier":3}}}"#,
+            r#"{"member":3,"first":20,"do":{"status":{"status":16,"qualifier":1}}}"#,
+            r#"{"member":3,"first":20,"do":{"status":{"status":28,"qualifier":0}}}"#,
+            r#"{"member":3,"first":20,"do":{"status":{"status":6,"qualifier":1}}}"#,
+            r#"{"member":3,"first":20,"do":{"status":{"status":65520,"qualifier":153}}}"#,
+            r#"{"member":3,"first":20,"do":{"short_reply":{"len":0}}}"#,
+            r#"{"member":3,"first":20,"do":{"short_reply":{"len":8}}}"#,
+            r#"{"member":3,"do":{"status":{"status":11,"qualifier":0}}}"#,
+        ],
+        round: reads,
     },
 ];
 

@@ -170,3 +170,26 @@ fn kept_files_are_taken_over_whole_or_not_at_all() {
         "{e}"
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whoever keeps the files can name them as it likes.
+    #[test]
+    fn files_kept_under_any_names_are_an_error(
+        names in proptest::collection::vec(
+            "(device|container|group|iommufd-|memory-)?[0-9a-fx:.-]{0,20}|\\PC{0,30}",
+            0..8,
+        )
+    ) {
+        let f = Fake::new();
+        let options = Options {
+            host: f.host.clone(),
+            ..Options::default()
+        };
+        let null = || std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let kept = names.iter().map(|name| (name.clone(), null())).collect();
+        let e = VfioFunction::adopt(address(PF), kept, &options).unwrap_err();
+        proptest::prop_assert!(e.to_string().len() < 600, "{e}");
+    }
+}
