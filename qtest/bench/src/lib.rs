@@ -29,6 +29,10 @@ pub struct Effort {
     pub rounds: u32,
 }
 
+/// Rates that are compared are each those of the best window of this length: what else the machine does hits
+/// both alike, and quiet moments count.
+pub const WINDOW: Duration = Duration::from_millis(20);
+
 /// Seconds of one call of `f`, over at least `window`.
 pub fn time_in_window(window: Duration, f: &mut dyn FnMut()) -> f64 {
     let begun = Instant::now();
@@ -56,12 +60,11 @@ pub fn time_per_call(effort: Effort, mut f: impl FnMut()) -> f64 {
 /// The same for two things that are to be compared: in turns and in many short windows, so that
 /// what else the machine does hits both alike and quiet moments count.
 pub fn compare(effort: Effort, mut a: impl FnMut(), mut b: impl FnMut()) -> (f64, f64) {
-    let window = Duration::from_millis(20);
     let turns = effort.round * effort.rounds / 20;
     let mut best = (f64::MAX, f64::MAX);
     for _ in 0..turns.as_millis().max(5) {
-        best.0 = best.0.min(time_in_window(window, &mut a));
-        best.1 = best.1.min(time_in_window(window, &mut b));
+        best.0 = best.0.min(time_in_window(WINDOW, &mut a));
+        best.1 = best.1.min(time_in_window(WINDOW, &mut b));
     }
     best
 }
