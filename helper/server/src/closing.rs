@@ -244,8 +244,8 @@ impl Closers {
         for thread in 0..THREADS {
             let (shared, close) = (Arc::clone(&closers.shared), close.clone());
             let run = move || {
-                // Of this thread alone. What bad clients leave behind can be much work, and nobody waits for it.
-                let _less = rustix::process::nice(NICE);
+                // Of this thread alone, and if it may. What bad clients leave behind can be much work.
+                let _forbidden = rustix::process::nice(NICE);
                 shared.run(thread, close);
             };
             let name = format!("close-{thread}");

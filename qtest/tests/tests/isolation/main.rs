@@ -142,6 +142,7 @@ fn note_waits(attack: &Attack, ratio: f64) -> Result<()> {
         .map(str::to_owned)
         .collect();
     lines.push(format!("{name}{ratio:.1}"));
+    // The line about the licence begins with a sign that comes before letters.
     lines.sort();
     std::fs::write(path, lines.join("\n") + "\n")?;
     Ok(())
