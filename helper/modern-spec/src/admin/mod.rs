@@ -3,6 +3,8 @@
 
 pub mod legacy;
 pub mod list;
+pub mod objects;
+pub mod parts;
 
 use crate::bytes::{put_u16, put_u64};
 use virtio_pci_spec::bytes::get_u16;
