@@ -273,3 +273,26 @@ fn a_wait_for_less_than_a_millisecond_is_one() {
         assert!(Instant::now() < last_resort);
     }
 }
+
+/// Who notifies without waiting for replies is slowed down, and loses none.
+#[test]
+fn a_flood_of_notifications_is_taken_later_and_whole() {
+    const COUNT: usize = 600;
+    let server = TestServer::start(2, HubConfig::default());
+    server.control.set(|b| b.keep_log = true);
+    let mut flood = TestClient::opened(&server.path, 1);
+    let mut other = TestClient::opened(&server.path, 2);
+    let begun = Instant::now();
+    let mut message = [0; 64];
+    for n in 0..COUNT {
+        let notify = Request::Notify { queue: 0 };
+        let len = notify.encode_no_reply(100 + n as u32, &mut message);
+        flood.send_bytes(&message[..len]).unwrap();
+    }
+    assert!(matches!(other.ask(&read(8, 4)), Answer::Read(_)));
+    assert!(matches!(flood.ask(&read(8, 4)), Answer::Read(_)));
+    // 64 at once, then one in 50 us. A busy machine only makes it longer.
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(20), "{took:?}");
+    assert_eq!(server.control.get().notifications.len(), COUNT);
+}

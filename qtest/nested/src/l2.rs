@@ -40,9 +40,15 @@ pub(crate) const HELPERS: Setup = Setup {
 pub(crate) const LEGACY: &[&str] = &["vlvf.addr=10.0.77.9", "virtio_pci.force_legacy=1"];
 /// Loads VFIO and KVM and starts the helpers of both PFs.
 pub(crate) fn start_helpers(nested: &mut Nested) -> Result<()> {
+    load(nested)?;
+    start_blk_and_net(nested)
+}
+
+/// Loads VFIO and KVM.
+pub(crate) fn load(nested: &mut Nested) -> Result<()> {
     nested.step("vfio_load").context("load vfio-pci")?;
     nested.step("kvm_load").context("load KVM")?;
-    start_blk_and_net(nested)
+    Ok(())
 }
 
 /// Starts the helpers of both PFs.

@@ -64,6 +64,12 @@ struct Client {
     held_until: Option<Instant>,
 }
 
+/// The connection of a session, if it is still that one's.
+fn find(by_slot: &mut [Option<Client>], id: SessionId) -> Option<&mut Client> {
+    let client = by_slot.get_mut(id.slot as usize)?.as_mut();
+    client.filter(|client| client.id == id)
+}
+
 /// The connections. What is waited for on each is in `epoll`, under the number of its session.
 pub(super) struct Clients {
     /// By slot of the session.
@@ -289,11 +295,7 @@ impl Clients {
                 return;
             };
             let admits = self.admits(account);
-            let client = self
-                .by_slot
-                .get_mut(id.slot as usize)
-                .and_then(Option::as_mut);
-            let Some(client) = client.filter(|c| c.id == id) else {
+            let Some(client) = find(&mut self.by_slot, id) else {
                 return;
             };
             if bound {
@@ -414,11 +416,7 @@ impl Clients {
         if session.is_finished() {
             return self.remove(hub, epoll, id, now);
         }
-        let client = self
-            .by_slot
-            .get_mut(id.slot as usize)
-            .and_then(Option::as_mut);
-        let Some(client) = client.filter(|c| c.id == id) else {
+        let Some(client) = find(&mut self.by_slot, id) else {
             return;
         };
         let mut interest = EventFlags::empty();
@@ -448,8 +446,7 @@ impl Clients {
         now: Instant,
     ) {
         for id in std::mem::take(&mut self.held) {
-            let client = self.by_slot.get_mut(id.slot as usize);
-            let Some(client) = client.and_then(Option::as_mut).filter(|c| c.id == id) else {
+            let Some(client) = find(&mut self.by_slot, id) else {
                 continue;
             };
             if client.held_until.is_some_and(|until| until > now) {

@@ -7,7 +7,7 @@ use anyhow::{ensure, Context, Result};
 use helper_confine::calls::{numbers, Allowed};
 use test_machine::scenario::Scenario;
 
-use crate::l2::{pings, start_helper_by, vf_address, HELPERS, LEGACY, NET, SHORT};
+use crate::l2::{load, pings, start_helper_by, vf_address, HELPERS, LEGACY, NET, SHORT};
 use crate::machine::{Nested, Plan};
 use crate::setup::{Run, Setup};
 
@@ -31,8 +31,7 @@ pub(super) const HELPER_TRACED: Scenario<Run> = Scenario {
 };
 
 fn traced(nested: &mut Nested) -> Result<String> {
-    nested.step("vfio_load").context("load vfio-pci")?;
-    nested.step("kvm_load").context("load KVM")?;
+    load(nested)?;
     start_helper_by(nested, "helper_traced", "net")?;
     let address = vf_address(nested, "net", 1)?;
     let arguments = [

@@ -8,7 +8,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::takeback;
 use crate::l2::{
-    both_vfs, pings, property, start_helpers, vf_address, HELPERS, LEGACY, NET, SHORT,
+    both_vfs, load, pings, property, start_helpers, vf_address, HELPERS, LEGACY, NET, SHORT,
 };
 use crate::machine::{Nested, Plan};
 use crate::setup::{Run, Setup};
@@ -117,8 +117,7 @@ fn restarted(nested: &mut Nested) -> Result<String> {
 
 /// With a service manager that keeps the PF's files: the guest goes on.
 fn kept(nested: &mut Nested) -> Result<String> {
-    nested.step("vfio_load").context("load vfio-pci")?;
-    nested.step("kvm_load").context("load KVM")?;
+    load(nested)?;
     nested
         .step(&format!("helper_keep net --bind --vfs {}", NET.vfs))
         .context("start the helper as a service")?;
