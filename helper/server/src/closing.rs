@@ -57,9 +57,6 @@ const LEAST: usize = 128;
 /// Most that may.
 const MOST: usize = 4096;
 
-/// By so much later than the loop the threads that close get a processor.
-const NICE: i32 = 15;
-
 /// The limit of open files is too low.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -243,11 +240,7 @@ impl Closers {
         closers.shared.lock().busy.resize_with(THREADS, || None);
         for thread in 0..THREADS {
             let (shared, close) = (Arc::clone(&closers.shared), close.clone());
-            let run = move || {
-                // Of this thread alone, and if it may. What bad clients leave behind can be much work.
-                let _forbidden = rustix::process::nice(NICE);
-                shared.run(thread, close);
-            };
+            let run = move || shared.run(thread, close);
             let name = format!("close-{thread}");
             let started = std::thread::Builder::new().name(name).spawn(run)?;
             closers.threads.push(started);

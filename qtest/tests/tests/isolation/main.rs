@@ -367,8 +367,8 @@ fn page() -> String {
          open a VF and leave. The test fails if one of these requests fails, a VF changes its owner, the PF is reset, or the\n\
          helper keeps a file after the attackers are gone. The rows about files run with limits of {} open files.\n\
          How long the others wait is not tested but measured: the last column is the 99th percentile of {MEASURED} reads of\n\
-         each of both beside the attack, divided by that without, in one run on 2 processors, which attackers and helper\n\
-         share (`{WRITE}=1 cargo test -p qtest_tests --test isolation -- --test-threads 1`). `cargo xtask bench` measures\n\
+         each of both beside the attack, divided by that without, the worse of two runs on 2 processors, which attackers and\n\
+         helper share (`{WRITE}=1 cargo test -p qtest_tests --test isolation -- --test-threads 1`). `cargo xtask bench` measures\n\
          floods with optimized programs and wants at most 2 (docs/dev/benchmarks.md).\n\n\
          | The attacker | What stops it | Failed requests of others | Lost VFs | Files left | Waits of others |\n\
          |---|---|---|---|---|---|\n",
